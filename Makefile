@@ -1,0 +1,55 @@
+RELAY_HOST ?= wss://bsky.network
+BOOTSTRAP_SERVERS ?=
+OUTPUT_TOPIC ?= atproto-events
+ARGS ?=
+KAFKA_VERSION ?= 4.3.1
+KAFKA_PORT ?= 9092
+FRAMES ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: ## the release binary, target/release/atkafka
+	@scripts/deps.sh build
+	cargo build --release
+
+run-relay: build ## RELAY_HOST=wss://bsky.network to BOOTSTRAP_SERVERS=host:port (none: stdout), OUTPUT_TOPIC, ARGS
+	target/release/atkafka firehose relay --relay-host "$(RELAY_HOST)" \
+		$(if $(BOOTSTRAP_SERVERS),--bootstrap-servers "$(BOOTSTRAP_SERVERS)" --output-topic "$(OUTPUT_TOPIC)") $(ARGS)
+
+kafka: ## start a local broker, without Docker: KAFKA_VERSION=4.3.1 KAFKA_PORT=9092
+	@scripts/deps.sh test
+	@scripts/kafka.sh start --version $(KAFKA_VERSION) --port $(KAFKA_PORT)
+
+kafka-stop: ## stop that broker; its data stay
+	@scripts/kafka.sh stop --port $(KAFKA_PORT)
+
+demo: ## a recorded firehose through atkafka into a local Kafka, offline
+	scripts/demo.sh
+
+test: ## all tests, against real Kafka 4.3.1 and 3.9.1
+	scripts/test.sh
+
+bench: ## cargo bench; FRAMES=path of a recording
+	@scripts/deps.sh build
+	$(if $(FRAMES),ATKAFKA_BENCH_FRAMES="$(abspath $(FRAMES))") cargo bench
+
+lint: ## rustfmt, clippy and shellcheck, as far as they are installed
+	@scripts/deps.sh build
+	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
+		else echo 'lint: cargo fmt is not installed, skipped'; fi
+	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --workspace --all-targets -- -D warnings; \
+		else echo 'lint: cargo clippy is not installed, skipped'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; \
+		else echo 'lint: shellcheck is not installed, skipped'; fi
+
+fixtures: ## make the recordings in fixtures/ anew
+	@scripts/deps.sh build
+	cargo run --release -p atkafka-fixtures --bin make-fixtures
+
+clean: ## remove target/, with the local broker and its data
+	@scripts/kafka.sh kill --clean --port $(KAFKA_PORT)
+	cargo clean

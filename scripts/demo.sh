@@ -1,0 +1,115 @@
+#!/usr/bin/env bash
+# A recorded firehose -> atkafka -> a local Kafka, and what arrived. Needs no internet once the jars are there.
+set -euo pipefail
+
+case ${1:-} in
+  '') ;;
+  -h | --help) echo 'usage: scripts/demo.sh   (environment: RATE events a second, default 500; SECONDS_MAX, default 10)'; exit 0 ;;
+  *) echo 'usage: scripts/demo.sh' >&2; exit 2 ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+kafka=scripts/kafka.sh
+rate=${RATE:-500}
+frames=fixtures/network.bin.zst
+out=target/demo
+bin=target/release
+width=$(tput cols 2>/dev/null || echo 100)
+
+title() { printf '\n== %s\n' "$*"; }
+
+# http PORT PATH: the body of an answer; curl need not be there.
+http() (
+  exec 3<>"/dev/tcp/127.0.0.1/$1"
+  printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' "$2" >&3
+  timeout 5 sed '1,/^\r$/d' <&3
+)
+
+metric() { http "$metrics_port" /metrics 2>/dev/null | awk -v m="$1" '$0 ~ "^"m"[{ ]" {n += $NF} END {print n + 0}'; }
+
+stop() { # stop PID: in order; a program that does not end in 10 s is killed
+  kill -TERM "$1" 2>/dev/null || return 0
+  for _ in {1..100}; do
+    kill -0 "$1" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  kill -KILL "$1" 2>/dev/null || true
+}
+
+atkafka='' relay='' port=''
+cleanup() {
+  [ -z "$atkafka" ] || stop "$atkafka"
+  [ -z "$relay" ] || stop "$relay"
+  [ -z "$port" ] || $kafka kill --clean --port "$port"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+scripts/deps.sh test
+[ -f "$frames" ] || { echo "demo.sh: $frames is not there; make fixtures makes it" >&2; exit 1; }
+title 'build'
+cargo build --release -p atkafka -p atkafka-fixtures
+
+title 'start'
+rm -rf "$out"
+mkdir -p "$out"
+port=$($kafka free-port --port 19392)
+relay_port=$((port + 5)) metrics_port=$((port + 6)) # a broker has the five before
+$kafka kill --clean --port "$port"
+$kafka start --version 4.3.1 --port "$port"
+$kafka create-topic demo --partitions 4 --port "$port"
+
+$bin/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --rate "$rate" >"$out/relay.log" 2>&1 &
+relay=$!
+for _ in {1..50}; do
+  if (: <"/dev/tcp/127.0.0.1/$relay_port") 2>/dev/null; then break; fi
+  kill -0 "$relay" 2>/dev/null || { cat "$out/relay.log" >&2; exit 1; }
+  sleep 0.1
+done
+echo "relay on ws://127.0.0.1:$relay_port, $rate events a second"
+
+$bin/atkafka firehose relay --relay-host "ws://127.0.0.1:$relay_port" --bootstrap-servers "127.0.0.1:$port" \
+  --output-topic demo --state-dir "$out/state" --metrics-listen-address "127.0.0.1:$metrics_port" --cursor oldest \
+  >"$out/atkafka.log" 2>&1 &
+atkafka=$!
+echo "atkafka (pid $atkafka), metrics on http://127.0.0.1:$metrics_port/metrics"
+
+# Until nothing more came for 2 s, or the time is over.
+end=$((SECONDS + ${SECONDS_MAX:-10})) before=0 still=0
+while [ "$SECONDS" -lt "$end" ] && [ "$still" -lt 4 ]; do
+  sleep 0.5
+  kill -0 "$atkafka" 2>/dev/null || { echo 'demo.sh: atkafka has ended:' >&2; tail -n 20 "$out/atkafka.log" >&2; exit 1; }
+  produced=$(metric atkafka_produced_events)
+  if [ "$produced" != 0 ] && [ "$produced" = "$before" ]; then still=$((still + 1)); else still=0; fi
+  before=$produced
+done
+
+title 'some lines of /metrics'
+http "$metrics_port" /metrics >"$out/metrics.txt" || true
+grep -E '^atkafka_' "$out/metrics.txt" | grep -v _bucket | head -n 15 | cut -c "1-$width" || true
+
+stop "$atkafka"
+wait "$atkafka" && code=0 || code=$?
+atkafka=''
+stop "$relay"
+relay=''
+
+$kafka consume --topic demo --from-beginning --timeout-ms 2000 --port "$port" >"$out/records.tsv" 2>"$out/consume.log"
+count=$(wc -l <"$out/records.tsv")
+
+title 'events in Kafka (key, value)'
+awk -F '\t' 'NR % step == 1 && shown++ < 6' step=$((count / 6 + 2)) "$out/records.tsv" | tr '\t' ' ' | cut -c "1-$width"
+
+title "$count records, by action"
+# The first key that tells the kind; a record's own fields come after it.
+awk -F '\t' 'match($2, /"action": ?"[a-z]+"|"(account|identity|sync|info)": ?\{/) {
+  kind = substr($2, RSTART, RLENGTH); sub(/"action": ?/, "", kind); gsub(/[":{ ]/, "", kind); n[kind]++; next
+} { n["other"]++ } END { for (kind in n) printf "%8d %s\n", n[kind], kind }' "$out/records.tsv" | sort -rn
+
+title 'the last lines of its log'
+tail -n 5 "$out/atkafka.log" | cut -c "1-$width"
+echo
+[ "$code" = 0 ] || { echo "demo.sh: atkafka ended with status $code" >&2; exit 1; }
+[ "$count" -gt 0 ] || { echo 'demo.sh: nothing arrived in Kafka' >&2; exit 1; }
+echo "demo: $count records delivered; logs and records are in $out/"

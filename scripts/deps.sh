@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# What building and testing need. Silent when all is there.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: scripts/deps.sh build|test
+
+Checks for what building (or testing and the demo, too) needs. What is missing is installed
+when run by root on Debian or Ubuntu; else the command that installs it is printed.
+USAGE
+}
+
+case ${1:-} in
+  build | test) ;;
+  -h | --help) usage; exit 0 ;;
+  *) usage >&2; exit 2 ;;
+esac
+
+have() { command -v "$1" >/dev/null 2>&1; }
+library() { have pkg-config && pkg-config --exists "$1"; }
+java17() { have java && [[ $(java -version 2>&1) =~ version\ \"([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 17 ]; }
+
+# missing KIND: print the Debian packages of what is not there.
+missing() {
+  have gcc || echo gcc
+  have g++ || echo g++
+  have make || echo make
+  have pkg-config || echo pkg-config
+  library openssl || echo libssl-dev
+  library zlib || echo zlib1g-dev
+  [ "$1" = test ] || return 0
+  java17 || echo "${jre:-openjdk-17-jre-headless}"
+  have mvn || echo maven
+  have openssl || echo openssl
+  have flock || echo util-linux
+}
+
+if ! have cargo; then
+  echo 'deps.sh: cargo is missing: install Rust 1.89 or newer (rustup; Debian 12 has an older one)' >&2
+  exit 1
+fi
+
+packages=$(missing "$1" | paste -sd ' ')
+[ -n "$packages" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && have apt-get; then
+  apt-get update -qq >&2
+  # Debian 13 has no 17 any more, but a newer default.
+  apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 || jre=default-jre-headless
+  packages=$(missing "$1" | paste -sd ' ')
+  # shellcheck disable=SC2086 # packages are words
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages </dev/null >&2
+  packages=$(missing "$1" | paste -sd ' ')
+  [ -n "$packages" ] || exit 0
+  echo "deps.sh: still missing after apt-get install: $packages" >&2
+else
+  echo "deps.sh: missing; install with: sudo apt-get update && sudo apt-get install -y $packages" >&2
+fi
+exit 1

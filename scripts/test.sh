@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# All tests, against two real brokers: Kafka 4.3.1 with every listener and Kafka 3.9.1.
+set -euo pipefail
+
+case ${1:-} in
+  -h | --help)
+    echo 'usage: scripts/test.sh [arguments of cargo test]'
+    exit 0
+    ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+scripts/deps.sh test
+kafka=$PWD/scripts/kafka.sh
+mkdir -p target/kafka
+ports=$(mktemp)
+export KAFKA_WAIT=${KAFKA_WAIT:-180} # the compiler takes the cores meanwhile
+
+# A lock from choosing the ports to serving on them: two runs at once must not choose the same.
+start_brokers() (
+  flock 8
+  new=$("$kafka" free-port --port 19092)
+  old=$((new < 19192 ? 19192 : new + 10))
+  old=$("$kafka" free-port --port "$old")
+  echo "$new $old" >"$ports"
+  for port in "$new" "$old"; do "$kafka" kill --clean --port "$port"; done # left by a run that was killed
+  "$kafka" start --version 3.9.1 --port "$old" &
+  "$kafka" start --version 4.3.1 --port "$new" --listeners all
+  wait $!
+) 8>target/kafka/test.lock
+
+cleanup() {
+  wait "$starting" 2>/dev/null || true
+  for port in $(<"$ports"); do "$kafka" kill --clean --port "$port" || true; done
+  rm -f "$ports"
+}
+
+start_brokers &
+starting=$!
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+cargo test --workspace --no-run "$@"
+wait "$starting"
+read -r new old <"$ports"
+
+export ATKAFKA_TEST_KAFKA=127.0.0.1:$new
+export ATKAFKA_TEST_KAFKA_SASL=127.0.0.1:$((new + 1))
+export ATKAFKA_TEST_KAFKA_SSL=127.0.0.1:$((new + 2))
+export ATKAFKA_TEST_KAFKA_SASL_SSL=127.0.0.1:$((new + 3))
+export ATKAFKA_TEST_KAFKA_CA=$PWD/target/kafka/data-$new/ca.pem
+export ATKAFKA_TEST_KAFKA_39=127.0.0.1:$old
+cargo test --workspace "$@"

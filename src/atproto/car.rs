@@ -1,0 +1,133 @@
+//! Where each block of a CAR stands, without copying one.
+
+use super::cbor::Reader;
+
+/// Index of the blocks of one CAR (version 1). Reused from commit to commit, so that it does not allocate.
+#[derive(Default)]
+pub struct CarIndex {
+    blocks: Vec<Block>,
+    sorted: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    /// The first bytes of the digest, to compare and sort by.
+    tag: u64,
+    cid: u32,
+    data: u32,
+    end: u32,
+}
+
+/// From so many look-ups on, sorting first is cheaper than walking the index each time, and a hostile commit of
+/// thousands of ops over thousands of blocks stays linear in its bytes.
+const SORT_FROM: usize = 16;
+
+impl CarIndex {
+    /// Indexes `car` for about `lookups` look-ups. What could be read stays findable also when it says that the
+    /// rest could not: each op is judged by its own block.
+    pub fn read(&mut self, car: &[u8], lookups: usize) -> Result<(), &'static str> {
+        self.blocks.clear();
+        let result = self.walk(car);
+        self.sorted = lookups >= SORT_FROM;
+        if self.sorted {
+            self.blocks.sort_by_key(|b| b.tag);
+        }
+        result
+    }
+
+    fn walk(&mut self, car: &[u8]) -> Result<(), &'static str> {
+        let mut pos = 0;
+        let header = section(car, &mut pos)?;
+        check_header(header).ok_or("the header is not that of a CAR version 1")?;
+        while pos < car.len() {
+            let block = section(car, &mut pos)?;
+            let cid_len = cid_len(block).ok_or("a block without a CID")?;
+            // Only CIDs of the atproto form can be asked for; others are passed over.
+            if let Some(cid) = super::cid::check(&block[..cid_len]) {
+                let cid_at = (pos - block.len()) as u32;
+                self.blocks.push(Block { tag: tag(cid), cid: cid_at, data: cid_at + cid_len as u32, end: pos as u32 });
+            }
+        }
+        Ok(())
+    }
+
+    /// The block of `cid` in the same `car` that was indexed.
+    pub fn get<'a>(&self, car: &'a [u8], cid: &[u8; super::cid::LEN]) -> Option<&'a [u8]> {
+        let tag = tag(cid);
+        let from = if self.sorted { self.blocks.partition_point(|b| b.tag < tag) } else { 0 };
+        for block in &self.blocks[from..] {
+            if block.tag == tag {
+                if car[block.cid as usize..block.data as usize] == cid[..] {
+                    return Some(&car[block.data as usize..block.end as usize]);
+                }
+            } else if self.sorted {
+                break;
+            }
+        }
+        None
+    }
+}
+
+#[inline]
+fn tag(cid: &[u8; super::cid::LEN]) -> u64 {
+    u64::from_le_bytes([cid[4], cid[5], cid[6], cid[7], cid[8], cid[9], cid[10], cid[11]])
+}
+
+/// The next length-prefixed section.
+fn section<'a>(car: &'a [u8], pos: &mut usize) -> Result<&'a [u8], &'static str> {
+    let len = varint(car, pos).ok_or("a length that cannot be read")?;
+    let end = usize::try_from(len).ok().and_then(|len| pos.checked_add(len)).ok_or("a length out of range")?;
+    let out = car.get(*pos..end).ok_or("cut off inside a block")?;
+    // Offsets are kept in 32 bits.
+    if end > u32::MAX as usize {
+        return Err("larger than 4 GiB");
+    }
+    *pos = end;
+    Ok(out)
+}
+
+/// Unsigned LEB128 of at most 9 bytes, as multiformats has it.
+#[inline]
+fn varint(bytes: &[u8], pos: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for i in 0..9 {
+        let byte = *bytes.get(*pos)?;
+        *pos += 1;
+        value |= ((byte & 0x7f) as u64) << (7 * i);
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// How many bytes of the block are its CID.
+#[inline]
+fn cid_len(block: &[u8]) -> Option<usize> {
+    if block.len() >= super::cid::LEN && super::cid::check(&block[..super::cid::LEN]).is_some() {
+        return Some(super::cid::LEN);
+    }
+    let mut pos = 0;
+    if block.starts_with(&[0x12, 0x20]) {
+        pos = 34; // version 0: the bare SHA-256 multihash
+    } else {
+        varint(block, &mut pos)?; // version
+        varint(block, &mut pos)?; // codec
+        varint(block, &mut pos)?; // hash
+        pos = pos.checked_add(usize::try_from(varint(block, &mut pos)?).ok()?)?;
+    }
+    (pos <= block.len()).then_some(pos)
+}
+
+fn check_header(header: &[u8]) -> Option<()> {
+    let mut r = Reader::new(header);
+    let mut version = None;
+    for _ in 0..r.map().ok()? {
+        if r.key().ok()? == b"version" {
+            version = r.uint().ok();
+        } else {
+            r.skip().ok()?;
+        }
+    }
+    (version == Some(1)).then_some(())
+}

@@ -1,0 +1,271 @@
+//! A record from DAG-CBOR to JSON in one pass, in the atproto data model (<https://atproto.com/specs/data-model>):
+//! links become `{"$link": ...}`, bytes `{"$bytes": ...}`, integers stay exact to 64 bits, floats are refused.
+
+use super::cbor::{self, ARRAY, BYTES, CborError, MAP, NINT, NULL, Reader, Result, SIMPLE, TAG, TEXT, UINT};
+use super::cid;
+
+/// Arrays and maps inside one another. Genuine records are 17 deep at most (measured); the bound keeps the stack small.
+pub const MAX_DEPTH: u32 = 128;
+
+/// Appends the JSON of one record. A record is a map, and nothing follows it. On an error `out` holds a part:
+/// the caller truncates.
+pub fn record(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let mut r = Reader::new(block);
+    if r.peek_major()? != MAP {
+        return Err(CborError::Type("a map: a record is one"));
+    }
+    value(&mut r, out, 0)?;
+    if r.is_at_end() { Ok(()) } else { Err(CborError::Trailing) }
+}
+
+fn value(r: &mut Reader<'_>, out: &mut Vec<u8>, depth: u32) -> Result<()> {
+    match r.peek_major()? {
+        TEXT => string(out, r.text()?),
+        MAP => return map(r, out, depth),
+        ARRAY => {
+            if depth == MAX_DEPTH {
+                return Err(CborError::Depth);
+            }
+            out.push(b'[');
+            for i in 0..r.array()? {
+                if i > 0 {
+                    out.push(b',');
+                }
+                value(r, out, depth + 1)?;
+            }
+            out.push(b']');
+        }
+        UINT => integer(out, r.uint()?),
+        NINT => {
+            out.push(b'-');
+            // CBOR has -1 - n, so that n = 2^64 - 1 needs one bit more than 64.
+            match r.head()?.1.checked_add(1) {
+                Some(n) => integer(out, n),
+                None => out.extend_from_slice(b"18446744073709551616"),
+            }
+        }
+        TAG => {
+            let cid = cid::check(r.link()?).ok_or(CborError::Link)?;
+            out.extend_from_slice(br#"{"$link":""#);
+            out.extend_from_slice(&cid::text(cid));
+            out.extend_from_slice(br#""}"#);
+        }
+        BYTES => {
+            out.extend_from_slice(br#"{"$bytes":""#);
+            base64(out, r.bytes()?);
+            out.extend_from_slice(br#""}"#);
+        }
+        SIMPLE => match r.head()?.1 {
+            20 => out.extend_from_slice(b"false"),
+            21 => out.extend_from_slice(b"true"),
+            _ => out.extend_from_slice(b"null"),
+        },
+        _ => return Err(CborError::Unsupported),
+    }
+    Ok(())
+}
+
+/// What a map says of itself by the reserved keys of the data model.
+#[derive(Default)]
+struct Shape {
+    blob: bool,
+    reference: bool,
+    size: bool,
+    mime: bool,
+}
+
+fn map(r: &mut Reader<'_>, out: &mut Vec<u8>, depth: u32) -> Result<()> {
+    if depth == MAX_DEPTH {
+        return Err(CborError::Depth);
+    }
+    let len = r.map()?;
+    out.push(b'{');
+    let mut last: &[u8] = &[];
+    let mut shape = Shape::default();
+    for i in 0..len {
+        let key = r.key()?;
+        if i > 0 {
+            out.push(b',');
+            if (key.len(), key) <= (last.len(), last) {
+                return Err(CborError::KeyOrder);
+            }
+        }
+        last = key;
+        string(out, std::str::from_utf8(key).map_err(|_| CborError::Utf8)?);
+        out.push(b':');
+        reserved(r, key, len, &mut shape)?;
+        value(r, out, depth + 1)?;
+    }
+    out.push(b'}');
+    if shape.blob && !(shape.reference && shape.size && shape.mime) {
+        return Err(CborError::Type("a blob: it has a ref that is a link, a size and a mimeType"));
+    }
+    Ok(())
+}
+
+/// Looks at the value of a key that the data model reserves. The value is read again by the caller.
+#[inline]
+fn reserved(r: &Reader<'_>, key: &[u8], len: u64, shape: &mut Shape) -> Result<()> {
+    match key {
+        b"ref" => shape.reference = r.peek_major()? == TAG,
+        b"size" => shape.size = matches!(r.peek_major()?, UINT | NINT),
+        b"mimeType" => shape.mime = r.peek_major()? == TEXT,
+        b"$type" => {
+            const WHAT: &str = "a $type: a text that is not empty";
+            if r.peek_major()? != TEXT {
+                return Err(CborError::Type(WHAT));
+            }
+            match r.clone().key()? {
+                b"" => return Err(CborError::Type(WHAT)),
+                name => shape.blob = name == b"blob",
+            }
+        }
+        // In DAG-CBOR links and bytes have forms of their own. Some writers leave the JSON form in: it means the
+        // same and reads the same, as long as it is well-formed.
+        b"$link" => {
+            if len != 1 || r.peek_major()? != TEXT || !cid::is_text(r.clone().text()?) {
+                return Err(CborError::Type("a $link: one CID as text"));
+            }
+        }
+        b"$bytes" => {
+            if len != 1 || r.peek_major()? != TEXT || !is_base64(r.clone().text()?) {
+                return Err(CborError::Type("$bytes: one text in base64"));
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn is_base64(text: &str) -> bool {
+    data_encoding::BASE64_NOPAD.decode(text.trim_end_matches('=').as_bytes()).is_ok()
+}
+
+fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    let at = out.len();
+    out.resize(at + data_encoding::BASE64_NOPAD.encode_len(bytes.len()), 0);
+    data_encoding::BASE64_NOPAD.encode_mut(bytes, &mut out[at..]);
+}
+
+/// Appends a number.
+pub fn integer(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+}
+
+/// Appends a JSON string with its quotes.
+#[inline]
+pub fn string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    escaped(out, text);
+    out.push(b'"');
+}
+
+/// Appends the inside of a JSON string: only what JSON demands is escaped (`"`, `\` and below U+0020).
+#[inline]
+pub fn escaped(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
+    let mut from = 0;
+    while let Some(at) = find_escape(&bytes[from..]) {
+        out.extend_from_slice(&bytes[from..from + at]);
+        escape(out, bytes[from + at]);
+        from += at + 1;
+    }
+    out.extend_from_slice(&bytes[from..]);
+}
+
+#[cold]
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    let short = match byte {
+        b'"' => b'"',
+        b'\\' => b'\\',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0c => b'f',
+        _ => {
+            const HEX: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]);
+            return;
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+/// Eight bytes at a time: almost no string has anything to escape.
+#[inline]
+fn find_escape(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 255;
+    const TOP: u64 = ONES << 7;
+    let needs = |b: &u8| *b < 0x20 || *b == b'"' || *b == b'\\';
+    let mut at = 0;
+    while let Some(eight) = bytes.get(at..at + 8) {
+        let w = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
+        let below_space = w.wrapping_sub(ONES * 0x20) & !w;
+        let quote = (w ^ (ONES * b'"' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'"' as u64));
+        let slash = (w ^ (ONES * b'\\' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'\\' as u64));
+        if (below_space | quote | slash) & TOP != 0 {
+            // A borrow may mark a byte behind a real one, never without one.
+            if let Some(i) = eight.iter().position(needs) {
+                return Some(at + i);
+            }
+        }
+        at += 8;
+    }
+    bytes[at..].iter().position(needs).map(|i| at + i)
+}
+
+/// A whole value of any kind, as a record would hold it: for tests against foreign cases.
+pub fn any(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    let mut r = cbor::Reader::new(block);
+    value(&mut r, out, 0)?;
+    if r.is_at_end() { Ok(()) } else { Err(CborError::Trailing) }
+}
+
+const _: () = assert!(NULL == 0xf6, "the last arm of SIMPLE is null: head() lets only false, true and null pass");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(cbor: &[u8]) -> Result<String> {
+        let mut out = Vec::new();
+        any(cbor, &mut out)?;
+        Ok(String::from_utf8(out).expect("JSON is UTF-8"))
+    }
+
+    #[test]
+    fn strings_equal_the_library_for_any_text() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        let alphabet: Vec<char> = "abcdefgh \"\\\n\r\t\u{8}\u{c}\u{0}\u{1f}\u{7f}é日😀\u{2028}".chars().collect();
+        for _ in 0..20_000 {
+            let text: String = (0..rng.usize(0..40)).map(|_| alphabet[rng.usize(0..alphabet.len())]).collect();
+            let mut out = Vec::new();
+            string(&mut out, &text);
+            assert_eq!(sonic_rs::from_slice::<String>(&out).expect("valid JSON"), text);
+        }
+    }
+
+    #[test]
+    fn integers_are_exact_to_64_bits() {
+        assert_eq!(json(b"\x1b\xff\xff\xff\xff\xff\xff\xff\xff"), Ok("18446744073709551615".into()));
+        assert_eq!(json(b"\x3b\xff\xff\xff\xff\xff\xff\xff\xff"), Ok("-18446744073709551616".into()));
+        assert_eq!(json(b"\x3b\x00\x20\x00\x00\x00\x00\x00\x00"), Ok("-9007199254740993".into()));
+        assert_eq!(json(b"\x20"), Ok("-1".into()));
+    }
+
+    #[test]
+    fn bytes_and_depth() {
+        assert_eq!(json(b"\x42\x01\x02"), Ok(r#"{"$bytes":"AQI"}"#.into()));
+        let deep = |n: usize| [vec![0x81; n], vec![0x80]].concat();
+        assert!(json(&deep(MAX_DEPTH as usize - 1)).is_ok());
+        assert_eq!(json(&deep(MAX_DEPTH as usize)), Err(CborError::Depth));
+    }
+
+    #[test]
+    fn floats_are_refused_by_name() {
+        for float in [&b"\xf9\x3c\x00"[..], b"\xfa\x3f\x80\0\0", b"\xfb\x3f\xf0\0\0\0\0\0\0"] {
+            assert_eq!(json(float), Err(CborError::Float));
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Bytes of the AT Protocol to borrowed values. Pure: no I/O, no clock, no state.
+
+pub mod car;
+pub mod cbor;
+pub mod cid;
+pub mod frame;
+pub mod json;
+pub mod time;

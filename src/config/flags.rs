@@ -1,0 +1,186 @@
+//! The flags as typed: names, help, and which command has them. Everything is text here; `super` gives it meaning.
+
+use argh::{ArgsInfo, FromArgs};
+
+/// AT Protocol events to Kafka: nothing lost, in order.
+#[derive(FromArgs, ArgsInfo, Debug)]
+pub struct TopLevel {
+    #[argh(subcommand)]
+    pub command: Command,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Command {
+    Firehose(Firehose),
+    Record(Record),
+}
+
+/// Reads repository events.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "firehose")]
+pub struct Firehose {
+    #[argh(subcommand)]
+    pub mode: Mode,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Mode {
+    Relay(Relay),
+}
+
+/// Declares a command with its own flags and those that every command has which writes events.
+macro_rules! writing_command {
+    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+        #[derive(FromArgs, ArgsInfo, Debug)]
+        $(#[$meta])*
+        pub struct $name {
+            $($own)*
+
+            /// brokers of Kafka, host:port; without any, events go to standard output, one a line
+            #[argh(option, arg_name = "host:port")]
+            pub bootstrap_servers: Vec<String>,
+            /// topic that the events go to
+            #[argh(option, arg_name = "topic")]
+            pub output_topic: Option<String>,
+            /// write the envelope that the Osprey rules engine reads
+            #[argh(switch)]
+            pub osprey_compatible: bool,
+            /// worker id in Osprey's action ids, 0..31 (default 1)
+            #[argh(option, arg_name = "n")]
+            pub snowflake_worker_id: Option<String>,
+            /// data center id in Osprey's action ids, 0..31 (default 0)
+            #[argh(option, arg_name = "n")]
+            pub snowflake_data_center_id: Option<String>,
+            /// add the Kafka headers seq, action and collection to each record
+            #[argh(switch)]
+            pub record_headers: bool,
+
+            /// only ops on these collections: app.bsky.feed.post, app.bsky.*, *
+            #[argh(option, arg_name = "pattern")]
+            pub watched_collections: Vec<String>,
+            /// all but ops on these collections
+            #[argh(option, arg_name = "pattern")]
+            pub ignored_collections: Vec<String>,
+            /// only events of these accounts; @file reads one DID a line
+            #[argh(option, arg_name = "did|@file")]
+            pub watched_dids: Vec<String>,
+            /// all but events of these accounts; @file reads one DID a line
+            #[argh(option, arg_name = "did|@file")]
+            pub ignored_dids: Vec<String>,
+            /// do not check that each record hashes to its CID
+            #[argh(switch)]
+            pub no_verify: bool,
+
+            /// where cursors are kept (default $STATE_DIRECTORY, else ./atkafka-state; none when events go to standard output)
+            #[argh(option, arg_name = "dir")]
+            pub state_dir: Option<String>,
+            /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
+            #[argh(option, arg_name = "n")]
+            pub workers: Option<String>,
+            /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
+            #[argh(option, arg_name = "size")]
+            pub memory_limit: Option<String>,
+
+            /// librdkafka (default), or kafka: a pure-Rust client for brokers up to 3.9, at least once, without TLS, SASL, headers and times
+            #[argh(option, arg_name = "client")]
+            pub kafka_client: Option<String>,
+            /// none, gzip, snappy, lz4 or zstd (default lz4; none with --osprey-compatible and with --kafka-client kafka)
+            #[argh(option, arg_name = "codec")]
+            pub compression: Option<String>,
+            /// any librdkafka property, such as linger.ms=20; may repeat
+            #[argh(option, arg_name = "key=value")]
+            pub kafka_config: Vec<String>,
+            /// encrypt the connections to the brokers
+            #[argh(switch)]
+            pub tls: bool,
+            /// certificates to trust instead of the system's, a PEM file
+            #[argh(option, arg_name = "file")]
+            pub tls_ca_file: Option<String>,
+            /// the client's own certificate, a PEM file
+            #[argh(option, arg_name = "file")]
+            pub tls_cert_file: Option<String>,
+            /// the key of the client's own certificate, a PEM file
+            #[argh(option, arg_name = "file")]
+            pub tls_key_file: Option<String>,
+            /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+            #[argh(option, arg_name = "name")]
+            pub sasl_mechanism: Option<String>,
+            /// user at the brokers
+            #[argh(option, arg_name = "user")]
+            pub sasl_username: Option<String>,
+            /// password at the brokers; better in the environment or in a file
+            #[argh(option, arg_name = "password")]
+            pub sasl_password: Option<String>,
+            /// file that holds the password
+            #[argh(option, arg_name = "file")]
+            pub sasl_password_file: Option<String>,
+            /// partitions of a topic that is created (default: the broker's default)
+            #[argh(option, arg_name = "n")]
+            pub topic_partitions: Option<String>,
+            /// replicas of a topic that is created (default: the broker's default)
+            #[argh(option, arg_name = "n")]
+            pub topic_replication: Option<String>,
+            /// do not create topics that are absent: wait until somebody does
+            #[argh(switch)]
+            pub no_create_topic: bool,
+            /// topic for what cannot become an event: the raw bytes, with headers that say why (default: only the log)
+            #[argh(option, arg_name = "topic")]
+            pub dead_letter_topic: Option<String>,
+
+            /// address of /metrics, /healthz and /readyz, or none (default 0.0.0.0:6009)
+            #[argh(option, arg_name = "ip:port")]
+            pub metrics_listen_address: Option<String>,
+            /// error, warn, info or debug (default info)
+            #[argh(option, arg_name = "level")]
+            pub log_level: Option<String>,
+            /// text or json (default text)
+            #[argh(option, arg_name = "format")]
+            pub log_format: Option<String>,
+            /// the same as --log-level debug
+            #[argh(switch)]
+            pub debug: bool,
+        }
+    };
+}
+
+writing_command! {
+    /// Reads the firehose of a relay, or of a PDS.
+    #[argh(subcommand, name = "relay")]
+    pub struct Relay {
+        /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
+        #[argh(option, arg_name = "url")]
+        pub relay_host: Vec<String>,
+        /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
+        #[argh(option, arg_name = "start")]
+        pub cursor: Option<String>,
+    }
+}
+
+/// Saves frames of a live firehose to a file, for tests and benches.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "record")]
+pub struct Record {
+    /// relay to read, ws:// or wss:// (default wss://bsky.network)
+    #[argh(option, arg_name = "url")]
+    pub relay_host: Option<String>,
+    /// file to write; zstd-compressed when it ends in .zst (required)
+    #[argh(option, arg_name = "file")]
+    pub output: Option<String>,
+    /// frames to save (default 10000)
+    #[argh(option, arg_name = "n")]
+    pub frames: Option<String>,
+    /// where to begin: live, oldest or a seq (default live)
+    #[argh(option, arg_name = "start")]
+    pub cursor: Option<String>,
+    /// error, warn, info or debug (default info)
+    #[argh(option, arg_name = "level")]
+    pub log_level: Option<String>,
+    /// text or json (default text)
+    #[argh(option, arg_name = "format")]
+    pub log_format: Option<String>,
+    /// the same as --log-level debug
+    #[argh(switch)]
+    pub debug: bool,
+}

@@ -1,0 +1,547 @@
+//! Flags, environment and `.env` to one checked value per command. Only `main` reads those; everybody else gets
+//! the part that is his.
+
+pub mod flags;
+pub mod layers;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use argh::FromArgs;
+use log::LevelFilter;
+
+use crate::event::Format;
+use crate::filter::{Filter, Lists};
+use crate::pipeline::decode::Rules;
+use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
+use crate::source::{Host, Start};
+
+/// A value that cannot be used: one line that names the flag, the value and what is allowed.
+#[derive(Debug)]
+pub struct Invalid(String);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+pub(crate) fn invalid(flag: &str, value: &str, allowed: &str) -> Invalid {
+    let value = if value.is_empty() { String::new() } else { format!(" {value:?}") };
+    Invalid(format!("{flag}{value}: {allowed}"))
+}
+
+type Checked<T> = Result<T, Invalid>;
+
+/// What to do.
+pub enum Command {
+    Relay(Relay),
+    Record(Record),
+    /// A text to print.
+    Print(String),
+}
+
+/// `firehose relay`.
+pub struct Relay {
+    pub hosts: Vec<Host>,
+    pub start: Start,
+    pub writing: Writing,
+    pub logging: Logging,
+}
+
+/// What every command has that writes events.
+pub struct Writing {
+    pub output: Output,
+    pub rules: Rules,
+    pub snowflake: (u8, u8),
+    pub record_headers: bool,
+    /// `None`: nothing is kept.
+    pub state_dir: Option<PathBuf>,
+    pub workers: usize,
+    /// Bytes.
+    pub memory_limit: usize,
+    /// `None`: no HTTP.
+    pub listen: Option<SocketAddr>,
+}
+
+pub enum Output {
+    Lines,
+    Kafka(Box<Kafka>),
+}
+
+/// `record`.
+pub struct Record {
+    pub host: Host,
+    pub output: PathBuf,
+    pub frames: u64,
+    pub start: Start,
+    pub logging: Logging,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Logging {
+    pub level: LevelFilter,
+    pub json: bool,
+}
+
+const DEFAULT_RELAY: &str = "wss://bsky.network";
+const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
+const DEFAULT_STATE_DIR: &str = "./atkafka-state";
+const DEFAULT_MEMORY: usize = 256 << 20;
+/// A frame may be 5.5 MB, and each connection holds one while the others wait.
+const LEAST_MEMORY: usize = 16 << 20;
+
+/// From `args` (without the program's name), the environment, and the text of `.env`.
+pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Command> {
+    let args = match layers::sort_out(args, env)? {
+        layers::Asked::Print(text) => return Ok(Command::Print(text)),
+        layers::Asked::Run(args) => args,
+    };
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let top =
+        flags::TopLevel::from_args(&["atkafka"], &args).map_err(|e| Invalid(e.output.trim().replace('\n', " ")))?;
+    match top.command {
+        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Relay(f) }) => relay(f, env).map(Command::Relay),
+        flags::Command::Record(f) => record(f).map(Command::Record),
+    }
+}
+
+/// The variables that count: `.env` in the working directory, and over it the process's own.
+pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<HashMap<String, String>> {
+    let mut env = HashMap::new();
+    match dotenvy::from_filename_iter(".env") {
+        Ok(lines) => {
+            for line in lines {
+                let (key, value) = line.map_err(|e| invalid(".env", "", &e.to_string().replace('\n', " ")))?;
+                env.insert(key, value);
+            }
+        }
+        Err(e) if e.not_found() => {}
+        Err(e) => return Err(invalid(".env", "", &e.to_string())),
+    }
+    env.extend(own);
+    Ok(env)
+}
+
+fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
+    let mut hosts = Vec::new();
+    let given = list(&f.relay_host);
+    for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
+        let host = host("--relay-host", &url)?;
+        if hosts.iter().any(|h: &Host| h.name == host.name) {
+            return Err(invalid("--relay-host", &url, "the same host twice"));
+        }
+        hosts.push(host);
+    }
+    let start = start(f.cursor.as_deref())?;
+    let logging = logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?;
+    Ok(Relay { hosts, start, writing: writing(f, env)?, logging })
+}
+
+fn record(f: flags::Record) -> Checked<Record> {
+    Ok(Record {
+        host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY))?,
+        output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
+        frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
+        start: start(f.cursor.as_deref())?,
+        logging: logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?,
+    })
+}
+
+fn writing(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Writing> {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
+    let servers = list(&f.bootstrap_servers);
+    let output = if servers.is_empty() { lines_only(&f)? } else { Output::Kafka(Box::new(kafka(&f, servers)?)) };
+    let state_dir = match (&f.state_dir, &output) {
+        (Some(dir), _) => Some(PathBuf::from(dir)),
+        (None, Output::Lines) => None,
+        // systemd gives several directories with colons between; the first is ours.
+        (None, Output::Kafka(_)) => {
+            let systemd =
+                env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
+            Some(PathBuf::from(systemd.unwrap_or(DEFAULT_STATE_DIR)))
+        }
+    };
+    let small = |flag, value: &Option<String>| number(flag, value.as_deref(), 0..=31).map(|n| n.map(|n| n as u8));
+    Ok(Writing {
+        output,
+        snowflake: (
+            small("--snowflake-data-center-id", &f.snowflake_data_center_id)?.unwrap_or(0),
+            small("--snowflake-worker-id", &f.snowflake_worker_id)?.unwrap_or(1),
+        ),
+        record_headers: f.record_headers,
+        state_dir,
+        workers: number("--workers", f.workers.as_deref(), 1..=256)?.unwrap_or(cores.saturating_sub(2).clamp(1, 8))
+            as usize,
+        memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
+        listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
+        rules: Rules { format, filter: filter(&f)?, verify: !f.no_verify },
+    })
+}
+
+/// Without servers, flags that only Kafka has are a mistake.
+fn lines_only(f: &flags::Relay) -> Checked<Output> {
+    let kafka_only = [
+        ("--output-topic", f.output_topic.is_some()),
+        ("--dead-letter-topic", f.dead_letter_topic.is_some()),
+        ("--kafka-client", f.kafka_client.is_some()),
+        ("--kafka-config", !f.kafka_config.is_empty()),
+        ("--compression", f.compression.is_some()),
+        ("--tls", f.tls),
+        ("--sasl-mechanism", f.sasl_mechanism.is_some()),
+    ];
+    match kafka_only.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(invalid(flag, "", "needs --bootstrap-servers host:port")),
+        None => Ok(Output::Lines),
+    }
+}
+
+fn kafka(f: &flags::Relay, servers: Vec<String>) -> Checked<Kafka> {
+    for server in &servers {
+        let port = server.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
+        if !matches!(port, Some(Ok(1..))) {
+            return Err(invalid("--bootstrap-servers", server, "host:port, several with commas"));
+        }
+    }
+    let topic = |flag, name: &Option<String>| match name {
+        Some(name) if is_topic(name) => Ok(Some(name.clone())),
+        Some(name) => Err(invalid(flag, name, "1 to 249 letters, digits, dots, underscores and hyphens")),
+        None => Ok(None),
+    };
+    let client = one_of(
+        "--kafka-client",
+        f.kafka_client.as_deref(),
+        &[("librdkafka", KafkaClient::Librdkafka), ("kafka", KafkaClient::Kafka)],
+    )?
+    .unwrap_or(KafkaClient::Librdkafka);
+    let codec = one_of("--compression", f.compression.as_deref(), &Codec::NAMES)?;
+    let password = secret("--sasl-password", &f.sasl_password, "--sasl-password-file", &f.sasl_password_file)?;
+    let mechanism = one_of("--sasl-mechanism", f.sasl_mechanism.as_deref(), &Mechanism::NAMES)?;
+    let sasl = match (mechanism, &f.sasl_username, password) {
+        (None, None, None) => None,
+        (Some(mechanism), Some(user), Some(password)) => Some(Sasl { mechanism, user: user.clone(), password }),
+        _ => {
+            return Err(invalid(
+                "--sasl-mechanism",
+                "",
+                "goes with --sasl-username and --sasl-password (or --sasl-password-file)",
+            ));
+        }
+    };
+    let tls =
+        Tls { ca_file: f.tls_ca_file.clone(), cert_file: f.tls_cert_file.clone(), key_file: f.tls_key_file.clone() };
+    if !f.tls && (tls.ca_file.is_some() || tls.cert_file.is_some() || tls.key_file.is_some()) {
+        return Err(invalid("--tls-ca-file, --tls-cert-file, --tls-key-file", "", "go with --tls"));
+    }
+    if tls.cert_file.is_some() != tls.key_file.is_some() {
+        return Err(invalid("--tls-cert-file", "", "goes with --tls-key-file"));
+    }
+    if client == KafkaClient::Kafka {
+        let unable = [
+            ("--tls", f.tls),
+            ("--sasl-mechanism", sasl.is_some()),
+            ("--kafka-config", !f.kafka_config.is_empty()),
+            ("--record-headers", f.record_headers),
+            ("--compression lz4", codec == Some(Codec::Lz4)),
+            ("--compression zstd", codec == Some(Codec::Zstd)),
+        ];
+        if let Some((flag, _)) = unable.iter().find(|(_, given)| *given) {
+            return Err(invalid(flag, "", "--kafka-client kafka cannot do it; --kafka-client librdkafka can"));
+        }
+    }
+    let plain = f.osprey_compatible || client == KafkaClient::Kafka;
+    Ok(Kafka {
+        topic: topic("--output-topic", &f.output_topic)?
+            .ok_or_else(|| invalid("--output-topic", "", "required with --bootstrap-servers"))?,
+        dead_letter_topic: topic("--dead-letter-topic", &f.dead_letter_topic)?,
+        servers,
+        client,
+        codec: codec.unwrap_or(if plain { Codec::None } else { Codec::Lz4 }),
+        config: properties(&f.kafka_config)?,
+        tls: f.tls.then_some(tls),
+        sasl,
+        new_topic: NewTopic {
+            create: !f.no_create_topic,
+            partitions: number("--topic-partitions", f.topic_partitions.as_deref(), 1..=100_000)?.map(|n| n as i32),
+            replication: number("--topic-replication", f.topic_replication.as_deref(), 1..=1_000)?.map(|n| n as i32),
+        },
+        memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
+    })
+}
+
+fn filter(f: &flags::Relay) -> Checked<Filter> {
+    let lists = Lists {
+        watched_collections: list(&f.watched_collections),
+        ignored_collections: list(&f.ignored_collections),
+        watched_dids: did_list("--watched-dids", &f.watched_dids)?,
+        ignored_dids: did_list("--ignored-dids", &f.ignored_dids)?,
+    };
+    for (watched, ignored, what) in [
+        (&lists.watched_collections, &lists.ignored_collections, "collections"),
+        (&lists.watched_dids, &lists.ignored_dids, "dids"),
+    ] {
+        if !watched.is_empty() && !ignored.is_empty() {
+            let flag = format!("--watched-{what}");
+            return Err(invalid(
+                &flag,
+                &watched.join(","),
+                &format!("contradicts --ignored-{what} {:?}: give one of them", ignored.join(",")),
+            ));
+        }
+    }
+    Filter::new(&lists).map_err(|e| {
+        let flag = if e.contains("DID") {
+            "--watched-dids, --ignored-dids"
+        } else {
+            "--watched-collections, --ignored-collections"
+        };
+        invalid(flag, "", &format!("{e}; allowed: app.bsky.feed.post, app.bsky.*, * and DIDs such as did:plc:..."))
+    })
+}
+
+/// A DID, or `@file` with one a line; blank lines and those that start with `#` are passed over.
+fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
+    let mut out = Vec::new();
+    for item in list(given) {
+        match item.strip_prefix('@') {
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|e| invalid(flag, &item, &format!("cannot be read: {e}")))?;
+                let before = out.len();
+                out.extend(
+                    text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string),
+                );
+                if out.len() == before {
+                    return Err(invalid(flag, &item, "the file has no DID"));
+                }
+            }
+            None => out.push(item),
+        }
+    }
+    Ok(out)
+}
+
+/// A list flag: repeated, or with commas, or both.
+fn list(given: &[String]) -> Vec<String> {
+    given.iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).map(str::to_string).collect()
+}
+
+/// `--kafka-config`: pairs with commas between. A piece without `=` belongs to the value before it.
+fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    for text in given {
+        let from = out.len();
+        for piece in text.split(',') {
+            match (piece.split_once('='), out[from..].is_empty()) {
+                (Some((key, value)), _) if !key.trim().is_empty() => out.push((key.trim().into(), value.trim().into())),
+                (None, false) => {
+                    if let Some((_, value)) = out.last_mut() {
+                        *value += &format!(",{piece}");
+                    }
+                }
+                _ => return Err(invalid("--kafka-config", text, "key=value, several with commas")),
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn start(text: Option<&str>) -> Checked<Start> {
+    match text {
+        None | Some("live") => Ok(Start::Live),
+        Some("oldest") => Ok(Start::At(0)),
+        Some(number) => match number.parse::<u64>() {
+            Ok(seq) if seq < crate::atproto::frame::SEQ_END => Ok(Start::At(seq)),
+            _ => Err(invalid("--cursor", number, "live, oldest, or a seq below 2^53")),
+        },
+    }
+}
+
+/// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
+fn host(flag: &str, url: &str) -> Checked<Host> {
+    const ALLOWED: &str = "a URL such as wss://bsky.network or ws://localhost:2470";
+    let uri: tungstenite::http::Uri = url.parse().map_err(|_| invalid(flag, url, ALLOWED))?;
+    let tls = match uri.scheme_str() {
+        Some("wss" | "https") => true,
+        Some("ws" | "http") => false,
+        _ => return Err(invalid(flag, url, ALLOWED)),
+    };
+    let authority = uri.authority().ok_or_else(|| invalid(flag, url, ALLOWED))?;
+    let name = uri
+        .host()
+        .filter(|h| !h.is_empty() && !authority.as_str().contains('@'))
+        .ok_or_else(|| invalid(flag, url, ALLOWED))?;
+    if uri.query().is_some() {
+        return Err(invalid(flag, url, "without a query: the cursor is --cursor"));
+    }
+    let after_host = &authority.as_str()[name.len()..];
+    if !after_host.is_empty() && authority.port_u16().is_none_or(|p| p == 0) {
+        return Err(invalid(flag, url, "a port is a number from 1 to 65535"));
+    }
+    let default_port = if tls { 443 } else { 80 };
+    let port = authority.port_u16().unwrap_or(default_port);
+    let prefix = uri.path().trim_end_matches('/').trim_end_matches("/xrpc/com.atproto.sync.subscribeRepos").to_string();
+    let shown_port = if port == default_port { String::new() } else { format!(":{port}") };
+    Ok(Host { tls, host: name.to_string(), port, name: format!("{name}{shown_port}{prefix}"), prefix })
+}
+
+fn listen(text: &str) -> Checked<Option<SocketAddr>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    // Go programs are given `:6009`.
+    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost:", "127.0.0.1:") };
+    full.parse()
+        .map(Some)
+        .map_err(|_| invalid("--metrics-listen-address", text, "ip:port such as 0.0.0.0:6009, or none"))
+}
+
+fn memory(text: &str) -> Checked<usize> {
+    let wrong = || invalid("--memory-limit", text, "at least 16MiB, as bytes or with MB, MiB, GB, GiB");
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: usize = text[..split].parse().map_err(|_| wrong())?;
+    let unit: usize = match text[split..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "kb" => 1_000,
+        "m" | "mib" => 1 << 20,
+        "mb" => 1_000_000,
+        "g" | "gib" => 1 << 30,
+        "gb" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(unit).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(wrong)
+}
+
+fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclusive<u64>) -> Checked<Option<u64>> {
+    text.map(|text| match text.parse::<u64>() {
+        Ok(n) if range.contains(&n) => Ok(n),
+        _ if *range.end() == u64::MAX => Err(invalid(flag, text, &format!("a number from {}", range.start()))),
+        _ => Err(invalid(flag, text, &format!("a number from {} to {}", range.start(), range.end()))),
+    })
+    .transpose()
+}
+
+fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)]) -> Checked<Option<T>> {
+    text.map(|text| {
+        names
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(text))
+            .map(|(_, value)| *value)
+            .ok_or_else(|| invalid(flag, text, &names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
+    })
+    .transpose()
+}
+
+/// A password, from the flag (or its variable) or from a file, whose last line end is not part of it.
+fn secret(flag: &str, value: &Option<String>, file_flag: &str, file: &Option<String>) -> Checked<Option<String>> {
+    match (value, file) {
+        (Some(_), Some(_)) => Err(invalid(flag, "", &format!("contradicts {file_flag}: give one of them"))),
+        (Some(value), None) => Ok(Some(value.clone())),
+        (None, Some(path)) => std::fs::read_to_string(path)
+            .map(|text| Some(text.trim_end_matches(['\r', '\n']).to_string()))
+            .map_err(|e| invalid(file_flag, path, &format!("cannot be read: {e}"))),
+        (None, None) => Ok(None),
+    }
+}
+
+fn is_topic(name: &str) -> bool {
+    (1..=249).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+fn logging(debug: bool, level: Option<&str>, format: Option<&str>) -> Checked<Logging> {
+    let levels = [
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+    ];
+    let level = one_of("--log-level", level, &levels)?;
+    let json = one_of("--log-format", format, &[("text", false), ("json", true)])?.unwrap_or(false);
+    Ok(Logging { level: if debug { LevelFilter::Debug } else { level.unwrap_or(LevelFilter::Info) }, json })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Relay, String> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_string).collect();
+        match command(&args, &HashMap::new()) {
+            Ok(Command::Relay(relay)) => Ok(relay),
+            Ok(_) => Err("another command".into()),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        let host = |url| super::host("--relay-host", url).map(|h| (h.tls, h.port, h.name));
+        assert_eq!(host("wss://bsky.network").ok(), Some((true, 443, "bsky.network".into())));
+        assert_eq!(host("https://bsky.network:443/").ok(), Some((true, 443, "bsky.network".into())));
+        assert_eq!(host("ws://127.0.0.1:2470/a/b/").ok(), Some((false, 2470, "127.0.0.1:2470/a/b".into())));
+        for bad in
+            ["bsky.network", "ftp://a", "ws://", "", "ws://a:0", "ws://a:x", "ws://u:p@a", "ws://a?cursor=1", "ws://a:"]
+        {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn contradictions_and_wrong_values_name_flag_value_and_what_is_allowed() {
+        let base = "firehose relay --bootstrap-servers b:9092 --output-topic t";
+        assert!(parse(base).is_ok());
+        for (line, parts) in [
+            ("firehose relay --output-topic t", vec!["--output-topic", "--bootstrap-servers"]),
+            ("firehose relay --bootstrap-servers b:1", vec!["--output-topic", "required"]),
+            ("firehose relay --relay-host bsky.network", vec!["--relay-host", "\"bsky.network\"", "wss://"]),
+            (
+                &format!("{base} --watched-collections a.b.c --ignored-collections d.e.f"),
+                vec!["--watched-collections", "--ignored-collections"],
+            ),
+            (&format!("{base} --watched-collections app.bsky*"), vec!["app.bsky*", "app.bsky.*"]),
+            (&format!("{base} --compression zip"), vec!["--compression", "\"zip\"", "none, gzip, snappy, lz4, zstd"]),
+            (&format!("{base} --kafka-client kafka --tls"), vec!["--tls", "librdkafka"]),
+            (&format!("{base} --cursor newest"), vec!["--cursor", "newest", "live, oldest"]),
+            (&format!("{base} --memory-limit 1k"), vec!["--memory-limit", "16MiB"]),
+            (&format!("{base} --workers 0"), vec!["--workers", "1 to 256"]),
+            (&format!("{base} --sasl-username u"), vec!["--sasl-mechanism"]),
+            (&format!("{base} --metrics-listen-address 9"), vec!["--metrics-listen-address", "0.0.0.0:6009"]),
+            ("firehose relay --bootstrap-servers b --output-topic t", vec!["--bootstrap-servers", "host:port"]),
+            ("firehose relay --bootstrap-servers b:1 --output-topic a/b", vec!["--output-topic", "\"a/b\""]),
+            ("firehose relay --watched-dids @/nowhere", vec!["--watched-dids", "/nowhere"]),
+            ("firehose relay --relay-host ws://a --relay-host http://a", vec!["twice"]),
+        ] {
+            let error = parse(line).err().unwrap_or_default();
+            assert!(!error.contains('\n') && parts.iter().all(|p| error.contains(p)), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn defaults_follow_the_output() {
+        let lines = parse("firehose relay").expect("valid");
+        assert!(lines.writing.state_dir.is_none() && matches!(lines.writing.output, Output::Lines));
+        assert_eq!(lines.writing.listen.map(|a| a.port()), Some(6009));
+        let codec = |line: &str| match parse(line).expect("valid").writing.output {
+            Output::Kafka(kafka) => kafka.codec,
+            Output::Lines => panic!("Kafka was asked for"),
+        };
+        let base = "firehose relay --bootstrap-servers b:9092 --output-topic t";
+        assert_eq!(codec(base), Codec::Lz4);
+        assert_eq!(codec(&format!("{base} --osprey-compatible")), Codec::None, "stock Osprey cannot read lz4");
+        assert_eq!(codec(&format!("{base} --kafka-client kafka")), Codec::None);
+    }
+
+    #[test]
+    fn kafka_properties_keep_commas_inside_values() {
+        let given = ["a=1,b=x,y".to_string(), "c=d=e".to_string()];
+        let want = [("a", "1"), ("b", "x,y"), ("c", "d=e")].map(|(k, v)| (k.to_string(), v.to_string()));
+        assert_eq!(properties(&given).ok(), Some(want.to_vec()));
+        assert!(properties(&["novalue".to_string()]).is_err());
+    }
+}

@@ -1,0 +1,89 @@
+//! What could not become an event, and why. Nothing is dropped without one.
+
+/// Why. A closed list: it is a metric label and a header of the dead-letter topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Not a frame: empty, not DAG-CBOR, cut off, trailing bytes, fields missing.
+    BadFrame,
+    /// A websocket text message where binary ones are due.
+    TextFrame,
+    /// No seq, or one outside 1..2^53.
+    BadSeq,
+    /// An op without the form of one: unknown action, a path without `/`, a create without a CID.
+    BadOp,
+    /// The CAR cannot be read as far as the op's block.
+    BadCar,
+    /// The CAR has no block for the op's CID.
+    MissingBlock,
+    /// The block does not hash to the op's CID.
+    CidMismatch,
+    /// The block is not DAG-CBOR, or not of the atproto data model.
+    BadRecord,
+    /// A float in a record.
+    Float,
+    /// The broker can never take it.
+    TooLarge,
+    /// The message is over the limit for one; it was not read.
+    OverLimit,
+    /// A bug: the program panicked on it.
+    Panic,
+}
+
+impl Reason {
+    pub const ALL: [Reason; 12] = [
+        Reason::BadFrame,
+        Reason::TextFrame,
+        Reason::BadSeq,
+        Reason::BadOp,
+        Reason::BadCar,
+        Reason::MissingBlock,
+        Reason::CidMismatch,
+        Reason::BadRecord,
+        Reason::Float,
+        Reason::TooLarge,
+        Reason::OverLimit,
+        Reason::Panic,
+    ];
+
+    /// The label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::BadFrame => "bad_frame",
+            Reason::TextFrame => "text_frame",
+            Reason::BadSeq => "bad_seq",
+            Reason::BadOp => "bad_op",
+            Reason::BadCar => "bad_car",
+            Reason::MissingBlock => "missing_block",
+            Reason::CidMismatch => "cid_mismatch",
+            Reason::BadRecord => "bad_record",
+            Reason::Float => "float",
+            Reason::TooLarge => "too_large",
+            Reason::OverLimit => "over_limit",
+            Reason::Panic => "panic",
+        }
+    }
+}
+
+/// One of them, with the bytes that it is about.
+#[derive(Debug)]
+pub struct DeadLetter {
+    pub reason: Reason,
+    /// One line for people: which op, what is wrong.
+    pub detail: String,
+    /// 0 where the frame has none.
+    pub seq: u64,
+    /// The whole frame as received (for [`Reason::TooLarge`] the record's value).
+    pub bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn the_list_is_in_the_order_of_the_enum() {
+        for (i, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i, "counters are indexed by it");
+        }
+    }
+}

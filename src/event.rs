@@ -1,0 +1,297 @@
+//! What is written to Kafka: plain JSON, or the envelope that Osprey's worker reads. Pure.
+
+use crate::atproto::json;
+use crate::atproto::time;
+
+/// What happened, with the names that Osprey rules and metrics use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    Create,
+    Update,
+    Delete,
+    Account,
+    Identity,
+    Sync,
+    Info,
+}
+
+impl Action {
+    /// All of them, for tables by action.
+    pub const ALL: [Action; 7] =
+        [Action::Create, Action::Update, Action::Delete, Action::Account, Action::Identity, Action::Sync, Action::Info];
+
+    /// The `action_name` of Osprey and of the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Action::Create => "operation#create",
+            Action::Update => "operation#update",
+            Action::Delete => "operation#delete",
+            Action::Account => "account",
+            Action::Identity => "identity",
+            Action::Sync => "sync",
+            Action::Info => "info",
+        }
+    }
+
+    /// The verb of an op, as the firehose has it.
+    pub fn of_op(verb: &str) -> Option<Action> {
+        match verb {
+            "create" => Some(Action::Create),
+            "update" => Some(Action::Update),
+            "delete" => Some(Action::Delete),
+            _ => None,
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        self.name().rsplit('#').next().unwrap_or("")
+    }
+}
+
+/// Which of the two forms is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Plain,
+    Osprey,
+}
+
+/// When something happened, as text and as a number.
+#[derive(Clone, Copy)]
+pub struct When<'a> {
+    /// As upstream wrote it, or the time of arrival where that is not a time.
+    pub text: &'a str,
+    /// Milliseconds since 1970.
+    pub ms: i64,
+}
+
+/// What every event says.
+#[derive(Clone, Copy)]
+pub struct Head<'a> {
+    pub action: Action,
+    /// The account; an `info` event has none.
+    pub did: Option<&'a str>,
+    pub when: When<'a>,
+    pub seq: Option<u64>,
+    /// Empty where upstream has none.
+    pub rev: &'a str,
+}
+
+/// Where the snowflake stands in an Osprey event: [`stamp`] fills it in when the order is known.
+const ID_PREFIX: &[u8] = br#"{"data":{"action_id":"#;
+/// Digits of a snowflake: 19 from July 2022 until the sign bit in 2084.
+const ID_LEN: usize = 19;
+
+/// Appends one event. `body` appends the part that only this kind has, such as `"operation":{...}`; when it fails,
+/// `out` holds a part and the caller truncates.
+pub fn write<E>(
+    out: &mut Vec<u8>,
+    format: Format,
+    head: Head<'_>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    if format == Format::Osprey {
+        out.extend_from_slice(ID_PREFIX);
+        out.extend_from_slice(&[b'0'; ID_LEN]);
+        field(out, b",\"action_name\":", head.action.name());
+        out.extend_from_slice(b",\"data\":");
+    }
+    match head.did {
+        Some(did) => {
+            field(out, b"{\"did\":", did);
+            field(out, b",\"timestamp\":", head.when.text);
+        }
+        // Osprey's rules demand a did, and take an empty one.
+        None if format == Format::Osprey => field(out, b"{\"did\":\"\",\"timestamp\":", head.when.text),
+        None => field(out, b"{\"timestamp\":", head.when.text),
+    }
+    if let Some(seq) = head.seq {
+        out.extend_from_slice(b",\"seq\":");
+        json::integer(out, seq);
+    }
+    if !head.rev.is_empty() {
+        field(out, b",\"rev\":", head.rev);
+    }
+    out.push(b',');
+    body(out)?;
+    out.push(b'}');
+    if format == Format::Osprey {
+        field(out, b",\"timestamp\":", head.when.text);
+        out.extend_from_slice(br#","secret_data":{},"encoding":"UTF8"},"send_time":"#);
+        // Osprey's parser drops offsets and takes a time without a zone as local: always UTC, always with Z.
+        if head.when.text.len() == 24 && head.when.text.ends_with('Z') {
+            json::string(out, head.when.text);
+        } else {
+            json::string(out, &time::format_ms(head.when.ms));
+        }
+        out.push(b'}');
+    }
+    Ok(())
+}
+
+/// `prefix` and a string.
+fn field(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
+    out.extend_from_slice(prefix);
+    json::string(out, text);
+}
+
+/// An op of a commit, ready to be written.
+pub struct Operation<'a> {
+    pub action: Action,
+    pub did: &'a str,
+    pub collection: &'a str,
+    pub rkey: &'a str,
+    /// As text; empty for a delete, since Osprey's rules demand the field.
+    pub cid: &'a [u8],
+    /// The record's block, absent for a delete and where the commit was too big to carry it.
+    pub record: Option<&'a [u8]>,
+}
+
+impl Operation<'_> {
+    /// Appends `"operation":{...}`. Fails when the record is not of the data model.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), crate::atproto::cbor::CborError> {
+        field(out, br#""operation":{"action":"#, self.action.verb());
+        field(out, br#","collection":"#, self.collection);
+        field(out, br#","rkey":"#, self.rkey);
+        out.extend_from_slice(br#","uri":"at://"#);
+        json::escaped(out, self.did);
+        for part in [self.collection, self.rkey] {
+            out.push(b'/');
+            json::escaped(out, part);
+        }
+        out.extend_from_slice(br#"","cid":""#);
+        out.extend_from_slice(self.cid);
+        out.extend_from_slice(br#"","path":""#);
+        json::escaped(out, self.collection);
+        out.push(b'/');
+        json::escaped(out, self.rkey);
+        out.push(b'"');
+        if let Some(block) = self.record {
+            out.extend_from_slice(b",\"record\":");
+            json::record(block, out)?;
+        }
+        out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Appends `"account":{...}`.
+pub fn account(out: &mut Vec<u8>, active: bool, seq: u64, status: Option<&str>) {
+    out.extend_from_slice(if active {
+        br#""account":{"active":true,"seq":"#
+    } else {
+        br#""account":{"active":false,"seq":"#
+    });
+    json::integer(out, seq);
+    if let Some(status) = status {
+        field(out, b",\"status\":", status);
+    }
+    out.push(b'}');
+}
+
+/// Appends `"identity":{...}`.
+pub fn identity(out: &mut Vec<u8>, seq: u64, handle: Option<&str>) {
+    out.extend_from_slice(br#""identity":{"seq":"#);
+    json::integer(out, seq);
+    if let Some(handle) = handle {
+        field(out, b",\"handle\":", handle);
+    }
+    out.push(b'}');
+}
+
+/// Appends `"sync":{...}`: the repository is declared anew at `rev`, with the commit `cid` where it could be read.
+pub fn sync(out: &mut Vec<u8>, seq: u64, rev: &str, cid: Option<&str>) {
+    out.extend_from_slice(br#""sync":{"seq":"#);
+    json::integer(out, seq);
+    field(out, b",\"rev\":", rev);
+    if let Some(cid) = cid {
+        field(out, b",\"cid\":", cid);
+    }
+    out.push(b'}');
+}
+
+/// Appends `"info":{...}`.
+pub fn info(out: &mut Vec<u8>, name: &str, message: &str) {
+    field(out, br#""info":{"name":"#, name);
+    field(out, b",\"message\":", message);
+    out.push(b'}');
+}
+
+/// Writes `id` into an Osprey event made by [`write`].
+pub fn stamp(value: &mut [u8], id: u64) {
+    debug_assert!(value.starts_with(ID_PREFIX), "only Osprey events are stamped");
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(id).as_bytes();
+    // A clock before July 2022 gives fewer digits; JSON has no leading zeros, but blanks before a number are legal.
+    let field = &mut value[ID_PREFIX.len()..ID_PREFIX.len() + ID_LEN];
+    field.fill(b' ');
+    field[ID_LEN - digits.len()..].copy_from_slice(digits);
+}
+
+/// Osprey's action ids: 41 bits of milliseconds since 2015, 5 of data center, 5 of worker, 12 of sequence.
+///
+/// They rise strictly, also when the clock steps back or more than 4096 fall into one millisecond (then they borrow
+/// from the next). Taken in the order of delivery, so that each partition's ids rise too. A clock that steps back
+/// over a restart of the process can repeat ids.
+pub struct Snowflake {
+    /// Milliseconds and sequence of the last one.
+    last: u64,
+    place: u64,
+}
+
+/// 2015-01-01T00:00:00Z, as Osprey has it.
+const EPOCH_MS: i64 = 1_420_070_400_000;
+
+impl Snowflake {
+    /// `data_center` and `worker` from 0 to 31: two generators with the same pair can give the same id.
+    pub fn new(data_center: u8, worker: u8) -> Self {
+        Snowflake { last: 0, place: ((data_center as u64 & 31) << 17) | ((worker as u64 & 31) << 12) }
+    }
+
+    pub fn next(&mut self, now_ms: i64) -> u64 {
+        let now = (now_ms.saturating_sub(EPOCH_MS)).clamp(0, (1 << 41) - 1) as u64;
+        self.last = (now << 12).max(self.last + 1);
+        ((self.last >> 12) << 22) | self.place | (self.last & 0xfff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snowflakes_rise_when_the_clock_stands_still_or_steps_back() {
+        let mut ids = Snowflake::new(0, 1);
+        let mut last = 0;
+        for now in [1_785_000_000_000i64, 1_785_000_000_000, 1_700_000_000_000, 1_785_000_000_001] {
+            for _ in 0..5000 {
+                let id = ids.next(now);
+                assert!(id > last);
+                assert_eq!((id >> 12) & 1023, 1);
+                last = id;
+            }
+        }
+        // What Osprey reads out of it again.
+        assert_eq!((Snowflake::new(0, 0).next(1_785_000_000_000) >> 22) as i64 + EPOCH_MS, 1_785_000_000_000);
+    }
+
+    #[test]
+    fn an_osprey_event_has_each_field_that_is_read() {
+        let mut out = Vec::new();
+        let when = When { text: "2023-07-01T13:58:07.7841234", ms: 1_688_219_887_784 };
+        let head = Head { action: Action::Identity, did: Some("did:plc:x"), when, seq: Some(7), rev: "" };
+        write(&mut out, Format::Osprey, head, |out| {
+            identity(out, 7, Some("a.example"));
+            Ok::<_, ()>(())
+        })
+        .expect("written");
+        stamp(&mut out, 1_532_000_000_000_000_001);
+        assert_eq!(
+            String::from_utf8(out).expect("UTF-8"),
+            concat!(
+                r#"{"data":{"action_id":1532000000000000001,"action_name":"identity","data":"#,
+                r#"{"did":"did:plc:x","timestamp":"2023-07-01T13:58:07.7841234","seq":7,"identity":{"seq":7,"handle":"a.example"}},"#,
+                r#""timestamp":"2023-07-01T13:58:07.7841234","secret_data":{},"encoding":"UTF8"},"send_time":"2023-07-01T13:58:07.784Z"}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,35 @@
+//! AT Protocol events to Kafka: nothing lost, in order.
+//!
+//! The way of an event:
+//!
+//! ```text
+//!     relay socket -- reader --+                       +-- producer -- Sink -- broker
+//!     (one a connection)       +- queue -- worker x W -+     |  ^
+//!                                                            |  +-- tracker -- frontier -- checkpoint
+//!                                                            +-- sequencer
+//! ```
+//!
+//! A [reader](source::relay) looks at a message's kind and seq, takes a [permit](pipeline::permits) and hands frames over
+//! as a job with the next ordinal. Any [worker](pipeline::worker) takes any job: it decodes, verifies, filters and encodes,
+//! and gives one batch with the same ordinal. The [producer](pipeline::producer) puts batches back
+//! [in order](pipeline::sequencer), gives the records to the [sink], and moves the [frontier](pipeline::tracker) past each
+//! batch that is acknowledged whole. The [checkpoint] saves the frontier, and the permits come back. So the cursor never
+//! passes an event that the broker has not acknowledged, every partition is in upstream order, and memory is bounded.
+//!
+//! Modules, in the order of dependence: each uses only those above it (`tests/tidy.rs` holds it so).
+
+pub mod atproto;
+pub mod checkpoint;
+pub mod config;
+pub mod dead_letter;
+pub mod event;
+pub mod filter;
+pub mod health;
+pub mod http;
+pub mod log;
+pub mod metrics;
+pub mod pipeline;
+pub mod record;
+pub mod report;
+pub mod sink;
+pub mod source;

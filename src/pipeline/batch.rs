@@ -1,0 +1,71 @@
+//! What a worker makes of one job: records and dead letters, in order.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::checkpoint::Position;
+use crate::dead_letter::DeadLetter;
+use crate::event::Action;
+use crate::source::job::Work;
+
+/// Work with its place in the order. Jobs of one source carry the ordinals 0, 1, 2, ...; each gives exactly one [`Batch`].
+pub struct Job {
+    /// Index of the reader.
+    pub source: usize,
+    pub ordinal: u64,
+    pub work: Work,
+    pub seq: Option<u64>,
+    pub received: Instant,
+    /// What it holds of the memory limit, in bytes.
+    pub cost: usize,
+}
+
+/// One Kafka record, by ranges into [`Batch::bytes`].
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub key: Range<usize>,
+    pub value: Range<usize>,
+    /// Milliseconds since 1970: the event's time.
+    pub time_ms: i64,
+    pub action: Action,
+    pub collection: Range<usize>,
+    pub seq: u64,
+}
+
+/// The answer to one job.
+pub struct Batch {
+    pub source: usize,
+    pub ordinal: u64,
+    pub bytes: Vec<u8>,
+    pub records: Vec<Record>,
+    pub dead: Vec<DeadLetter>,
+    /// Where upstream stands once all records and dead letters of the batch are acknowledged.
+    pub position: Option<Position>,
+    pub received: Instant,
+    pub frames: usize,
+    pub cost: usize,
+}
+
+impl Batch {
+    /// An empty batch that answers `job`.
+    pub fn answering(job: &Job) -> Self {
+        Batch {
+            source: job.source,
+            ordinal: job.ordinal,
+            bytes: Vec::new(),
+            records: Vec::new(),
+            dead: Vec::new(),
+            position: job.seq.map(|seq| Position { seq, time_ms: 0 }),
+            received: job.received,
+            frames: job.work.frames(),
+            cost: job.cost,
+        }
+    }
+
+    /// Notes the time of an event, for lag.
+    pub fn saw_time(&mut self, ms: i64) {
+        if let Some(position) = &mut self.position {
+            position.time_ms = ms;
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! One frame to records and dead letters. Pure but for counters.
+
+use crate::atproto::car::CarIndex;
+use crate::atproto::frame::{self, Commit, Kind, Op};
+use crate::atproto::{cbor::CborError, cid, time};
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::event::{self, Action, Format, Head, Operation, When};
+use crate::filter::Filter;
+use crate::metrics::{Handled, Metrics};
+use crate::pipeline::batch::{Batch, Record};
+use crate::source::job::Seen;
+
+/// What a worker does with each frame.
+#[derive(Clone)]
+pub struct Rules {
+    pub format: Format,
+    pub filter: Filter,
+    /// Whether each record is hashed and compared with its CID.
+    pub verify: bool,
+}
+
+/// A worker's state: its rules and the buffers that it reuses.
+pub struct Decoder<'m> {
+    rules: Rules,
+    car: CarIndex,
+    metrics: &'m Metrics,
+    handled: Handled<'m>,
+}
+
+/// Why one op cannot become an event.
+struct BadOp {
+    reason: Reason,
+    detail: String,
+}
+
+impl From<CborError> for BadOp {
+    fn from(e: CborError) -> Self {
+        let reason = if e == CborError::Float { Reason::Float } else { Reason::BadRecord };
+        BadOp { reason, detail: e.to_string() }
+    }
+}
+
+impl<'m> Decoder<'m> {
+    pub fn new(rules: Rules, metrics: &'m Metrics) -> Self {
+        Decoder { rules, car: CarIndex::default(), metrics, handled: Handled::new(metrics) }
+    }
+
+    /// Appends to `out` what the frame gives.
+    pub fn frame(&mut self, frame: &[u8], seen: &Seen, out: &mut Batch) {
+        let letter = |reason, detail: String, seq| DeadLetter { reason, detail, seq, bytes: frame.to_vec() };
+        match seen {
+            Seen::Text => out.dead.push(letter(Reason::TextFrame, "a text message".into(), 0)),
+            Seen::Bad(detail) => out.dead.push(letter(Reason::BadFrame, detail.clone(), 0)),
+            Seen::BadSeq => out.dead.push(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
+            Seen::Frame { kind, body, seq } => {
+                if let Err(detail) = self.message(*kind, frame, *body, out) {
+                    out.dead.push(letter(Reason::BadFrame, detail, *seq));
+                }
+            }
+        }
+    }
+
+    /// An `info` event of our own making, at the time of arrival.
+    pub fn notice(&mut self, name: &str, message: &str, out: &mut Batch) {
+        let now = Arrival::now();
+        self.other(Action::Info, None, now.when(), None, "", out, |o| event::info(o, name, message));
+    }
+
+    fn message(&mut self, kind: Kind, frame: &[u8], body: usize, out: &mut Batch) -> Result<(), String> {
+        let bytes = &frame[body..];
+        match kind {
+            Kind::Commit => {
+                let commit = Commit::parse(bytes).map_err(|e| format!("#commit: {e}"))?;
+                self.commit(&commit, frame, out);
+            }
+            Kind::Identity => {
+                let m: frame::Identity<'_> = frame::body(bytes).map_err(|e| format!("#identity: {e}"))?;
+                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| event::identity(o, m.seq, m.handle));
+            }
+            Kind::Account => {
+                let m: frame::Account<'_> = frame::body(bytes).map_err(|e| format!("#account: {e}"))?;
+                self.timed(m.time, Action::Account, m.did, m.seq, "", out, |o| {
+                    event::account(o, m.active, m.seq, m.status)
+                });
+            }
+            Kind::Sync => {
+                let m: frame::Sync<'_> = frame::body(bytes).map_err(|e| format!("#sync: {e}"))?;
+                let cid = frame::sync_commit(m.blocks.unwrap_or_default());
+                let rev = m.rev.unwrap_or_default();
+                self.timed(m.time, Action::Sync, m.did, m.seq, rev, out, |o| {
+                    event::sync(o, m.seq, rev, cid.as_deref().ok())
+                });
+                // The event says that the repository was reset, which holds whatever its CAR is worth.
+                if let Err(e) = cid {
+                    let detail = format!("#sync of {}: {e}", m.did);
+                    out.dead.push(DeadLetter { reason: Reason::BadCar, detail, seq: m.seq, bytes: frame.to_vec() });
+                }
+            }
+            Kind::Info => {
+                let m: frame::Info<'_> = frame::body(bytes).map_err(|e| format!("#info: {e}"))?;
+                self.notice(m.name, m.message.unwrap_or_default(), out);
+            }
+            // The reader acts on errors and counts unknown kinds; neither is an event.
+            Kind::Error | Kind::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>, frame: &[u8], out: &mut Batch) {
+        if !self.rules.filter.did(commit.repo) {
+            self.metrics.filtered.inc_by(commit.ops_len);
+            return;
+        }
+        let arrival;
+        let when = match time::parse_ms(commit.time) {
+            Some(ms) => When { text: commit.time, ms },
+            None => {
+                arrival = Arrival::now();
+                arrival.when()
+            }
+        };
+        out.saw_time(when.ms);
+        // Read when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
+        let mut car: Option<Result<(), &'static str>> = None;
+        let first_dead = out.dead.len();
+        for op in commit.ops() {
+            let result = match op {
+                Ok(op) => self.op(commit, when, &op, &mut car, out).map_err(|bad| (op.path.to_string(), bad)),
+                Err(e) => Err((String::new(), BadOp { reason: Reason::BadOp, detail: e.to_string() })),
+            };
+            if let Err((path, BadOp { reason, detail })) = result {
+                // The frame is kept once, however many of its ops are bad: 200 letters of 5 MB each would be a weapon.
+                let bytes = if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
+                let detail = format!("at://{}/{path}: {detail}", commit.repo);
+                out.dead.push(DeadLetter { reason, detail, seq: commit.seq, bytes });
+            }
+        }
+    }
+
+    fn op(
+        &mut self,
+        commit: &Commit<'_>,
+        when: When<'_>,
+        op: &Op<'_>,
+        car: &mut Option<Result<(), &'static str>>,
+        out: &mut Batch,
+    ) -> Result<(), BadOp> {
+        let bad = |reason, detail: &str| BadOp { reason, detail: detail.into() };
+        let (collection, rkey) = match op.path.split_once('/') {
+            Some((collection, rkey)) if !collection.is_empty() && !rkey.is_empty() => (collection, rkey),
+            _ => return Err(bad(Reason::BadOp, "the path is not collection/rkey")),
+        };
+        if !self.rules.filter.collection(collection) {
+            self.metrics.filtered.inc();
+            return Ok(());
+        }
+        let action =
+            Action::of_op(op.action).ok_or_else(|| bad(Reason::BadOp, &format!("unknown action {:?}", op.action)))?;
+        let text;
+        let mut operation = Operation { action, did: commit.repo, collection, rkey, cid: b"", record: None };
+        if action != Action::Delete {
+            let bytes = op.cid.ok_or_else(|| bad(Reason::BadOp, "no CID"))?;
+            let known = cid::check(bytes).ok_or_else(|| bad(Reason::BadOp, "the CID is not one of atproto"))?;
+            text = cid::text(known);
+            let indexed = *car.get_or_insert_with(|| self.car.read(commit.blocks, commit.ops_len as usize));
+            match self.car.get(commit.blocks, known) {
+                Some(block) if self.rules.verify && !cid::names_record(known, block) => {
+                    return Err(bad(Reason::CidMismatch, "the block does not hash to the CID"));
+                }
+                Some(block) => operation.record = Some(block),
+                None if commit.too_big => self.metrics.without_record.inc(),
+                None => {
+                    return Err(match indexed {
+                        Ok(()) => bad(Reason::MissingBlock, "the CAR has no block for it"),
+                        Err(e) => bad(Reason::BadCar, e),
+                    });
+                }
+            }
+            operation.cid = &text;
+        }
+        let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev };
+        self.append(out, head, collection, |o| operation.write(o))?;
+        self.handled.op(action, collection);
+        Ok(())
+    }
+
+    /// An event other than an op, at the time that upstream gives, or of arrival where that is not a time.
+    #[allow(clippy::too_many_arguments)]
+    fn timed(
+        &mut self,
+        text: Option<&str>,
+        action: Action,
+        did: &str,
+        seq: u64,
+        rev: &str,
+        out: &mut Batch,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let arrival;
+        let when = match text.and_then(|text| Some(When { text, ms: time::parse_ms(text)? })) {
+            Some(when) => when,
+            None => {
+                arrival = Arrival::now();
+                arrival.when()
+            }
+        };
+        out.saw_time(when.ms);
+        if self.rules.filter.did(did) {
+            self.other(action, Some(did), when, Some(seq), rev, out, body);
+        } else {
+            self.metrics.filtered.inc();
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn other(
+        &mut self,
+        action: Action,
+        did: Option<&str>,
+        when: When<'_>,
+        seq: Option<u64>,
+        rev: &str,
+        out: &mut Batch,
+        body: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let head = Head { action, did, when, seq, rev };
+        let infallible: Result<(), std::convert::Infallible> = self.append(out, head, "", |o| {
+            body(o);
+            Ok(())
+        });
+        infallible.unwrap_or_else(|never| match never {});
+        self.handled.other(action);
+    }
+
+    /// Appends one record: its key, its collection (for headers), its value.
+    fn append<E>(
+        &self,
+        out: &mut Batch,
+        head: Head<'_>,
+        collection: &str,
+        body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = out.bytes.len();
+        out.bytes.extend_from_slice(head.did.unwrap_or_default().as_bytes());
+        let key = start..out.bytes.len();
+        out.bytes.extend_from_slice(collection.as_bytes());
+        let collection = key.end..out.bytes.len();
+        if let Err(e) = event::write(&mut out.bytes, self.rules.format, head, body) {
+            out.bytes.truncate(start);
+            return Err(e);
+        }
+        let value = collection.end..out.bytes.len();
+        let (time_ms, action, seq) = (head.when.ms, head.action, head.seq.unwrap_or(0));
+        out.records.push(Record { key, value, time_ms, action, collection, seq });
+        Ok(())
+    }
+}
+
+/// The clock, for what has no time of its own.
+struct Arrival {
+    text: String,
+    ms: i64,
+}
+
+impl Arrival {
+    fn now() -> Self {
+        let ms = time::now_ms();
+        Arrival { text: time::format_ms(ms), ms }
+    }
+
+    fn when(&self) -> When<'_> {
+        When { text: &self.text, ms: self.ms }
+    }
+}

@@ -1,0 +1,45 @@
+//! Where readers put their work: it takes a permit, a place in the order, and a place in the queue.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use super::batch::Job;
+use super::permits::Permits;
+use crate::metrics::Metrics;
+use crate::source::job::{self, Stopped, Work};
+
+/// What a frame costs besides its bytes: its records in the Kafka client, and bookkeeping.
+const PER_FRAME: usize = 512;
+
+pub struct Intake {
+    source: usize,
+    ordinal: u64,
+    jobs: Sender<Job>,
+    permits: Arc<Permits>,
+    metrics: Arc<Metrics>,
+}
+
+impl Intake {
+    pub fn new(source: usize, jobs: Sender<Job>, permits: Arc<Permits>, metrics: Arc<Metrics>) -> Self {
+        Intake { source, ordinal: 0, jobs, permits, metrics }
+    }
+}
+
+impl job::Intake for Intake {
+    fn put(&mut self, work: Work, seq: Option<u64>) -> Result<(), Stopped> {
+        let frames = work.frames();
+        let cost = work.bytes() + PER_FRAME * (frames + 1);
+        let received = Instant::now();
+        self.permits.acquire(frames, cost)?;
+        let job = Job { source: self.source, ordinal: self.ordinal, work, seq, received, cost };
+        self.ordinal += 1;
+        self.metrics.queue_depth.inc();
+        self.jobs.send(job).map_err(|_| Stopped)
+    }
+
+    fn stopped(&self) -> bool {
+        self.permits.is_closed()
+    }
+}

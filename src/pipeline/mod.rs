@@ -1,0 +1,160 @@
+//! Readers, workers and the producer, tied together. The only place that starts threads.
+
+pub mod batch;
+pub mod checkpointer;
+pub mod decode;
+pub mod intake;
+pub mod permits;
+pub mod producer;
+pub mod sequencer;
+pub mod tracker;
+pub mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+
+use crate::checkpoint::file::CursorFile;
+use crate::event::Snowflake;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::sink::Sink;
+use decode::Rules;
+use intake::Intake;
+use permits::Permits;
+use producer::{Lane, Producer};
+
+/// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
+const QUEUE: usize = 256;
+/// Readers may be in the middle of connecting when all is delivered: they hold nothing, and are not waited for longer.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// One upstream to read.
+pub struct Source {
+    pub name: String,
+    /// `None`: its position is not kept.
+    pub cursor: Option<CursorFile>,
+    /// Reads until the intake says stopped.
+    pub read: Box<dyn FnOnce(Intake) + Send>,
+}
+
+/// What a pipeline is made of.
+pub struct Parts {
+    pub sources: Vec<Source>,
+    pub sink: Box<dyn Sink>,
+    pub rules: Rules,
+    pub workers: usize,
+    /// Bytes in flight.
+    pub memory_limit: usize,
+    pub snowflake: (u8, u8),
+    pub record_headers: bool,
+    pub dead_letter_topic: bool,
+}
+
+/// A pipeline at work.
+pub struct Pipeline {
+    permits: Arc<Permits>,
+    ended: Receiver<Result<(), String>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts a named thread. Fails only when the system has none left, which a start cannot survive.
+pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new().name(name.into()).spawn(work).expect("the system has threads left at the start")
+}
+
+impl Pipeline {
+    pub fn start(parts: Parts, metrics: Arc<Metrics>, health: Arc<Health>) -> Pipeline {
+        let permits = Arc::new(Permits::new(parts.memory_limit));
+        let (jobs_in, jobs) = bounded(QUEUE);
+        let (batches_in, batches) = bounded(QUEUE);
+        let (ended_in, ended) = bounded(1);
+        let mut threads = Vec::new();
+
+        let lanes = parts.sources.iter().map(|s| Lane::new(&s.name, &metrics)).collect();
+        let mut cursors = Vec::new();
+        for (i, source) in parts.sources.into_iter().enumerate() {
+            cursors.push(source.cursor);
+            let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone());
+            let read = source.read;
+            threads.push(spawn(&format!("reader-{i}"), move || read(intake)));
+        }
+        // Only readers hold the queue open: workers end when the last reader does.
+        drop(jobs_in);
+        for i in 0..parts.workers {
+            let (rules, metrics, jobs, batches_in) =
+                (parts.rules.clone(), metrics.clone(), jobs.clone(), batches_in.clone());
+            threads.push(spawn(&format!("worker-{i}"), move || worker::run(rules, metrics, jobs, batches_in)));
+        }
+        drop((jobs, batches_in));
+
+        let (frontier, checkpointer) = checkpointer::new(cursors, metrics.clone());
+        let producer = Producer {
+            sink: parts.sink,
+            lanes,
+            frontier,
+            permits: permits.clone(),
+            metrics,
+            health,
+            format: parts.rules.format,
+            snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
+            record_headers: parts.record_headers,
+            dead_letter_topic: parts.dead_letter_topic,
+        };
+        threads.push(spawn("producer", move || {
+            let saving = thread::Builder::new().name("checkpoint".into()).spawn(|| checkpointer.run());
+            let saving = saving.expect("the system has threads left at the start");
+            let over = Arc::new(AtomicBool::new(false));
+            let mut background = None;
+            // The producer is consumed by its run, and the frontier with it: that ends the checkpointer.
+            let result = producer.run(&batches, |mut work| {
+                let over = over.clone();
+                background = Some(spawn("delivery", move || {
+                    while !over.load(Ordering::Relaxed) {
+                        work();
+                    }
+                }));
+            });
+            let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
+            over.store(true, Ordering::Relaxed);
+            let _ = ended_in.send(result.and(saved));
+            if let Some(background) = background {
+                let _ = background.join();
+            }
+        }));
+        Pipeline { permits, ended, threads }
+    }
+
+    /// Asks for the end: nothing new is read, what is in flight is delivered.
+    pub fn stop(&self) {
+        self.permits.close();
+    }
+
+    /// The outcome, when the pipeline ends within `timeout`.
+    pub fn wait(&self, timeout: Duration) -> Option<Result<(), String>> {
+        self.ended.recv_timeout(timeout).ok().or_else(|| {
+            // A producer that panicked says nothing.
+            self.ended.is_empty().then_some(())?;
+            self.threads
+                .last()?
+                .is_finished()
+                .then(|| Err("the producer thread panicked: a bug, please report it".into()))
+        })
+    }
+
+    /// Joins what ends by itself in a moment.
+    pub fn join(self) {
+        let until = Instant::now() + FAREWELL;
+        for thread in self.threads {
+            while !thread.is_finished() && Instant::now() < until {
+                thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! The producer: batches in, records out in order, deliveries back, the frontier forward. All of it is the private
+//! state of one thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+
+use super::batch::Batch;
+use super::checkpointer::Frontier;
+use super::permits::Permits;
+use super::sequencer::Sequencer;
+use super::tracker::{Pending, Tracker};
+use crate::atproto::time;
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::event::{self, Format, Snowflake};
+use crate::health::Health;
+use crate::log::Periodic;
+use crate::metrics::{Metrics, SourceMetrics};
+use crate::sink::{Delivery, End, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+
+/// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
+const LOOK_UP: Duration = Duration::from_millis(200);
+/// Between two attempts to make the sink ready.
+const PREPARE_AGAIN: Duration = Duration::from_secs(1);
+/// What is in flight at a stop has so long to be delivered. What is not is read again after the restart.
+pub const DRAIN: Duration = Duration::from_secs(8);
+/// What a record costs in the Kafka client besides its bytes (measured: 234 B at 1 kB records).
+const PER_RECORD: usize = 300;
+/// Log lines about dead letters in ten seconds.
+const DEAD_LETTER_LINES: u64 = 50;
+
+/// A source as the producer sees it.
+pub struct Lane {
+    name: String,
+    gauges: SourceMetrics,
+    sequencer: Sequencer,
+    tracker: Tracker,
+}
+
+impl Lane {
+    pub fn new(name: &str, metrics: &Metrics) -> Self {
+        Lane {
+            name: name.into(),
+            gauges: metrics.source(name),
+            sequencer: Sequencer::default(),
+            tracker: Tracker::default(),
+        }
+    }
+}
+
+pub struct Producer {
+    pub sink: Box<dyn Sink>,
+    pub lanes: Vec<Lane>,
+    pub frontier: Frontier,
+    pub permits: Arc<Permits>,
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+    pub format: Format,
+    pub snowflake: Snowflake,
+    pub record_headers: bool,
+    /// Whether there is a topic for dead letters.
+    pub dead_letter_topic: bool,
+}
+
+/// A batch that is being sent: how far it is.
+struct Sending {
+    batch: Batch,
+    record: usize,
+    dead: usize,
+}
+
+/// What lives only while the producer runs.
+struct Run {
+    p: Producer,
+    outbox: VecDeque<Sending>,
+    /// Records that came back, to be sent before anything new.
+    again: VecDeque<(Token, Returned)>,
+    done: Vec<Delivery>,
+    errors: Periodic,
+    dead_letter_log: Periodic,
+}
+
+/// Bits of a token that are the ordinal; the source is above them. 2^48 batches are 8,900 years at 1,000 a second.
+const ORDINAL_BITS: u32 = 48;
+
+fn token(source: usize, ordinal: u64) -> Token {
+    source << ORDINAL_BITS | ordinal as usize
+}
+
+impl Producer {
+    /// Runs until the permits are closed and nothing is in flight, or [`DRAIN`] is over. `start_background` starts the
+    /// sink's own thread, once it is ready.
+    pub fn run(
+        self,
+        batches: &Receiver<Batch>,
+        start_background: impl FnOnce(Box<dyn FnMut() + Send>),
+    ) -> Result<(), String> {
+        let mut run = Run {
+            p: self,
+            outbox: VecDeque::new(),
+            again: VecDeque::new(),
+            done: Vec::new(),
+            errors: Periodic::new(1),
+            dead_letter_log: Periodic::new(DEAD_LETTER_LINES),
+        };
+        let ended = run.prepare(start_background).and_then(|()| run.deliver(batches));
+        // Readers must not wait for permits that nobody gives back any more.
+        run.p.permits.close();
+        match ended {
+            Ok(()) => Ok(()),
+            Err(End::Closed) => {
+                log::info!("the reader of our output closed it");
+                Ok(())
+            }
+            Err(End::Failed(reason)) => Err(reason),
+        }
+    }
+}
+
+impl Run {
+    fn prepare(&mut self, start_background: impl FnOnce(Box<dyn FnMut() + Send>)) -> Result<(), End> {
+        loop {
+            match self.p.sink.prepare() {
+                Ok(()) => break,
+                Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
+                Err(NotReady::Yet(reason)) => {
+                    self.errors.warn(&format!("output: {reason}; it is tried again until it works"));
+                    self.p.health.sink(Err(reason));
+                }
+            }
+            let until = Instant::now() + PREPARE_AGAIN;
+            while Instant::now() < until {
+                if self.p.permits.is_closed() {
+                    return Ok(());
+                }
+                std::thread::sleep(LOOK_UP);
+            }
+        }
+        self.p.health.sink(Ok(()));
+        if let Some(work) = self.p.sink.background() {
+            start_background(work);
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, batches: &Receiver<Batch>) -> Result<(), End> {
+        let ready = self.p.sink.ready();
+        let mut drain_until = None;
+        let mut looked = Instant::now();
+        loop {
+            select! {
+                recv(batches) -> batch => match batch {
+                    Ok(batch) => {
+                        self.accept(batch);
+                        for batch in batches.try_iter() {
+                            self.accept(batch);
+                        }
+                    }
+                    // The workers are gone, which they are only when the readers are: what is left is to wait for deliveries.
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                },
+                recv(ready) -> _ => {}
+                default(LOOK_UP) => {}
+            }
+            self.send()?;
+            if batches.is_empty() {
+                self.p.sink.flush()?;
+            }
+            self.collect()?;
+
+            let now = Instant::now();
+            if now - looked >= LOOK_UP {
+                looked = now;
+                self.p.permits.report(&self.p.metrics);
+                self.p.health.in_flight_since(self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min());
+                if self.p.permits.is_closed() {
+                    let until = *drain_until.get_or_insert(now + DRAIN);
+                    if now >= until {
+                        log::warn!(
+                            "not everything in flight was delivered in {} s: it is read again after the restart",
+                            DRAIN.as_secs()
+                        );
+                        return Ok(());
+                    }
+                }
+            }
+            if self.p.permits.is_closed() && self.p.permits.is_idle() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts a batch into its place; what is next in order goes to the outbox.
+    fn accept(&mut self, mut batch: Batch) {
+        let letters: usize = batch.dead.iter().map(|d| d.bytes.len()).sum();
+        let needs = batch.bytes.len() + batch.records.len() * PER_RECORD + letters;
+        if needs > batch.cost {
+            self.p.permits.grow(needs - batch.cost);
+            batch.cost = needs;
+        }
+        let lane = &mut self.p.lanes[batch.source];
+        lane.sequencer.put(batch);
+        while let Some(batch) = lane.sequencer.take() {
+            lane.tracker.begin(Pending {
+                unacknowledged: batch.records.len() + batch.dead.len(),
+                position: batch.position,
+                received: batch.received,
+                frames: batch.frames,
+                cost: batch.cost,
+            });
+            self.outbox.push_back(Sending { batch, record: 0, dead: 0 });
+        }
+    }
+
+    /// Hands records to the sink, as many as it takes.
+    fn send(&mut self) -> Result<(), End> {
+        while let Some((token, record)) = self.again.pop_front() {
+            let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+            let out = Outgoing {
+                topic: record.topic,
+                key: &record.key,
+                value: &record.value,
+                time_ms: record.time_ms,
+                headers: &headers,
+            };
+            let result = self.p.sink.send(&out, token);
+            if let Some(refused) = self.sort(result)? {
+                match refused {
+                    Refused::TooLarge(detail) => self.too_large(token, &record, detail),
+                    _ => {
+                        self.again.push_front((token, record));
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        while let Some(mut sending) = self.outbox.pop_front() {
+            if !self.send_batch(&mut sending)? {
+                self.outbox.push_front(sending);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes what a refusal says. `None` when the record was taken.
+    fn sort(&mut self, result: Result<(), Refused>) -> Result<Option<Refused>, End> {
+        match result {
+            Ok(()) => Ok(None),
+            Err(Refused::Ended(end)) => Err(end),
+            Err(Refused::Error(reason)) => {
+                self.trouble(&reason);
+                Ok(Some(Refused::Error(reason)))
+            }
+            Err(refused) => Ok(Some(refused)),
+        }
+    }
+
+    fn trouble(&mut self, reason: &str) {
+        self.p.metrics.produced_error.inc();
+        self.errors.warn(&format!("output: {reason}; it is sent again until it is taken"));
+        self.p.health.sink(Err(reason.into()));
+    }
+
+    /// `true` when all of the batch was taken.
+    fn send_batch(&mut self, sending: &mut Sending) -> Result<bool, End> {
+        let token = token(sending.batch.source, sending.batch.ordinal);
+        while let Some(record) = sending.batch.records.get(sending.record) {
+            if self.p.format == Format::Osprey {
+                event::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
+            }
+            let bytes = &sending.batch.bytes;
+            let mut seq = itoa::Buffer::new();
+            let headers = [
+                ("seq", seq.format(record.seq).as_bytes()),
+                ("action", record.action.name().as_bytes()),
+                ("collection", &bytes[record.collection.clone()]),
+            ];
+            let out = Outgoing {
+                topic: Topic::Events,
+                key: &bytes[record.key.clone()],
+                value: &bytes[record.value.clone()],
+                time_ms: record.time_ms,
+                headers: if self.p.record_headers { &headers } else { &[] },
+            };
+            let result = self.p.sink.send(&out, token);
+            match self.sort(result)? {
+                None => {}
+                Some(Refused::TooLarge(detail)) => {
+                    let letter = DeadLetter {
+                        reason: Reason::TooLarge,
+                        detail,
+                        seq: record.seq,
+                        bytes: bytes[record.value.clone()].to_vec(),
+                    };
+                    self.dead_letter(token, &letter);
+                }
+                Some(_) => return Ok(false),
+            }
+            sending.record += 1;
+        }
+        while let Some(letter) = sending.batch.dead.get(sending.dead) {
+            self.dead_letter(token, letter);
+            sending.dead += 1;
+        }
+        Ok(true)
+    }
+
+    /// Counts a dead letter and disposes of it: to its topic, or to the log.
+    fn dead_letter(&mut self, token: Token, letter: &DeadLetter) {
+        self.p.metrics.dead_letter(letter.reason).inc();
+        let lane = &self.p.lanes[token >> ORDINAL_BITS];
+        if self.p.dead_letter_topic {
+            let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
+            let record = Returned {
+                topic: Topic::DeadLetters,
+                key: Vec::new(),
+                value: letter.bytes.clone(),
+                time_ms: time::now_ms(),
+                headers: vec![
+                    header("reason", letter.reason.name()),
+                    header("host", &lane.name),
+                    header("seq", &letter.seq.to_string()),
+                    header("detail", &letter.detail),
+                ],
+            };
+            self.again.push_back((token, record));
+        } else {
+            self.log_letter(token, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
+            self.acknowledge(token);
+        }
+    }
+
+    fn log_letter(&self, token: Token, reason: &str, seq: &str, detail: &str) {
+        let name = &self.p.lanes[token >> ORDINAL_BITS].name;
+        self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
+    }
+
+    /// A record that the broker never takes: an event becomes a dead letter, a dead letter a log line.
+    fn too_large(&mut self, token: Token, record: &Returned, detail: String) {
+        match record.topic {
+            Topic::Events => {
+                let key = String::from_utf8_lossy(&record.key);
+                let letter = DeadLetter {
+                    reason: Reason::TooLarge,
+                    detail: format!("event of {key}: {detail}"),
+                    seq: 0,
+                    bytes: record.value.clone(),
+                };
+                self.dead_letter(token, &letter);
+            }
+            Topic::DeadLetters => {
+                let header = |name: &str| {
+                    record
+                        .headers
+                        .iter()
+                        .find(|(k, _)| k == name)
+                        .map(|(_, v)| String::from_utf8_lossy(v).into_owned())
+                        .unwrap_or_default()
+                };
+                let detail = format!("{} (not in the dead-letter topic: {detail})", header("detail"));
+                self.log_letter(token, &header("reason"), &header("seq"), &detail);
+                self.acknowledge(token);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, token: Token) {
+        let lane = &mut self.p.lanes[token >> ORDINAL_BITS];
+        lane.tracker.acknowledge((token & ((1 << ORDINAL_BITS) - 1)) as u64);
+    }
+
+    /// Takes in what became of records, and moves the frontiers.
+    fn collect(&mut self) -> Result<(), End> {
+        let mut done = std::mem::take(&mut self.done);
+        self.p.sink.poll(&mut done)?;
+        let mut delivered = 0;
+        for Delivery { token, result } in done.drain(..) {
+            match result {
+                Ok(()) => {
+                    delivered += 1;
+                    self.acknowledge(token);
+                }
+                Err(failure) if failure.too_large => self.too_large(token, &failure.record, failure.error),
+                Err(failure) => {
+                    self.trouble(&failure.error);
+                    self.again.push_back((token, failure.record));
+                }
+            }
+        }
+        self.done = done;
+        if delivered > 0 {
+            self.p.metrics.produced_ok.inc_by(delivered);
+            if self.again.is_empty() {
+                self.p.health.sink(Ok(()));
+            }
+        }
+        for source in 0..self.p.lanes.len() {
+            let lane = &mut self.p.lanes[source];
+            let mut reached = None;
+            while let Some(batch) = lane.tracker.advance() {
+                self.p.permits.release(batch.frames, batch.cost);
+                self.p.metrics.delivery_seconds.observe(batch.received.elapsed().as_secs_f64());
+                reached = batch.position.or(reached);
+            }
+            if let Some(position) = reached {
+                lane.gauges.last_seq_delivered.set(position.seq as i64);
+                if position.time_ms != 0 {
+                    lane.gauges.lag.set((time::now_ms() - position.time_ms) as f64 / 1000.0);
+                }
+                self.p.frontier.moved(source, position);
+            }
+        }
+        Ok(())
+    }
+}

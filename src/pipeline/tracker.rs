@@ -1,0 +1,97 @@
+//! Which batches are acknowledged whole, and how far the frontier of a source has come.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::checkpoint::Position;
+
+/// A batch on its way.
+#[derive(Debug)]
+pub struct Pending {
+    /// How many of its records and dead letters are not acknowledged, sent or not.
+    pub unacknowledged: usize,
+    pub position: Option<Position>,
+    pub received: Instant,
+    pub frames: usize,
+    pub cost: usize,
+}
+
+/// The batches of one source from the frontier on, by ordinal.
+#[derive(Default)]
+pub struct Tracker {
+    frontier: u64,
+    pending: VecDeque<Pending>,
+}
+
+impl Tracker {
+    /// The next ordinal begins to be sent.
+    pub fn begin(&mut self, pending: Pending) {
+        self.pending.push_back(pending);
+    }
+
+    /// One record of batch `ordinal` is acknowledged.
+    pub fn acknowledge(&mut self, ordinal: u64) {
+        let place = (ordinal - self.frontier) as usize;
+        let pending = &mut self.pending[place];
+        debug_assert!(pending.unacknowledged > 0, "each record is acknowledged once");
+        pending.unacknowledged -= 1;
+    }
+
+    /// The first batch, once it is acknowledged whole: the frontier moves past it.
+    pub fn advance(&mut self) -> Option<Pending> {
+        if self.pending.front()?.unacknowledged > 0 {
+            return None;
+        }
+        self.frontier += 1;
+        self.pending.pop_front()
+    }
+
+    /// When the oldest batch on its way was read.
+    pub fn oldest(&self) -> Option<Instant> {
+        self.pending.front().map(|p| p.received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(records: usize, seq: u64) -> Pending {
+        Pending {
+            unacknowledged: records,
+            position: Some(Position { seq, time_ms: 0 }),
+            received: Instant::now(),
+            frames: 1,
+            cost: 1,
+        }
+    }
+
+    /// Against a plain model: the frontier never passes a record that is not acknowledged, and ends at the end.
+    #[test]
+    fn the_frontier_never_passes_what_is_not_acknowledged() {
+        for seed in 0..300 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut tracker = Tracker::default();
+            let counts: Vec<usize> = (0..rng.usize(1..40)).map(|_| rng.usize(0..4)).collect();
+            let mut open: Vec<u64> = Vec::new();
+            for (ordinal, count) in counts.iter().enumerate() {
+                tracker.begin(pending(*count, ordinal as u64));
+                open.extend(std::iter::repeat_n(ordinal as u64, *count));
+            }
+            rng.shuffle(&mut open);
+            let mut passed = 0;
+            loop {
+                while let Some(p) = tracker.advance() {
+                    assert_eq!(p.position.map(|p| p.seq), Some(passed), "seed {seed}");
+                    assert!(!open.contains(&passed), "seed {seed}: passed an open record");
+                    passed += 1;
+                }
+                match open.pop() {
+                    Some(ordinal) => tracker.acknowledge(ordinal),
+                    None => break,
+                }
+            }
+            assert_eq!(passed as usize, counts.len(), "seed {seed}");
+        }
+    }
+}

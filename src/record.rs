@@ -1,0 +1,107 @@
+//! `atkafka record`: frames of a live firehose into a file of repeated `[u32 little-endian length][frame]`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::source::job::{Intake, Stopped, Work};
+
+/// An intake that writes frames away, until enough are there.
+pub struct Recorder {
+    file: Shared,
+    left: u64,
+    stop: Arc<AtomicBool>,
+}
+
+type Shared = Arc<Mutex<State>>;
+
+struct State {
+    out: Option<Box<dyn Finish>>,
+    frames: u64,
+    bytes: u64,
+    error: Option<String>,
+}
+
+/// A writer that has an end, which compression needs.
+trait Finish: Write + Send {
+    fn finish(self: Box<Self>) -> std::io::Result<()>;
+}
+
+impl Finish for BufWriter<File> {
+    fn finish(mut self: Box<Self>) -> std::io::Result<()> {
+        self.flush()?;
+        self.get_ref().sync_all()
+    }
+}
+
+impl Finish for zstd::Encoder<'static, BufWriter<File>> {
+    fn finish(self: Box<Self>) -> std::io::Result<()> {
+        Box::new(zstd::Encoder::finish(*self)?).finish()
+    }
+}
+
+/// The end of a recording that `main` keeps.
+pub struct Recording(Shared);
+
+/// Creates `path`. Up to `frames` frames go there; `stop` ends it before.
+pub fn new(path: &Path, frames: u64, stop: Arc<AtomicBool>) -> Result<(Recorder, Recording), String> {
+    let failed = |e: std::io::Error| format!("--output {}: {e}", path.display());
+    let file = BufWriter::new(File::create(path).map_err(failed)?);
+    let out: Box<dyn Finish> = match path.extension().is_some_and(|e| e == "zst") {
+        true => Box::new(zstd::Encoder::new(file, 9).map_err(failed)?),
+        false => Box::new(file),
+    };
+    let shared = Arc::new(Mutex::new(State { out: Some(out), frames: 0, bytes: 0, error: None }));
+    Ok((Recorder { file: shared.clone(), left: frames, stop }, Recording(shared)))
+}
+
+impl Intake for Recorder {
+    fn put(&mut self, work: Work, _seq: Option<u64>) -> Result<(), Stopped> {
+        let Work::Frames(frames) = work else { return Ok(()) };
+        let mut state = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for at in frames.list.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
+            let frame = &frames.bytes[at.range.clone()];
+            let Some(out) = &mut state.out else { return Err(Stopped) };
+            let written = out.write_all(&(frame.len() as u32).to_le_bytes()).and_then(|()| out.write_all(frame));
+            if let Err(e) = written {
+                state.error = Some(e.to_string());
+                self.stop.store(true, Ordering::Relaxed);
+                return Err(Stopped);
+            }
+            state.frames += 1;
+            state.bytes += frame.len() as u64;
+            self.left -= 1;
+        }
+        if self.left == 0 {
+            self.stop.store(true, Ordering::Relaxed);
+            return Err(Stopped);
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Recording {
+    /// Frames and bytes so far.
+    pub fn progress(&self) -> (u64, u64) {
+        let state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        (state.frames, state.bytes)
+    }
+
+    /// Closes the file: what was recorded is whole. Gives frames and bytes.
+    pub fn finish(self) -> Result<(u64, u64), String> {
+        let mut state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        if let Some(out) = state.out.take() {
+            out.finish().map_err(|e| e.to_string())?;
+        }
+        Ok((state.frames, state.bytes))
+    }
+}

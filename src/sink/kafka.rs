@@ -1,0 +1,351 @@
+//! The `kafka` crate: a client in pure Rust for brokers up to 3.9, at least once.
+//!
+//! It speaks version 0 of each request. So: no TLS, SASL, headers, timestamps or idempotence, and after an answer
+//! that got lost the batch is sent again. Its own partitioner differs from everybody's: the partition is given here.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, never};
+use kafka::client::{Compression, KafkaClient, RequiredAcks};
+use kafka::error::KafkaCode;
+use kafka::producer::{Producer, Record};
+
+use super::kafka_options::{Codec, Kafka};
+use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use crate::log::Periodic;
+use crate::metrics::Metrics;
+
+/// Bytes and records of one request.
+const REQUEST_BYTES: usize = 900_000;
+const REQUEST_RECORDS: usize = 10_000;
+/// Bytes that may wait while the broker is away; then the producer is told `Full`.
+const WAITING_BYTES: usize = 16 << 20;
+/// Between two attempts after an error.
+const RETRY: Duration = Duration::from_secs(1);
+/// Connecting and one answer of the version check.
+const ASK: Duration = Duration::from_secs(5);
+/// The broker's default of `max.message.bytes`; version 0 of the protocol has no way to ask.
+const MAX_MESSAGE: usize = 1_048_588;
+
+pub struct KafkaSink {
+    options: Kafka,
+    metrics: Arc<Metrics>,
+    producer: Option<Producer>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    done: Vec<Delivery>,
+    not_before: Option<Instant>,
+    /// So many records go one to a request: among them is one that is too large, and it must not take others along.
+    one_by_one: usize,
+    errors: Periodic,
+    unkeyed: u32,
+}
+
+struct Waiting {
+    record: Returned,
+    token: Token,
+}
+
+impl Waiting {
+    fn size(&self) -> usize {
+        self.record.key.len() + self.record.value.len()
+    }
+}
+
+impl KafkaSink {
+    pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Self {
+        KafkaSink {
+            options,
+            metrics,
+            producer: None,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            done: Vec::new(),
+            not_before: None,
+            one_by_one: 0,
+            errors: Periodic::new(1),
+            unkeyed: 0,
+        }
+    }
+
+    fn name(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::Events => &self.options.topic,
+            Topic::DeadLetters => self.options.dead_letter_topic.as_deref().unwrap_or_default(),
+        }
+    }
+
+    fn connect(&self) -> Result<Producer, String> {
+        let mut client = KafkaClient::new(self.options.servers.clone());
+        client.set_client_id("atkafka".into());
+        // Asking for the topic by name creates it, where the broker allows that; the first answer comes too early.
+        let topics: Vec<&str> = [Some(self.options.topic.as_str()), self.options.dead_letter_topic.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        if self.options.new_topic.create {
+            for _ in 0..2 {
+                client.load_metadata(&topics).map_err(|e| e.to_string())?;
+            }
+        }
+        client.load_metadata_all().map_err(|e| e.to_string())?;
+        for topic in topics {
+            if client.topics().partitions(topic).is_none_or(|p| p.is_empty()) {
+                return Err(format!("topic {topic} does not exist (yet)"));
+            }
+        }
+        let codec = match self.options.codec {
+            Codec::Gzip => Compression::GZIP,
+            Codec::Snappy => Compression::SNAPPY,
+            // Others are refused with the options.
+            Codec::None | Codec::Lz4 | Codec::Zstd => Compression::NONE,
+        };
+        Producer::from_client(client)
+            .with_compression(codec)
+            .with_ack_timeout(Duration::from_secs(30))
+            .with_required_acks(RequiredAcks::All)
+            .create()
+            .map_err(|e| e.to_string())
+    }
+
+    /// Sends what fits one request. `Ok(false)` when nothing waits.
+    fn request(&mut self) -> Result<bool, String> {
+        let mut bytes = 0;
+        let count = self
+            .waiting
+            .iter()
+            .take(if self.one_by_one > 0 { 1 } else { REQUEST_RECORDS })
+            .take_while(|w| {
+                bytes += w.size();
+                bytes <= REQUEST_BYTES || bytes == w.size()
+            })
+            .count();
+        if count == 0 {
+            return Ok(false);
+        }
+        if self.producer.is_none() {
+            self.producer = Some(self.connect()?);
+        }
+        let Some(producer) = &mut self.producer else { return Ok(false) };
+        let events = &self.options.topic;
+        let dead_letters = self.options.dead_letter_topic.as_deref().unwrap_or_default();
+        let mut records = Vec::with_capacity(count);
+        let mut places = Vec::with_capacity(count);
+        for w in self.waiting.iter().take(count) {
+            let topic = if w.record.topic == Topic::Events { events.as_str() } else { dead_letters };
+            let partitions = producer.client().topics().partitions(topic).map_or(0, |p| p.len()) as u32;
+            if partitions == 0 {
+                return Err(format!("topic {topic} has no partitions"));
+            }
+            let hash = if w.record.key.is_empty() {
+                self.unkeyed = self.unkeyed.wrapping_add(1);
+                self.unkeyed
+            } else {
+                murmur2(&w.record.key)
+            };
+            let partition = ((hash & 0x7fff_ffff) % partitions) as i32;
+            places.push((w.record.topic, partition));
+            records.push(
+                Record::from_key_value(topic, w.record.key.as_slice(), w.record.value.as_slice())
+                    .with_partition(partition),
+            );
+        }
+        let confirms = producer.send_all(&records).map_err(|e| e.to_string())?;
+
+        // What each partition said. One that said nothing counts as failed: it is sent again.
+        let mut said: HashMap<(Topic, i32), Result<(), KafkaCode>> = HashMap::new();
+        for confirm in confirms {
+            let topic = if confirm.topic == *events { Topic::Events } else { Topic::DeadLetters };
+            for partition in confirm.partition_confirms {
+                said.insert((topic, partition.partition), partition.offset.map(drop));
+            }
+        }
+        self.one_by_one = self.one_by_one.saturating_sub(1);
+        let mut again = Vec::new();
+        let mut failed = None;
+        for (w, place) in self.waiting.drain(..count).zip(places) {
+            match said.get(&place) {
+                Some(Ok(())) => {
+                    self.waiting_bytes -= w.size();
+                    self.done.push(Delivery { token: w.token, result: Ok(()) });
+                }
+                Some(Err(KafkaCode::MessageSizeTooLarge)) if count == 1 => {
+                    self.waiting_bytes -= w.size();
+                    let failure =
+                        Failure { error: "the broker says it is too large".into(), too_large: true, record: w.record };
+                    self.done.push(Delivery { token: w.token, result: Err(Box::new(failure)) });
+                }
+                other => {
+                    if let Some(Err(KafkaCode::MessageSizeTooLarge)) = other {
+                        self.one_by_one = count;
+                    }
+                    failed = Some(match other {
+                        Some(Err(code)) => format!(
+                            "{code:?} for a partition of {}",
+                            if place.0 == Topic::Events { events } else { dead_letters }
+                        ),
+                        _ => "a partition did not answer".into(),
+                    });
+                    again.push(w);
+                }
+            }
+        }
+        for w in again.into_iter().rev() {
+            self.waiting.push_front(w);
+        }
+        failed.map_or(Ok(true), Err)
+    }
+}
+
+impl Sink for KafkaSink {
+    fn prepare(&mut self) -> Result<(), NotReady> {
+        let mut unreachable = String::new();
+        for server in &self.options.servers {
+            match least_produce_version(server) {
+                Ok(0) => {
+                    self.producer = Some(self.connect().map_err(NotReady::Yet)?);
+                    return Ok(());
+                }
+                Ok(least) => {
+                    return Err(NotReady::Ever(format!(
+                        "{server} takes Produce requests from version {least} on (Kafka 4 and later), the kafka crate speaks version 0: use --kafka-client librdkafka"
+                    )));
+                }
+                Err(e) => unreachable = format!("{server}: {e}"),
+            }
+        }
+        Err(NotReady::Yet(unreachable))
+    }
+
+    fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
+        let size = record.key.len() + record.value.len() + 34;
+        if size > MAX_MESSAGE {
+            return Err(Refused::TooLarge(format!(
+                "{size} bytes, topic {} takes {MAX_MESSAGE}",
+                self.name(record.topic)
+            )));
+        }
+        if self.waiting_bytes >= WAITING_BYTES {
+            return Err(Refused::Full);
+        }
+        let record = Returned {
+            topic: record.topic,
+            key: record.key.to_vec(),
+            value: record.value.to_vec(),
+            time_ms: record.time_ms,
+            headers: Vec::new(),
+        };
+        let waiting = Waiting { record, token };
+        self.waiting_bytes += waiting.size();
+        self.waiting.push_back(waiting);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.not_before = None;
+        loop {
+            match self.request() {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                Err(e) => {
+                    // After an error this client fails for ever: a new one is made.
+                    self.producer = None;
+                    self.not_before = Some(Instant::now() + RETRY);
+                    self.metrics.kafka_errors.inc();
+                    self.errors.warn(&format!("kafka: {e}; it is tried again until it works"));
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
+        done.append(&mut self.done);
+        Ok(())
+    }
+
+    fn ready(&self) -> Receiver<()> {
+        never()
+    }
+
+    fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
+        None
+    }
+}
+
+/// The oldest version of Produce that the broker takes, by an ApiVersions request (version 0) made by hand: the
+/// crate has none, and Kafka 4 only closes the connection on what the crate sends.
+fn least_produce_version(server: &str) -> Result<i16, String> {
+    const API_VERSIONS: u16 = 18;
+    const PRODUCE: i16 = 0;
+    let text = |e: std::io::Error| e.to_string();
+    let address = server.to_socket_addrs().map_err(text)?.next().ok_or("no address")?;
+    let mut socket = TcpStream::connect_timeout(&address, ASK).map_err(text)?;
+    socket.set_read_timeout(Some(ASK)).map_err(text)?;
+    let mut request = vec![0, 0, 0, 17];
+    request.extend(API_VERSIONS.to_be_bytes());
+    request.extend([0, 0, 0, 0, 0, 1, 0, 7]);
+    request.extend(b"atkafka");
+    socket.write_all(&request).map_err(text)?;
+    let mut size = [0; 4];
+    socket.read_exact(&mut size).map_err(text)?;
+    let size = u32::from_be_bytes(size) as usize;
+    if size > 1 << 16 {
+        return Err("the answer is not one of Kafka".into());
+    }
+    let mut answer = vec![0; size];
+    socket.read_exact(&mut answer).map_err(text)?;
+    // correlation id, error, count, then (key, min, max) each
+    let entries = answer.get(10..).ok_or("the answer is too short")?;
+    entries
+        .chunks_exact(6)
+        .find(|e| i16::from_be_bytes([e[0], e[1]]) == PRODUCE)
+        .map(|e| i16::from_be_bytes([e[2], e[3]]))
+        .ok_or_else(|| "the broker does not name Produce".into())
+}
+
+/// Kafka's own hash of keys (murmur2 with seed 0x9747b28c), as Java's default partitioner has it.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        h = h.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        let tail = rest.iter().rev().fold(0u32, |t, b| t << 8 | *b as u32);
+        h = (h ^ tail).wrapping_mul(M);
+    }
+    h = (h ^ (h >> 13)).wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values of Java's `Utils.murmur2`, from Apache Kafka's own test.
+    #[test]
+    fn murmur2_equals_java() {
+        for (key, want) in [
+            ("21", -973932308),
+            ("foobar", -790332482),
+            ("a-little-bit-long-string", -985981536),
+            ("a-little-bit-longer-string", -1486304829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+            ("abc", 479470107),
+        ] {
+            assert_eq!(murmur2(key.as_bytes()) as i32, want, "{key}");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::{Message, Timestamp};
+
+use super::kafka_options::Kafka;
+use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use crate::log::Periodic;
+use crate::metrics::Metrics;
+
+/// How long one question to the brokers may take.
+const ASK: Duration = Duration::from_secs(5);
+/// The broker's own default of `max.message.bytes`, used where the topic's cannot be read.
+const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
+/// What the client lets pass at most: the topic decides. Above any frame.
+const CLIENT_MAX_MESSAGE: usize = 16 << 20;
+/// `max.message.bytes` of a dead-letter topic that we create: a frame may be 5 MB.
+const DEAD_LETTER_MAX_MESSAGE: &str = "6000000";
+/// Bytes that a batch of one record adds to key, value and headers (61 of the batch, at most 30 of the record).
+const RECORD_OVERHEAD: usize = 100;
+/// librdkafka fills batches up to this (its default), as far as the topic takes it.
+const BATCH: usize = 1_000_000;
+
+pub struct Librdkafka {
+    options: Kafka,
+    config: ClientConfig,
+    metrics: Arc<Metrics>,
+    ready: (Sender<()>, Receiver<()>),
+    shared: Arc<Shared>,
+    open: Option<Open>,
+}
+
+/// What there is once the brokers have answered.
+struct Open {
+    producer: Arc<BaseProducer<Context>>,
+    max_event: usize,
+    max_dead_letter: usize,
+}
+
+/// What the callbacks leave for the producer thread.
+#[derive(Default)]
+struct Shared {
+    done: Mutex<Vec<Delivery>>,
+    /// The newest error, for `/readyz`.
+    last_error: Mutex<String>,
+}
+
+struct Context {
+    shared: Arc<Shared>,
+    ready: Sender<()>,
+    metrics: Arc<Metrics>,
+    errors: Periodic,
+    events_topic: String,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The data is a list or a text: whole at any instant.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Context {
+    fn report(&self, error: &str) {
+        self.metrics.kafka_errors.inc();
+        *locked(&self.shared.last_error) = error.to_string();
+        self.errors.warn(&format!("kafka: {error}; it is tried again until it works"));
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => {
+                self.report(message);
+            }
+            _ => log::debug!("librdkafka {facility}: {message}"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.report(&format!("{error}: {reason}"));
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Token;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: Token) {
+        let result = match result {
+            Ok(_) => Ok(()),
+            Err((error, message)) => {
+                let headers = message.headers().into_iter().flat_map(|h| h.iter());
+                let record = Returned {
+                    topic: if message.topic() == self.events_topic { Topic::Events } else { Topic::DeadLetters },
+                    key: message.key().unwrap_or_default().to_vec(),
+                    value: message.payload().unwrap_or_default().to_vec(),
+                    time_ms: match message.timestamp() {
+                        Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms,
+                        Timestamp::NotAvailable => 0,
+                    },
+                    headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
+                };
+                let too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+                Err(Box::new(Failure { error: error.to_string(), too_large, record }))
+            }
+        };
+        locked(&self.shared.done).push(Delivery { token, result });
+        // Full means that the producer thread has been woken already.
+        let _ = self.ready.try_send(());
+    }
+}
+
+impl Librdkafka {
+    /// Checks the options without talking to anybody. Fails with librdkafka's own words for a property it refuses.
+    pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Result<Self, String> {
+        let config = config(&options);
+        if let Some((key, _)) = options.config.iter().find(|(k, _)| k == "transactional.id") {
+            return Err(format!("{key}: transactions are not supported"));
+        }
+        config.create_native_config().map_err(|e| e.to_string())?;
+        Ok(Librdkafka { options, config, metrics, ready: bounded(1), shared: Arc::default(), open: None })
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            shared: self.shared.clone(),
+            ready: self.ready.0.clone(),
+            metrics: self.metrics.clone(),
+            errors: Periodic::new(1),
+            events_topic: self.options.topic.clone(),
+        }
+    }
+
+    /// `error`, with the newest reason that the client logged.
+    fn yet(&self, error: impl std::fmt::Display) -> NotReady {
+        let last = locked(&self.shared.last_error);
+        NotReady::Yet(if last.is_empty() { error.to_string() } else { format!("{error} ({last})") })
+    }
+
+    /// The topic's `max.message.bytes`, after making the topic where it is absent and may be made.
+    fn topic(&self, admin: &AdminClient<AdminContext>, name: &str, dead_letters: bool) -> Result<usize, NotReady> {
+        let metadata = admin
+            .inner()
+            .fetch_metadata(None, ASK)
+            .map_err(|e| self.yet(format!("no answer from {}: {e}", self.options.servers.join(","))))?;
+        if !metadata.topics().iter().any(|t| t.name() == name) {
+            self.create(admin, name, dead_letters)?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(ASK));
+        let asked = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(name)], &options));
+        let max = asked.ok().and_then(|mut answers| answers.pop()?.ok()).and_then(|resource| {
+            resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok())
+        });
+        Ok(max.unwrap_or_else(|| {
+            log::debug!("max.message.bytes of {name} cannot be read, {DEFAULT_MAX_MESSAGE} is assumed");
+            DEFAULT_MAX_MESSAGE
+        }))
+    }
+
+    fn create(&self, admin: &AdminClient<AdminContext>, name: &str, dead_letters: bool) -> Result<(), NotReady> {
+        let new = &self.options.new_topic;
+        if !new.create {
+            return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
+        }
+        let mut topic =
+            NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)));
+        if dead_letters {
+            topic = topic.set("max.message.bytes", DEAD_LETTER_MAX_MESSAGE);
+        }
+        let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+        let answer = pollster::block_on(admin.create_topics([&topic], &options)).map_err(|e| self.yet(e))?;
+        match answer.into_iter().next() {
+            Some(Ok(_)) => {
+                log::info!("topic {name} created");
+                Ok(())
+            }
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => {
+                Err(NotReady::Yet(format!("topic {name} does not exist and cannot be created: {code}")))
+            }
+            None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
+        }
+    }
+}
+
+/// Callbacks of the admin client: they only keep the newest error.
+struct AdminContext(Context);
+
+impl ClientContext for AdminContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+fn config(options: &Kafka) -> ClientConfig {
+    let mut c = ClientConfig::new();
+    c.set("bootstrap.servers", options.servers.join(","))
+        .set("client.id", "atkafka")
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // Nothing is given up: the default of five minutes would drop records.
+        .set("message.timeout.ms", "0")
+        .set("linger.ms", "5")
+        .set("compression.type", options.codec.name())
+        // The default of Java and franz-go: an account stays on the partition where other producers put it.
+        .set("partitioner", "murmur2_random")
+        .set("message.max.bytes", CLIENT_MAX_MESSAGE.to_string())
+        .set("batch.size", BATCH.to_string())
+        // The permits bound what is in flight; these bound it again, as the client counts.
+        .set("queue.buffering.max.messages", "10000000")
+        .set("queue.buffering.max.kbytes", (options.memory_limit >> 10).clamp(1 << 10, 2_097_151).to_string())
+        // The default of 10 s lags a broker that comes back by 9 s.
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true")
+        .set("log.connection.close", "false");
+    c.set_log_level(RDKafkaLogLevel::Info);
+    let (tls, sasl) = (&options.tls, &options.sasl);
+    let protocol = match (tls.is_some(), sasl.is_some()) {
+        (false, false) => "plaintext",
+        (true, false) => "ssl",
+        (false, true) => "sasl_plaintext",
+        (true, true) => "sasl_ssl",
+    };
+    c.set("security.protocol", protocol);
+    if let Some(tls) = tls {
+        for (key, value) in [
+            ("ssl.ca.location", &tls.ca_file),
+            ("ssl.certificate.location", &tls.cert_file),
+            ("ssl.key.location", &tls.key_file),
+        ] {
+            if let Some(value) = value {
+                c.set(key, value);
+            }
+        }
+    }
+    if let Some(sasl) = sasl {
+        c.set("sasl.mechanism", sasl.mechanism.name())
+            .set("sasl.username", &sasl.user)
+            .set("sasl.password", &sasl.password);
+    }
+    for (key, value) in &options.config {
+        c.set(key, value);
+    }
+    c
+}
+
+impl Sink for Librdkafka {
+    fn prepare(&mut self) -> Result<(), NotReady> {
+        let ever = |e: KafkaError| NotReady::Ever(e.to_string());
+        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).map_err(ever)?;
+        let max_event = self.topic(&admin, &self.options.topic, false)?;
+        let max_dead_letter = match &self.options.dead_letter_topic {
+            Some(name) => self.topic(&admin, name, true)?,
+            None => 0,
+        };
+        let mut config = self.config.clone();
+        // A batch over the topic's limit would be refused whole, with the innocent records in it.
+        let smallest = [max_event, max_dead_letter].into_iter().filter(|max| *max > 0).min().unwrap_or(BATCH);
+        if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
+            config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
+        }
+        let producer = BaseProducer::from_config_and_context(&config, self.context()).map_err(ever)?;
+        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter });
+        Ok(())
+    }
+
+    fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
+        let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
+        let (topic, max) = match record.topic {
+            Topic::Events => (self.options.topic.as_str(), open.max_event),
+            Topic::DeadLetters => (self.options.dead_letter_topic.as_deref().unwrap_or_default(), open.max_dead_letter),
+        };
+        let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
+        let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
+        if size > max {
+            return Err(Refused::TooLarge(format!("{size} bytes, topic {topic} takes {max}")));
+        }
+        let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(record.time_ms);
+        if !record.key.is_empty() {
+            out = out.key(record.key);
+        }
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            out = out.headers(
+                record.headers.iter().fold(headers, |h, (key, value)| h.insert(Header { key, value: Some(*value) })),
+            );
+        }
+        match open.producer.send(out) {
+            Ok(()) => Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(Refused::Full),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                Err(Refused::TooLarge(format!("{size} bytes")))
+            }
+            Err((error, _)) => Err(match fatal(open) {
+                Some(end) => Refused::Ended(end),
+                None => Refused::Error(error.to_string()),
+            }),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        // librdkafka sends by itself, after linger.ms.
+        Ok(())
+    }
+
+    fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
+        done.append(&mut locked(&self.shared.done));
+        match &self.open {
+            Some(open) if done.iter().any(|d| d.result.is_err()) => fatal(open).map_or(Ok(()), Err),
+            _ => Ok(()),
+        }
+    }
+
+    fn ready(&self) -> Receiver<()> {
+        self.ready.1.clone()
+    }
+
+    fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
+        let producer = self.open.as_ref()?.producer.clone();
+        // It lasts the whole second and runs the callbacks as they come; its last millisecond it spins, so that
+        // shorter calls would cost an idle process more.
+        Some(Box::new(move || producer.poll(Duration::from_secs(1))))
+    }
+}
+
+/// The error after which an idempotent producer cannot go on, if there was one.
+fn fatal(open: &Open) -> Option<End> {
+    open.producer.client().fatal_error().map(|(code, reason)| {
+        End::Failed(format!("kafka: {code}: {reason}; nothing is lost, a restart goes on from the cursor"))
+    })
+}

@@ -1,0 +1,106 @@
+//! Where records go. A sink takes them in order and says which ones are safe; it never drops one.
+
+pub mod kafka;
+pub mod kafka_options;
+pub mod librdkafka;
+pub mod lines;
+
+use crossbeam_channel::Receiver;
+
+/// Comes back with the delivery. It names the batch that a record belongs to.
+pub type Token = usize;
+
+/// Which of the two topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Topic {
+    Events,
+    DeadLetters,
+}
+
+/// A record on its way out.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    pub topic: Topic,
+    /// Empty: the record has no key.
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+    /// Milliseconds since 1970.
+    pub time_ms: i64,
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// A record that came back, kept so that it can be sent again.
+#[derive(Debug)]
+pub struct Returned {
+    pub topic: Topic,
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub time_ms: i64,
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// What became of one record.
+#[derive(Debug)]
+pub struct Delivery {
+    pub token: Token,
+    pub result: Result<(), Box<Failure>>,
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub error: String,
+    /// The broker can never take it.
+    pub too_large: bool,
+    pub record: Returned,
+}
+
+/// Why a record was not taken.
+#[derive(Debug)]
+pub enum Refused {
+    /// Not now: try the same record again when deliveries have come.
+    Full,
+    /// Never: it is larger than the topic allows.
+    TooLarge(String),
+    /// Not now, for a reason that people should see.
+    Error(String),
+    /// Never again: the sink is at its end.
+    Ended(End),
+}
+
+/// How a sink ends for good.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// The reader of our output closed it: nothing more is wanted.
+    Closed,
+    /// It cannot go on.
+    Failed(String),
+}
+
+/// Why a sink is not ready to take records.
+#[derive(Debug)]
+pub enum NotReady {
+    /// It may be later.
+    Yet(String),
+    /// It never will be.
+    Ever(String),
+}
+
+pub trait Sink: Send {
+    /// Connects, creates topics. Called until it is well; each call may block for some seconds.
+    fn prepare(&mut self) -> Result<(), NotReady>;
+
+    /// Takes a record. Does not wait for the broker.
+    fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused>;
+
+    /// Called when nothing more is at hand: pushes out what was only collected.
+    fn flush(&mut self) -> Result<(), End>;
+
+    /// Moves what became of records into `done`.
+    fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
+
+    /// Wakes the producer when [`Sink::poll`] has something. A sink that does its work in `flush` never wakes.
+    fn ready(&self) -> Receiver<()>;
+
+    /// Work for a thread of its own, to be called again and again: it blocks for a second at most.
+    fn background(&self) -> Option<Box<dyn FnMut() + Send>>;
+}

@@ -1,0 +1,28 @@
+//! Where events come from: each source is a reader that turns an upstream into jobs.
+
+pub mod backoff;
+pub mod job;
+pub mod relay;
+pub mod resume;
+pub mod socket;
+
+/// An upstream's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    pub tls: bool,
+    pub host: String,
+    pub port: u16,
+    /// What it is called in logs, metrics and the cursor's file: host, port unless it is the usual one, path.
+    pub name: String,
+    /// Path before `/xrpc`, without a slash at the end.
+    pub prefix: String,
+}
+
+/// Where a first start begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With what happens from now on.
+    Live,
+    /// Behind this seq; 0 is the oldest that is kept.
+    At(u64),
+}

@@ -1,0 +1,271 @@
+//! A websocket whose reads end when nothing is there, so that the reader's timers run.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use native_tls::{TlsConnector, TlsStream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{HandshakeError, Message, WebSocket};
+
+use super::Host;
+
+/// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
+pub const MAX_MESSAGE: usize = 5_500_000;
+/// Connecting, TLS and the handshake, each.
+const CONNECT: Duration = Duration::from_secs(15);
+/// Sent when idle this long, whether or not data flows.
+pub const PING_EVERY: Duration = Duration::from_secs(30);
+/// Without a byte for so long, the link is dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(60);
+/// tungstenite fills its buffer with zeros before each read: a small one is cheaper than a large one (measured).
+const READ_BUFFER: usize = 32 << 10;
+
+/// What the server is told of us.
+pub const USER_AGENT: &str = concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka)");
+
+/// The TCP stream, noting when bytes last came.
+#[derive(Debug)]
+struct Heard {
+    tcp: TcpStream,
+    last_byte: Rc<Cell<Instant>>,
+}
+
+impl Read for Heard {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.tcp.read(buf)?;
+        if n > 0 {
+            self.last_byte.set(Instant::now());
+        }
+        Ok(n)
+    }
+}
+
+impl Write for Heard {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.tcp.write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.tcp.flush()
+    }
+}
+
+enum Transport {
+    Plain(Heard),
+    Tls(Box<TlsStream<Heard>>),
+}
+
+impl Read for Transport {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(s) => s.read(buf),
+            Transport::Tls(s) => s.read(buf),
+        }
+    }
+}
+
+impl Write for Transport {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        match self {
+            Transport::Plain(s) => s.write(buf),
+            Transport::Tls(s) => s.write(buf),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Transport::Plain(s) => s.flush(),
+            Transport::Tls(s) => s.flush(),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub struct ConnectError {
+    pub message: String,
+    /// What `Retry-After` asked for.
+    pub retry_after: Option<Duration>,
+    /// The HTTP status, when the server answered with one.
+    pub status: Option<u16>,
+}
+
+impl ConnectError {
+    fn new(message: impl Into<String>) -> Self {
+        ConnectError { message: message.into(), retry_after: None, status: None }
+    }
+}
+
+/// What a read gives.
+pub enum Event {
+    Binary(tungstenite::Bytes),
+    Text(tungstenite::Utf8Bytes),
+    /// A ping, pong, or something else that is answered already.
+    Control,
+    /// Nothing is there now: [`Socket::wait`].
+    Nothing,
+    /// The connection is over, and why.
+    Closed(String),
+    /// A message over [`MAX_MESSAGE`]: the connection cannot go on behind it.
+    TooLong(usize),
+}
+
+pub struct Socket {
+    ws: WebSocket<Transport>,
+    fd: TcpStream,
+    last_byte: Rc<Cell<Instant>>,
+    last_ping: Instant,
+}
+
+impl Socket {
+    /// Connects to `path_and_query` of the host.
+    pub fn connect(host: &Host, path_and_query: &str) -> Result<Socket, ConnectError> {
+        let tcp = dial(&host.host, host.port)?;
+        let plain = |e: io::Error| ConnectError::new(e.to_string());
+        tcp.set_nodelay(true).map_err(plain)?;
+        tcp.set_read_timeout(Some(CONNECT)).map_err(plain)?;
+        tcp.set_write_timeout(Some(CONNECT)).map_err(plain)?;
+        let fd = tcp.try_clone().map_err(plain)?;
+        let last_byte = Rc::new(Cell::new(Instant::now()));
+        let heard = Heard { tcp, last_byte: last_byte.clone() };
+        let transport = if host.tls {
+            let connector = TlsConnector::new().map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
+            let tls = connector
+                .connect(host.host.trim_matches(['[', ']']), heard)
+                .map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
+            Transport::Tls(Box::new(tls))
+        } else {
+            Transport::Plain(heard)
+        };
+
+        let scheme = if host.tls { "wss" } else { "ws" };
+        let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
+        let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;
+        request.headers_mut().insert(HeaderName::from_static("user-agent"), HeaderValue::from_static(USER_AGENT));
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .max_message_size(Some(MAX_MESSAGE))
+            .max_frame_size(Some(MAX_MESSAGE));
+        let (ws, _) =
+            tungstenite::client::client_with_config(request, transport, Some(config)).map_err(handshake_error)?;
+        fd.set_nonblocking(true).map_err(plain)?;
+        last_byte.set(Instant::now());
+        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now() })
+    }
+
+    /// The next message, or [`Event::Nothing`].
+    pub fn read(&mut self) -> Event {
+        use tungstenite::Error;
+        use tungstenite::error::CapacityError;
+        match self.ws.read() {
+            Ok(Message::Binary(bytes)) => Event::Binary(bytes),
+            Ok(Message::Text(text)) => Event::Text(text),
+            Ok(Message::Close(frame)) => Event::Closed(match frame {
+                Some(frame) => format!("closed by the host: {} {}", frame.code, frame.reason),
+                None => "closed by the host".into(),
+            }),
+            Ok(_) => Event::Control,
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Event::Nothing,
+            Err(Error::Capacity(CapacityError::MessageTooLong { size, .. })) => Event::TooLong(size),
+            Err(e) => Event::Closed(e.to_string()),
+        }
+    }
+
+    /// Waits for bytes, `longest` at most.
+    pub fn wait(&self, longest: Duration) {
+        let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        // An error here (a signal) only ends the wait early.
+        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout));
+    }
+
+    /// Runs the timers: pings when due. An error means that the link is dead.
+    pub fn tick(&mut self) -> Result<(), String> {
+        let silent = self.last_byte.get().elapsed();
+        if silent >= DEAD_AFTER {
+            return Err(format!("silent for {} s", silent.as_secs()));
+        }
+        if self.last_ping.elapsed() >= PING_EVERY {
+            self.last_ping = Instant::now();
+            match self.ws.send(Message::Ping(tungstenite::Bytes::new())) {
+                Ok(()) => {}
+                // Stays in the buffer and goes with a later write.
+                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(format!("ping: {e}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye, as far as the socket takes it at once.
+    pub fn close(mut self) {
+        let _ = self.ws.close(None);
+        let _ = self.ws.flush();
+    }
+}
+
+/// Tries each address of the name.
+fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+    let name = host.trim_matches(['[', ']']);
+    let addresses = (name, port).to_socket_addrs().map_err(|e| ConnectError::new(format!("{name}: {e}")))?;
+    let mut last = ConnectError::new(format!("{name} has no address"));
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, CONNECT) {
+            Ok(tcp) => return Ok(tcp),
+            Err(e) => last = ConnectError::new(format!("{address}: {e}")),
+        }
+    }
+    Err(last)
+}
+
+fn handshake_error<R: tungstenite::handshake::HandshakeRole>(e: HandshakeError<R>) -> ConnectError {
+    let e = match e {
+        HandshakeError::Interrupted(_) => return ConnectError::new("no answer to the handshake in time"),
+        HandshakeError::Failure(e) => e,
+    };
+    let tungstenite::Error::Http(response) = e else { return ConnectError::new(e.to_string()) };
+    let status = response.status();
+    let advice = match status {
+        StatusCode::BAD_REQUEST => "; is the cursor a number?",
+        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => {
+            "; is this a relay or PDS?"
+        }
+        s if s.is_redirection() => "; give the host that it redirects to",
+        _ => "",
+    };
+    let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+    let body: String = body.chars().take(200).collect();
+    ConnectError {
+        message: format!("HTTP {status}{advice} {}", body.trim()).trim().to_string(),
+        retry_after: response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after),
+        status: Some(status.as_u16()),
+    }
+}
+
+/// `Retry-After` in seconds or as a date; an hour at most, so that a broken server cannot silence us.
+fn retry_after(text: &str) -> Option<Duration> {
+    let seconds = match text.trim().parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp().as_second();
+            u64::try_from(at - crate::atproto::time::now_ms() / 1000).unwrap_or(0)
+        }
+    };
+    Some(Duration::from_secs(seconds.min(3600)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_seconds_or_as_a_date() {
+        assert_eq!(retry_after("17"), Some(Duration::from_secs(17)));
+        assert_eq!(retry_after("99999999"), Some(Duration::from_secs(3600)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon"), None);
+    }
+}

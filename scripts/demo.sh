@@ -14,7 +14,7 @@ rate=${RATE:-500}
 frames=fixtures/network.bin.zst
 out=target/demo
 bin=target/release
-width=$(tput cols 2>/dev/null || echo 100)
+if [ -t 1 ]; then width=$(tput cols 2>/dev/null || echo 100); else width=160; fi
 
 title() { printf '\n== %s\n' "$*"; }
 
@@ -87,7 +87,7 @@ done
 
 title 'some lines of /metrics'
 http "$metrics_port" /metrics >"$out/metrics.txt" || true
-grep -E '^atkafka_' "$out/metrics.txt" | grep -v _bucket | head -n 15 | cut -c "1-$width" || true
+grep -E '^atkafka_(handled|produced|lag|last_seq|connected|frames_in|build)' "$out/metrics.txt" | head -n 20 | cut -c "1-$width" || true
 
 stop "$atkafka"
 wait "$atkafka" && code=0 || code=$?

@@ -21,8 +21,10 @@ pub enum Reason {
     BadRecord,
     /// A float in a record.
     Float,
-    /// The broker can never take it.
+    /// Larger than the topic takes.
     TooLarge,
+    /// The broker refuses it for good: invalid to this topic (such as no key where it compacts).
+    Refused,
     /// The message is over the limit for one; it was not read.
     OverLimit,
     /// A bug: the program panicked on it.
@@ -30,7 +32,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 13] = [
         Reason::BadFrame,
         Reason::TextFrame,
         Reason::BadSeq,
@@ -41,6 +43,7 @@ impl Reason {
         Reason::BadRecord,
         Reason::Float,
         Reason::TooLarge,
+        Reason::Refused,
         Reason::OverLimit,
         Reason::Panic,
     ];
@@ -58,6 +61,7 @@ impl Reason {
             Reason::BadRecord => "bad_record",
             Reason::Float => "float",
             Reason::TooLarge => "too_large",
+            Reason::Refused => "refused",
             Reason::OverLimit => "over_limit",
             Reason::Panic => "panic",
         }
@@ -72,7 +76,7 @@ pub struct DeadLetter {
     pub detail: String,
     /// 0 where the frame has none.
     pub seq: u64,
-    /// The whole frame as received (for [`Reason::TooLarge`] the record's value).
+    /// The whole frame as received (for [`Reason::TooLarge`] and [`Reason::Refused`] the record's value).
     pub bytes: Vec<u8>,
 }
 

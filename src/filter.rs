@@ -22,7 +22,7 @@ impl Collections {
             if pattern == "*" {
                 out.all = true;
             } else if !name.split('.').all(is_segment) || (!is_prefix && name.split('.').count() < 3) {
-                return Err(format!("{pattern:?} can match no collection"));
+                return Err(pattern.clone());
             } else if is_prefix {
                 out.prefixes.push(format!("{name}."));
             } else {
@@ -77,30 +77,39 @@ pub struct Lists {
     pub ignored_dids: Vec<String>,
 }
 
+/// A pattern that can match nothing (or, ignored, leaves nothing).
+#[derive(Debug)]
+pub struct BadPattern {
+    /// Name of the list, as its flag has it.
+    pub list: &'static str,
+    pub pattern: String,
+}
+
 impl Filter {
-    /// Fails with the pattern that can match nothing.
-    pub fn new(lists: &Lists) -> Result<Self, String> {
-        let dids = |list: &[String]| -> Result<HashSet<String>, String> {
-            list.iter()
-                .map(|did| is_did(did).then(|| did.clone()).ok_or_else(|| format!("{did:?} is not a DID")))
-                .collect()
+    /// Fails with the pattern that can match nothing, and the list that it stands in.
+    pub fn new(lists: &Lists) -> Result<Self, BadPattern> {
+        let in_list = |list: &'static str| move |pattern: String| BadPattern { list, pattern };
+        let collections = |list, patterns: &[String]| Collections::parse(patterns).map_err(in_list(list));
+        let dids = |list, dids: &[String]| match dids.iter().find(|did| !is_did(did)) {
+            Some(bad) => Err(in_list(list)(bad.clone())),
+            None => Ok(dids.iter().cloned().collect::<HashSet<_>>()),
         };
-        let filter = Filter {
-            collections: match (lists.watched_collections.is_empty(), lists.ignored_collections.is_empty()) {
+        let (watched, ignored) = (&lists.watched_collections, &lists.ignored_collections);
+        if ignored.iter().any(|p| p == "*") {
+            return Err(in_list("ignored-collections")("*".into()));
+        }
+        Ok(Filter {
+            collections: match (watched.is_empty(), ignored.is_empty()) {
                 (true, true) => Rule::All,
-                (false, _) => Rule::Only(Collections::parse(&lists.watched_collections)?),
-                (true, false) => Rule::Not(Collections::parse(&lists.ignored_collections)?),
+                (false, _) => Rule::Only(collections("watched-collections", watched)?),
+                (true, false) => Rule::Not(collections("ignored-collections", ignored)?),
             },
             dids: match (lists.watched_dids.is_empty(), lists.ignored_dids.is_empty()) {
                 (true, true) => Rule::All,
-                (false, _) => Rule::Only(dids(&lists.watched_dids)?),
-                (true, false) => Rule::Not(dids(&lists.ignored_dids)?),
+                (false, _) => Rule::Only(dids("watched-dids", &lists.watched_dids)?),
+                (true, false) => Rule::Not(dids("ignored-dids", &lists.ignored_dids)?),
             },
-        };
-        if let Rule::Not(Collections { all: true, .. }) = filter.collections {
-            return Err("\"*\" ignores every collection".into());
-        }
-        Ok(filter)
+        })
     }
 
     /// Whether ops on `collection` pass. Events that have no collection are not asked.
@@ -127,7 +136,7 @@ fn is_did(s: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn filter(watched: &[&str], ignored: &[&str]) -> Result<Filter, String> {
+    fn filter(watched: &[&str], ignored: &[&str]) -> Result<Filter, BadPattern> {
         let own = |l: &[&str]| l.iter().map(|s| s.to_string()).collect();
         Filter::new(&Lists { watched_collections: own(watched), ignored_collections: own(ignored), ..Lists::default() })
     }

@@ -24,7 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How often the main thread looks for a signal.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const LOOK_UP: Duration = Duration::from_millis(200);
 /// After a stop: the drain, and a little for the last save. Then something hangs, such as a pipe that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::DRAIN);
 

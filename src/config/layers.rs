@@ -215,6 +215,7 @@ fn entry(out: &mut String, left: &str, right: &str) {
     let mut used = INDENT;
     for word in right.split_whitespace() {
         if used > INDENT && used + word.len() > WIDTH {
+            line.truncate(line.trim_end().len());
             line += &format!("\n{:INDENT$}", "");
             used = INDENT;
         }

@@ -292,13 +292,14 @@ fn filter(f: &flags::Relay) -> Checked<Filter> {
             ));
         }
     }
-    Filter::new(&lists).map_err(|e| {
-        let flag = if e.contains("DID") {
-            "--watched-dids, --ignored-dids"
-        } else {
-            "--watched-collections, --ignored-collections"
-        };
-        invalid(flag, "", &format!("{e}; allowed: app.bsky.feed.post, app.bsky.*, * and DIDs such as did:plc:..."))
+    Filter::new(&lists).map_err(|bad| {
+        let allowed =
+            if bad.list.ends_with("dids") { "DIDs such as did:plc:..." } else { "app.bsky.feed.post, app.bsky.*, *" };
+        invalid(
+            &format!("--{}", bad.list),
+            &bad.pattern,
+            &format!("can match nothing, or everything is left out; allowed: {allowed}"),
+        )
     })
 }
 

@@ -250,10 +250,20 @@ impl<'m> Decoder<'m> {
             return Err(e);
         }
         let value = collection.end..out.bytes.len();
-        let (time_ms, action, seq) = (head.when.ms, head.action, head.seq.unwrap_or(0));
+        let (time_ms, action, seq) = (record_time(head.when.ms), head.action, head.seq.unwrap_or(0));
         out.records.push(Record { key, value, time_ms, action, collection, seq });
         Ok(())
     }
+}
+
+/// How far a record's timestamp may be ahead of the clock. Brokers refuse more than an hour (the default of
+/// `message.timestamp.after.max.ms`), and a host's clock, or its malice, must not stop the topic.
+const AHEAD_MS: i64 = 10 * 60 * 1000;
+
+/// The Kafka timestamp of an event: its time, or that of arrival where Kafka could not take it.
+fn record_time(ms: i64) -> i64 {
+    let now = time::now_ms();
+    if (1..=now + AHEAD_MS).contains(&ms) { ms } else { now }
 }
 
 /// The clock, for what has no time of its own.

@@ -21,7 +21,7 @@ use crate::metrics::{Metrics, SourceMetrics};
 use crate::sink::{Delivery, End, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
 
 /// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
-const LOOK_UP: Duration = Duration::from_millis(200);
+const LOOK_UP: Duration = Duration::from_millis(250);
 /// Between two attempts to make the sink ready.
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// What is in flight at a stop has so long to be delivered. What is not is read again after the restart.
@@ -75,18 +75,31 @@ struct Sending {
 struct Run {
     p: Producer,
     outbox: VecDeque<Sending>,
-    /// Records that came back, to be sent before anything new.
+    /// Dead letters on their way to their topic, and records that came back: sent before anything new.
     again: VecDeque<(Token, Returned)>,
+    /// Records of a batch that the broker refused for good, for one of them. Each is sent once more, alone: the
+    /// innocent ones pass, and the other shows.
+    suspects: VecDeque<(Token, Returned)>,
+    /// A suspect is on its way, with nothing else.
+    probing: bool,
+    /// Records that the sink has taken and not reported.
+    with_sink: usize,
     done: Vec<Delivery>,
     errors: Periodic,
     dead_letter_log: Periodic,
 }
 
-/// Bits of a token that are the ordinal; the source is above them. 2^48 batches are 8,900 years at 1,000 a second.
-const ORDINAL_BITS: u32 = 48;
+/// Bits of a token that are the ordinal; the source is above them. 2^47 batches are 4,400 years at 1,000 a second.
+const ORDINAL_BITS: u32 = 47;
+/// Set in the token of a dead letter: its delivery is not that of an event.
+const LETTER: Token = 1 << 63;
 
 fn token(source: usize, ordinal: u64) -> Token {
-    source << ORDINAL_BITS | ordinal as usize
+    (source << ORDINAL_BITS) | ordinal as usize
+}
+
+fn source(token: Token) -> usize {
+    (token & !LETTER) >> ORDINAL_BITS
 }
 
 impl Producer {
@@ -101,6 +114,9 @@ impl Producer {
             p: self,
             outbox: VecDeque::new(),
             again: VecDeque::new(),
+            suspects: VecDeque::new(),
+            probing: false,
+            with_sink: 0,
             done: Vec::new(),
             errors: Periodic::new(1),
             dead_letter_log: Periodic::new(DEAD_LETTER_LINES),
@@ -216,6 +232,28 @@ impl Run {
 
     /// Hands records to the sink, as many as it takes.
     fn send(&mut self) -> Result<(), End> {
+        if self.probing || !self.suspects.is_empty() {
+            if self.with_sink == 0 && self.again.is_empty() {
+                self.again.extend(self.suspects.pop_front());
+                self.probing = true;
+            }
+            return self.send_again().map(drop);
+        }
+        if !self.send_again()? {
+            return Ok(());
+        }
+        while let Some(mut sending) = self.outbox.pop_front() {
+            if !self.send_batch(&mut sending)? {
+                self.outbox.push_front(sending);
+                return Ok(());
+            }
+        }
+        // Dead letters of these batches.
+        self.send_again().map(drop)
+    }
+
+    /// Sends what is to be sent before anything new. `true` when all of it was taken.
+    fn send_again(&mut self) -> Result<bool, End> {
         while let Some((token, record)) = self.again.pop_front() {
             let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
             let out = Outgoing {
@@ -228,27 +266,24 @@ impl Run {
             let result = self.p.sink.send(&out, token);
             if let Some(refused) = self.sort(result)? {
                 match refused {
-                    Refused::TooLarge(detail) => self.too_large(token, &record, detail),
+                    Refused::TooLarge(detail) => self.never(token, &record, Reason::TooLarge, detail),
                     _ => {
                         self.again.push_front((token, record));
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
             }
         }
-        while let Some(mut sending) = self.outbox.pop_front() {
-            if !self.send_batch(&mut sending)? {
-                self.outbox.push_front(sending);
-                return Ok(());
-            }
-        }
-        Ok(())
+        Ok(true)
     }
 
     /// Notes what a refusal says. `None` when the record was taken.
     fn sort(&mut self, result: Result<(), Refused>) -> Result<Option<Refused>, End> {
         match result {
-            Ok(()) => Ok(None),
+            Ok(()) => {
+                self.with_sink += 1;
+                Ok(None)
+            }
             Err(Refused::Ended(end)) => Err(end),
             Err(Refused::Error(reason)) => {
                 self.trouble(&reason);
@@ -311,7 +346,7 @@ impl Run {
     /// Counts a dead letter and disposes of it: to its topic, or to the log.
     fn dead_letter(&mut self, token: Token, letter: &DeadLetter) {
         self.p.metrics.dead_letter(letter.reason).inc();
-        let lane = &self.p.lanes[token >> ORDINAL_BITS];
+        let lane = &self.p.lanes[source(token)];
         if self.p.dead_letter_topic {
             let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
             let record = Returned {
@@ -326,7 +361,7 @@ impl Run {
                     header("detail", &letter.detail),
                 ],
             };
-            self.again.push_back((token, record));
+            self.again.push_back((token | LETTER, record));
         } else {
             self.log_letter(token, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
             self.acknowledge(token);
@@ -334,17 +369,17 @@ impl Run {
     }
 
     fn log_letter(&self, token: Token, reason: &str, seq: &str, detail: &str) {
-        let name = &self.p.lanes[token >> ORDINAL_BITS].name;
+        let name = &self.p.lanes[source(token)].name;
         self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
     }
 
     /// A record that the broker never takes: an event becomes a dead letter, a dead letter a log line.
-    fn too_large(&mut self, token: Token, record: &Returned, detail: String) {
+    fn never(&mut self, token: Token, record: &Returned, reason: Reason, detail: String) {
         match record.topic {
             Topic::Events => {
                 let key = String::from_utf8_lossy(&record.key);
                 let letter = DeadLetter {
-                    reason: Reason::TooLarge,
+                    reason,
                     detail: format!("event of {key}: {detail}"),
                     seq: 0,
                     bytes: record.value.clone(),
@@ -368,7 +403,7 @@ impl Run {
     }
 
     fn acknowledge(&mut self, token: Token) {
-        let lane = &mut self.p.lanes[token >> ORDINAL_BITS];
+        let lane = &mut self.p.lanes[source(token)];
         lane.tracker.acknowledge((token & ((1 << ORDINAL_BITS) - 1)) as u64);
     }
 
@@ -378,22 +413,28 @@ impl Run {
         self.p.sink.poll(&mut done)?;
         let mut delivered = 0;
         for Delivery { token, result } in done.drain(..) {
+            self.with_sink -= 1;
+            // Only one record is on its way then: this one.
+            let alone = std::mem::take(&mut self.probing);
             match result {
                 Ok(()) => {
-                    delivered += 1;
+                    delivered += u64::from(token & LETTER == 0);
                     self.acknowledge(token);
                 }
-                Err(failure) if failure.too_large => self.too_large(token, &failure.record, failure.error),
-                Err(failure) => {
-                    self.trouble(&failure.error);
-                    self.again.push_back((token, failure.record));
-                }
+                Err(failure) => match failure.never {
+                    Some(reason) if alone => self.never(token, &failure.record, reason, failure.error),
+                    Some(_) => self.suspects.push_back((token, failure.record)),
+                    None => {
+                        self.trouble(&failure.error);
+                        self.again.push_back((token, failure.record));
+                    }
+                },
             }
         }
         self.done = done;
         if delivered > 0 {
             self.p.metrics.produced_ok.inc_by(delivered);
-            if self.again.is_empty() {
+            if self.again.is_empty() && self.suspects.is_empty() {
                 self.p.health.sink(Ok(()));
             }
         }

@@ -16,6 +16,7 @@ use kafka::producer::{Producer, Record};
 
 use super::kafka_options::{Codec, Kafka};
 use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use crate::dead_letter::Reason;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
 
@@ -39,8 +40,6 @@ pub struct KafkaSink {
     waiting_bytes: usize,
     done: Vec<Delivery>,
     not_before: Option<Instant>,
-    /// So many records go one to a request: among them is one that is too large, and it must not take others along.
-    one_by_one: usize,
     errors: Periodic,
     unkeyed: u32,
 }
@@ -66,7 +65,6 @@ impl KafkaSink {
             waiting_bytes: 0,
             done: Vec::new(),
             not_before: None,
-            one_by_one: 0,
             errors: Periodic::new(1),
             unkeyed: 0,
         }
@@ -118,7 +116,7 @@ impl KafkaSink {
         let count = self
             .waiting
             .iter()
-            .take(if self.one_by_one > 0 { 1 } else { REQUEST_RECORDS })
+            .take(REQUEST_RECORDS)
             .take_while(|w| {
                 bytes += w.size();
                 bytes <= REQUEST_BYTES || bytes == w.size()
@@ -164,7 +162,6 @@ impl KafkaSink {
                 said.insert((topic, partition.partition), partition.offset.map(drop));
             }
         }
-        self.one_by_one = self.one_by_one.saturating_sub(1);
         let mut again = Vec::new();
         let mut failed = None;
         for (w, place) in self.waiting.drain(..count).zip(places) {
@@ -173,16 +170,16 @@ impl KafkaSink {
                     self.waiting_bytes -= w.size();
                     self.done.push(Delivery { token: w.token, result: Ok(()) });
                 }
-                Some(Err(KafkaCode::MessageSizeTooLarge)) if count == 1 => {
+                Some(Err(
+                    code @ (KafkaCode::MessageSizeTooLarge | KafkaCode::InvalidMessageSize | KafkaCode::CorruptMessage),
+                )) => {
                     self.waiting_bytes -= w.size();
-                    let failure =
-                        Failure { error: "the broker says it is too large".into(), too_large: true, record: w.record };
+                    let never =
+                        Some(if *code == KafkaCode::CorruptMessage { Reason::Refused } else { Reason::TooLarge });
+                    let failure = Failure { error: format!("the broker says {code:?}"), never, record: w.record };
                     self.done.push(Delivery { token: w.token, result: Err(Box::new(failure)) });
                 }
                 other => {
-                    if let Some(Err(KafkaCode::MessageSizeTooLarge)) = other {
-                        self.one_by_one = count;
-                    }
                     failed = Some(match other {
                         Some(Err(code)) => format!(
                             "{code:?} for a partition of {}",

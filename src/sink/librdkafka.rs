@@ -14,11 +14,14 @@ use rdkafka::{Message, Timestamp};
 
 use super::kafka_options::Kafka;
 use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use crate::dead_letter::Reason;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// How long one question to the brokers may take.
 const ASK: Duration = Duration::from_secs(5);
+/// One call that serves callbacks.
+const SERVE: Duration = Duration::from_secs(5);
 /// The broker's own default of `max.message.bytes`, used where the topic's cannot be read.
 const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
 /// What the client lets pass at most: the topic decides. Above any frame.
@@ -112,8 +115,16 @@ impl ProducerContext for Context {
                     },
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
                 };
-                let too_large = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
-                Err(Box::new(Failure { error: error.to_string(), too_large, record }))
+                let never = match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => Some(Reason::TooLarge),
+                    Some(
+                        RDKafkaErrorCode::InvalidRecord
+                        | RDKafkaErrorCode::InvalidTimestamp
+                        | RDKafkaErrorCode::InvalidMessage,
+                    ) => Some(Reason::Refused),
+                    _ => None,
+                };
+                Err(Box::new(Failure { error: error.to_string(), never, record }))
             }
         };
         locked(&self.shared.done).push(Delivery { token, result });
@@ -333,9 +344,9 @@ impl Sink for Librdkafka {
 
     fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
         let producer = self.open.as_ref()?.producer.clone();
-        // It lasts the whole second and runs the callbacks as they come; its last millisecond it spins, so that
-        // shorter calls would cost an idle process more.
-        Some(Box::new(move || producer.poll(Duration::from_secs(1))))
+        // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
+        // calls would cost an idle process more.
+        Some(Box::new(move || producer.poll(SERVE)))
     }
 }
 

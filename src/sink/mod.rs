@@ -7,6 +7,8 @@ pub mod lines;
 
 use crossbeam_channel::Receiver;
 
+use crate::dead_letter::Reason;
+
 /// Comes back with the delivery. It names the batch that a record belongs to.
 pub type Token = usize;
 
@@ -49,8 +51,8 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Failure {
     pub error: String,
-    /// The broker can never take it.
-    pub too_large: bool,
+    /// The broker refused the batch for good, for one of its records: it may be this one.
+    pub never: Option<Reason>,
     pub record: Returned,
 }
 
@@ -101,6 +103,6 @@ pub trait Sink: Send {
     /// Wakes the producer when [`Sink::poll`] has something. A sink that does its work in `flush` never wakes.
     fn ready(&self) -> Receiver<()>;
 
-    /// Work for a thread of its own, to be called again and again: it blocks for a second at most.
+    /// Work for a thread of its own, to be called again and again: it blocks for some seconds at most.
     fn background(&self) -> Option<Box<dyn FnMut() + Send>>;
 }

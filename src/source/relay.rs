@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, SourceMetrics};
 const FRAMES: usize = 64;
 const BYTES: usize = 128 << 10;
 /// How often a reader that waits looks whether it should stop.
-const LOOK_UP: Duration = Duration::from_millis(200);
+const LOOK_UP: Duration = Duration::from_millis(500);
 /// Behind a message over the limit: between attempts to get past it.
 const PAST: Duration = Duration::from_millis(200);
 /// So many attempts step by one seq, the next ones by twice as many each.

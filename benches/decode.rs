@@ -60,7 +60,7 @@ type Pass<'a> = (&'static str, Box<dyn FnMut() + 'a>);
 
 /// One pass over all the frames, done in each way. The first is what the others are compared with.
 fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
-    let fast = |format, verify| -> Box<dyn FnMut()> {
+    let fast = |format, verify| -> Box<dyn FnMut() + '_> {
         let jobs = jobs(frames);
         // A bench lives as long as its process.
         let metrics: &'static Metrics = Box::leak(Box::default());
@@ -75,7 +75,7 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
     vec![
         (
             "one SHA-256 pass",
-            Box::new(|| {
+            Box::new(move || {
                 for frame in frames {
                     black_box(Sha256::digest(frame));
                 }
@@ -86,7 +86,7 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
         ("worker, plain, unverified", fast(Format::Plain, false)),
         (
             "reference: serde_ipld_dagcbor, iroh-car, sonic-rs",
-            Box::new(|| {
+            Box::new(move || {
                 let mut out = Vec::new();
                 for frame in frames {
                     out.clear();
@@ -97,7 +97,7 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
         ),
         (
             "header and seq",
-            Box::new(|| {
+            Box::new(move || {
                 for frame in frames {
                     black_box(frame::header(frame).map(|(kind, body)| (kind, frame::seq(&frame[body..])))).ok();
                 }

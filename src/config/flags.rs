@@ -155,6 +155,9 @@ writing_command! {
         /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
         #[argh(option, arg_name = "start")]
         pub cursor: Option<String>,
+        /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+        #[argh(option, arg_name = "contact")]
+        pub contact: Option<String>,
     }
 }
 
@@ -174,6 +177,9 @@ pub struct Record {
     /// where to begin: live, oldest or a seq (default live)
     #[argh(option, arg_name = "start")]
     pub cursor: Option<String>,
+    /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+    #[argh(option, arg_name = "contact")]
+    pub contact: Option<String>,
     /// error, warn, info or debug (default info)
     #[argh(option, arg_name = "level")]
     pub log_level: Option<String>,

@@ -16,6 +16,7 @@ use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
+use crate::source::socket::user_agent;
 use crate::source::{Host, Start};
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
@@ -129,7 +130,7 @@ fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
     let mut hosts = Vec::new();
     let given = list(&f.relay_host);
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
-        let host = host("--relay-host", &url)?;
+        let host = host("--relay-host", &url, f.contact.as_deref())?;
         if hosts.iter().any(|h: &Host| h.name == host.name) {
             return Err(invalid("--relay-host", &url, "the same host twice"));
         }
@@ -142,7 +143,7 @@ fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
 
 fn record(f: flags::Record) -> Checked<Record> {
     Ok(Record {
-        host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY))?,
+        host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY), f.contact.as_deref())?,
         output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
         frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
         start: start(f.cursor.as_deref())?,
@@ -362,7 +363,12 @@ fn start(text: Option<&str>) -> Checked<Start> {
 }
 
 /// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
-fn host(flag: &str, url: &str) -> Checked<Host> {
+fn host(flag: &str, url: &str, contact: Option<&str>) -> Checked<Host> {
+    if let Some(bad) =
+        contact.filter(|c| c.is_empty() || !c.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'(' && b != b')'))
+    {
+        return Err(invalid("--contact", bad, "an e-mail address or a URL"));
+    }
     const ALLOWED: &str = "a URL such as wss://bsky.network or ws://localhost:2470";
     let uri: tungstenite::http::Uri = url.parse().map_err(|_| invalid(flag, url, ALLOWED))?;
     let tls = match uri.scheme_str() {
@@ -386,7 +392,14 @@ fn host(flag: &str, url: &str) -> Checked<Host> {
     let port = authority.port_u16().unwrap_or(default_port);
     let prefix = uri.path().trim_end_matches('/').trim_end_matches("/xrpc/com.atproto.sync.subscribeRepos").to_string();
     let shown_port = if port == default_port { String::new() } else { format!(":{port}") };
-    Ok(Host { tls, host: name.to_string(), port, name: format!("{name}{shown_port}{prefix}"), prefix })
+    Ok(Host {
+        tls,
+        host: name.to_string(),
+        port,
+        name: format!("{name}{shown_port}{prefix}"),
+        prefix,
+        user_agent: user_agent(contact),
+    })
 }
 
 fn listen(text: &str) -> Checked<Option<SocketAddr>> {
@@ -482,7 +495,7 @@ mod tests {
 
     #[test]
     fn hosts() {
-        let host = |url| super::host("--relay-host", url).map(|h| (h.tls, h.port, h.name));
+        let host = |url| super::host("--relay-host", url, None).map(|h| (h.tls, h.port, h.name));
         assert_eq!(host("wss://bsky.network").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("https://bsky.network:443/").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("ws://127.0.0.1:2470/a/b/").ok(), Some((false, 2470, "127.0.0.1:2470/a/b".into())));

@@ -16,6 +16,8 @@ pub struct Host {
     pub name: String,
     /// Path before `/xrpc`, without a slash at the end.
     pub prefix: String,
+    /// What it is told of us.
+    pub user_agent: String,
 }
 
 /// Where a first start begins.

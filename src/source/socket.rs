@@ -26,8 +26,11 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// tungstenite fills its buffer with zeros before each read: a small one is cheaper than a large one (measured).
 const READ_BUFFER: usize = 32 << 10;
 
-/// What the server is told of us.
-pub const USER_AGENT: &str = concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka)");
+/// What servers are told of us: the version, and whom to ask. `contact` is what the operator gave, if anything.
+pub fn user_agent(contact: Option<&str>) -> String {
+    let contact = contact.map(|c| format!("; {c}")).unwrap_or_default();
+    concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka").to_string() + &contact + ")"
+}
 
 /// The TCP stream, noting when bytes last came.
 #[derive(Debug)]
@@ -145,7 +148,8 @@ impl Socket {
         let scheme = if host.tls { "wss" } else { "ws" };
         let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
         let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;
-        request.headers_mut().insert(HeaderName::from_static("user-agent"), HeaderValue::from_static(USER_AGENT));
+        let agent = HeaderValue::from_str(&host.user_agent).map_err(|e| ConnectError::new(e.to_string()))?;
+        request.headers_mut().insert(HeaderName::from_static("user-agent"), agent);
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .max_message_size(Some(MAX_MESSAGE))

@@ -106,7 +106,7 @@ impl<I: Intake> Relay<I> {
                 Err(Ended::Stopped) => break,
                 Err(Ended::TooLong) => {
                     self.step_past();
-                    if self.past_attempts <= SINGLE_STEPS && self.pause(PAST).is_err() {
+                    if self.pause(PAST).is_err() {
                         break;
                     }
                     (None, None)

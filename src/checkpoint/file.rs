@@ -4,40 +4,43 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Position;
 use crate::atproto::time;
 
 /// What the file holds. Unknown fields of a later version are passed over.
 #[derive(Serialize, Deserialize, Debug)]
-struct Saved {
+struct Saved<T> {
     version: u32,
     host: String,
     output: String,
-    seq: u64,
-    /// Time of the newest event up to `seq`, for people.
-    #[serde(default)]
-    event_time: Option<String>,
     saved_at: String,
+    #[serde(flatten)]
+    position: T,
 }
 
 const VERSION: u32 = 1;
 
-/// The cursor of one host into one output, locked for as long as this value lives.
-pub struct CursorFile {
+/// The position of one host into one output, locked for as long as this value lives.
+pub struct StateFile {
     path: PathBuf,
     host: String,
     output: String,
     _lock: File,
 }
 
-impl CursorFile {
-    /// Opens `DIR/relay-HOST~OUTPUT.json` and gives the position in it, if there is one. Fails with one line that says
+impl StateFile {
+    /// Opens `DIR/KIND-HOST~OUTPUT.json` and gives the position in it, if there is one. Fails with one line that says
     /// what to do when the directory cannot be written, another process has the lock, or the file cannot be read.
-    pub fn open(dir: &Path, host: &str, output: &str) -> Result<(CursorFile, Option<u64>), String> {
+    pub fn open<T: DeserializeOwned>(
+        dir: &Path,
+        kind: &str,
+        host: &str,
+        output: &str,
+    ) -> Result<(StateFile, Option<T>), String> {
         // `~` is none of the characters that a name keeps, so that no two pairs meet.
-        let name = format!("relay-{}~{}", file_name(host), file_name(output));
+        let name = format!("{kind}-{}~{}", file_name(host), file_name(output));
         let path = dir.join(format!("{name}.json"));
         fs::create_dir_all(dir).map_err(|e| format!("--state-dir {}: cannot be created: {e}", dir.display()))?;
         let lock_path = dir.join(format!("{name}.lock"));
@@ -58,17 +61,22 @@ impl CursorFile {
             Err(TryLockError::Error(e)) => return Err(format!("{}: cannot be locked: {e}", lock_path.display())),
         }
         let saved = match fs::read(&path) {
-            Ok(bytes) => Some(read(&bytes).map_err(|e| {
+            Ok(bytes) => Some(read::<T>(&bytes).map_err(|e| {
                 format!(
-                    "{}: {e}; restore it, or delete it to start at --cursor (events since the last save would be missing or repeated)",
+                    "{}: {e}; restore it, or delete it to start anew (events since the last save would be missing or repeated)",
                     path.display()
                 )
             })?),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(format!("{}: cannot be read: {e}; mend its permissions, or delete it to start at --cursor", path.display())),
+            Err(e) => {
+                return Err(format!(
+                    "{}: cannot be read: {e}; mend its permissions, or delete it to start anew",
+                    path.display()
+                ));
+            }
         };
-        let file = CursorFile { path, host: host.into(), output: output.into(), _lock: lock };
-        Ok((file, saved.map(|s| s.seq)))
+        let file = StateFile { path, host: host.into(), output: output.into(), _lock: lock };
+        Ok((file, saved.map(|s| s.position)))
     }
 
     pub fn path(&self) -> &Path {
@@ -76,14 +84,13 @@ impl CursorFile {
     }
 
     /// Replaces the file: a temporary one is written and synced, renamed over it, and the directory synced.
-    pub fn save(&self, position: Position) -> io::Result<()> {
+    pub fn save<T: Serialize>(&self, position: &T) -> io::Result<()> {
         let saved = Saved {
             version: VERSION,
             host: self.host.clone(),
             output: self.output.clone(),
-            seq: position.seq,
-            event_time: (position.time_ms != 0).then(|| time::format_ms(position.time_ms)),
             saved_at: time::format_ms(time::now_ms()),
+            position,
         };
         let mut bytes = sonic_rs::to_vec(&saved).map_err(io::Error::other)?;
         bytes.push(b'\n');
@@ -96,8 +103,8 @@ impl CursorFile {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<Saved, String> {
-    let saved: Saved = sonic_rs::from_slice(bytes)
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
+    let saved: Saved<T> = sonic_rs::from_slice(bytes)
         .map_err(|e| format!("is damaged ({})", e.to_string().lines().next().unwrap_or_default()))?;
     if saved.version > VERSION {
         return Err(format!("is of version {}, written by a newer atkafka than this one", saved.version));
@@ -117,6 +124,7 @@ fn file_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::RelayPosition;
     use super::*;
 
     fn dir(name: &str) -> PathBuf {
@@ -128,15 +136,15 @@ mod tests {
     #[test]
     fn saved_positions_come_back_and_may_go_down() {
         let dir = dir("back");
-        let (file, first) = CursorFile::open(&dir, "bsky.network", "events").expect("open");
+        let (file, first) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "events").expect("open");
         assert_eq!(first, None);
         for seq in [31_527_015_322, 7] {
-            file.save(Position { seq, time_ms: 1 }).expect("saved");
+            file.save(&RelayPosition { seq, time_ms: 1 }).expect("saved");
         }
         drop(file);
-        let (_, again) = CursorFile::open(&dir, "bsky.network", "events").expect("open");
-        assert_eq!(again, Some(7), "a host that was reset counts from below");
-        let (_, other) = CursorFile::open(&dir, "bsky.network", "other").expect("open");
+        let (_, again) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "events").expect("open");
+        assert_eq!(again.map(|p| p.seq), Some(7), "a host that was reset counts from below");
+        let (_, other) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "other").expect("open");
         assert_eq!(other, None, "each output has its own");
         assert!(fs::read_dir(&dir).expect("dir").all(|e| !e.expect("entry").path().ends_with(".tmp")));
     }
@@ -144,17 +152,17 @@ mod tests {
     #[test]
     fn a_second_instance_is_refused() {
         let dir = dir("lock");
-        let held = CursorFile::open(&dir, "h", "o").expect("open");
-        let error = CursorFile::open(&dir, "h", "o").err().expect("locked");
+        let held = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").expect("open");
+        let error = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").err().expect("locked");
         assert!(error.contains("another atkafka"), "{error}");
         drop(held);
-        assert!(CursorFile::open(&dir, "h", "o").is_ok());
+        assert!(StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").is_ok());
     }
 
     #[test]
     fn a_damaged_file_is_an_error_that_says_what_to_do() {
         let dir = dir("damaged");
-        let (file, _) = CursorFile::open(&dir, "h", "o").expect("open");
+        let (file, _) = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").expect("open");
         let path = file.path().to_path_buf();
         drop(file);
         for bytes in [
@@ -165,7 +173,7 @@ mod tests {
             b"{\"version\":9,\"host\":\"h\",\"output\":\"o\",\"seq\":1,\"saved_at\":\"\"}",
         ] {
             fs::write(&path, bytes).expect("write");
-            let error = CursorFile::open(&dir, "h", "o").err().expect("refused");
+            let error = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").err().expect("refused");
             assert!(error.contains("delete it") && !error.contains('\n'), "{error}");
         }
     }

@@ -2,10 +2,61 @@
 
 pub mod file;
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
 /// Where upstream stands once everything up to here is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
-    pub seq: u64,
+#[derive(Debug, Clone, PartialEq)]
+pub enum Position {
+    Relay(RelayPosition),
+    Tap(TapPosition),
+    Ozone(OzonePosition),
+}
+
+impl Position {
     /// Time of the newest event up to here, in milliseconds since 1970; 0 when unknown.
+    pub fn time_ms(&self) -> i64 {
+        match self {
+            Position::Relay(p) => p.time_ms,
+            Position::Tap(p) => p.time_ms,
+            Position::Ozone(p) => p.high_water_ms,
+        }
+    }
+
+    /// Notes the time of an event.
+    pub fn saw_time(&mut self, ms: i64) {
+        match self {
+            Position::Relay(p) => p.time_ms = ms,
+            Position::Tap(p) => p.time_ms = ms,
+            Position::Ozone(_) => {}
+        }
+    }
+}
+
+/// A relay's cursor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayPosition {
+    pub seq: u64,
+    /// Milliseconds since 1970; 0 when unknown.
+    #[serde(default)]
     pub time_ms: i64,
+}
+
+/// Events of a Tap connection that may be acknowledged to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapPosition {
+    /// Which connection: an id means nothing on another one.
+    pub connection: u64,
+    pub ids: Vec<u64>,
+    pub time_ms: i64,
+}
+
+/// Where the reading of Ozone's events stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OzonePosition {
+    /// The newest `createdAt` seen, in milliseconds since 1970.
+    pub high_water_ms: i64,
+    /// Events of the look-back window that were delivered: `(createdAt in milliseconds, id)`.
+    pub window: Arc<Vec<(i64, u64)>>,
 }

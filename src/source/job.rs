@@ -3,11 +3,16 @@
 use std::ops::Range;
 
 use crate::atproto::frame::Kind;
+use crate::checkpoint::Position;
 
 /// Work for any worker. Each piece gives one batch, in the order in which the reader handed it over.
 pub enum Work {
     /// Some frames, in the order of the wire.
     Frames(Frames),
+    /// Tap's messages, JSON texts, in the order of the wire. The worker notes their ids in the position.
+    Tap(Frames),
+    /// Events of an Ozone page, JSON objects.
+    Ozone(Frames),
     /// Something that the reader has to say: becomes an `info` event.
     Notice { name: &'static str, message: String },
     /// Nothing to write, only a position: where a live start began.
@@ -18,7 +23,7 @@ impl Work {
     /// Frames inside.
     pub fn frames(&self) -> usize {
         match self {
-            Work::Frames(frames) => frames.list.len(),
+            Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.list.len(),
             Work::Notice { .. } | Work::Start => 0,
         }
     }
@@ -26,7 +31,7 @@ impl Work {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         match self {
-            Work::Frames(frames) => frames.bytes.len(),
+            Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.bytes.len(),
             Work::Notice { message, .. } => message.len(),
             Work::Start => 0,
         }
@@ -52,6 +57,8 @@ pub enum Seen {
     Frame { kind: Kind, body: usize, seq: u64 },
     /// A websocket text message.
     Text,
+    /// A websocket binary message where text is due.
+    Binary,
     /// The header could not be read.
     Bad(String),
     /// The header is fine, the seq is not.
@@ -64,9 +71,12 @@ pub struct Stopped;
 
 /// Where a reader puts its work.
 pub trait Intake {
-    /// Waits until there is room, then takes `work`. `seq` is where upstream stands once the work is delivered;
+    /// Waits until there is room, then takes `work`. `position` is where upstream stands once the work is delivered;
     /// `None` leaves it as it is.
-    fn put(&mut self, work: Work, seq: Option<u64>) -> Result<(), Stopped>;
+    fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped>;
+
+    /// The source cannot go on, and no retry would mend it: ends the run with `reason`.
+    fn fail(&self, reason: String);
 
     /// Whether the end was asked for.
     fn stopped(&self) -> bool;

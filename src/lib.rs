@@ -19,17 +19,17 @@
 //! Modules, in the order of dependence: each uses only those above it (`tests/tidy.rs` holds it so).
 
 pub mod atproto;
-pub mod checkpoint;
-pub mod config;
-pub mod dead_letter;
 pub mod event;
 pub mod filter;
-pub mod health;
-pub mod http;
-pub mod log;
+pub mod dead_letter;
 pub mod metrics;
+pub mod log;
+pub mod health;
+pub mod checkpoint;
+pub mod source;
+pub mod sink;
 pub mod pipeline;
+pub mod http;
 pub mod record;
 pub mod report;
-pub mod sink;
-pub mod source;
+pub mod config;

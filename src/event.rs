@@ -13,12 +13,22 @@ pub enum Action {
     Identity,
     Sync,
     Info,
+    /// An event of Ozone: which, is in its `$type`.
+    Ozone,
 }
 
 impl Action {
     /// All of them, for tables by action.
-    pub const ALL: [Action; 7] =
-        [Action::Create, Action::Update, Action::Delete, Action::Account, Action::Identity, Action::Sync, Action::Info];
+    pub const ALL: [Action; 8] = [
+        Action::Create,
+        Action::Update,
+        Action::Delete,
+        Action::Account,
+        Action::Identity,
+        Action::Sync,
+        Action::Info,
+        Action::Ozone,
+    ];
 
     /// The `action_name` of Osprey and of the metrics.
     pub fn name(self) -> &'static str {
@@ -30,6 +40,7 @@ impl Action {
             Action::Identity => "identity",
             Action::Sync => "sync",
             Action::Info => "info",
+            Action::Ozone => "ozone",
         }
     }
 
@@ -74,6 +85,8 @@ pub struct Head<'a> {
     pub seq: Option<u64>,
     /// Empty where upstream has none.
     pub rev: &'a str,
+    /// Tap says whether an event is live or of a backfill.
+    pub live: Option<bool>,
 }
 
 /// Where the snowflake stands in an Osprey event: [`stamp`] fills it in when the order is known.
@@ -89,12 +102,43 @@ pub fn write<E>(
     head: Head<'_>,
     body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
 ) -> Result<(), E> {
-    if format == Format::Osprey {
-        out.extend_from_slice(ID_PREFIX);
-        out.extend_from_slice(&[b'0'; ID_LEN]);
-        field(out, b",\"action_name\":", head.action.name());
-        out.extend_from_slice(b",\"data\":");
+    envelope(out, format, head.action.name(), head.when, |out| inner(out, format, head, body))
+}
+
+/// Appends what `data` appends: as it is, or in Osprey's envelope.
+pub fn envelope<E>(
+    out: &mut Vec<u8>,
+    format: Format,
+    action_name: &str,
+    when: When<'_>,
+    data: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
+    if format == Format::Plain {
+        return data(out);
     }
+    out.extend_from_slice(ID_PREFIX);
+    out.extend_from_slice(&[b'0'; ID_LEN]);
+    field(out, b",\"action_name\":", action_name);
+    out.extend_from_slice(b",\"data\":");
+    data(out)?;
+    field(out, b",\"timestamp\":", when.text);
+    out.extend_from_slice(br#","secret_data":{},"encoding":"UTF8"},"send_time":"#);
+    // Osprey's parser drops offsets and takes a time without a zone as local: always UTC, always with Z.
+    if when.text.len() == 24 && when.text.ends_with('Z') {
+        json::string(out, when.text);
+    } else {
+        json::string(out, &time::format_ms(when.ms));
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn inner<E>(
+    out: &mut Vec<u8>,
+    format: Format,
+    head: Head<'_>,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+) -> Result<(), E> {
     match head.did {
         Some(did) => {
             field(out, b"{\"did\":", did);
@@ -111,20 +155,12 @@ pub fn write<E>(
     if !head.rev.is_empty() {
         field(out, b",\"rev\":", head.rev);
     }
+    if let Some(live) = head.live {
+        out.extend_from_slice(if live { b",\"live\":true" } else { b",\"live\":false" });
+    }
     out.push(b',');
     body(out)?;
     out.push(b'}');
-    if format == Format::Osprey {
-        field(out, b",\"timestamp\":", head.when.text);
-        out.extend_from_slice(br#","secret_data":{},"encoding":"UTF8"},"send_time":"#);
-        // Osprey's parser drops offsets and takes a time without a zone as local: always UTC, always with Z.
-        if head.when.text.len() == 24 && head.when.text.ends_with('Z') {
-            json::string(out, head.when.text);
-        } else {
-            json::string(out, &time::format_ms(head.when.ms));
-        }
-        out.push(b'}');
-    }
     Ok(())
 }
 
@@ -143,7 +179,15 @@ pub struct Operation<'a> {
     /// As text; empty for a delete, since Osprey's rules demand the field.
     pub cid: &'a [u8],
     /// The record's block, absent for a delete and where the commit was too big to carry it.
-    pub record: Option<&'a [u8]>,
+    pub record: Option<Record<'a>>,
+}
+
+/// A record as upstream gave it.
+#[derive(Clone, Copy)]
+pub enum Record<'a> {
+    DagCbor(&'a [u8]),
+    /// Passes through untouched.
+    Json(&'a [u8]),
 }
 
 impl Operation<'_> {
@@ -165,9 +209,12 @@ impl Operation<'_> {
         out.push(b'/');
         json::escaped(out, self.rkey);
         out.push(b'"');
-        if let Some(block) = self.record {
+        if let Some(record) = self.record {
             out.extend_from_slice(b",\"record\":");
-            json::record(block, out)?;
+            match record {
+                Record::DagCbor(block) => json::record(block, out)?,
+                Record::Json(text) => json::raw(out, text),
+            }
         }
         out.push(b'}');
         Ok(())
@@ -175,13 +222,12 @@ impl Operation<'_> {
 }
 
 /// Appends `"account":{...}`.
-pub fn account(out: &mut Vec<u8>, active: bool, seq: u64, status: Option<&str>) {
-    out.extend_from_slice(if active {
-        br#""account":{"active":true,"seq":"#
-    } else {
-        br#""account":{"active":false,"seq":"#
-    });
-    json::integer(out, seq);
+pub fn account(out: &mut Vec<u8>, active: bool, seq: Option<u64>, status: Option<&str>) {
+    out.extend_from_slice(if active { br#""account":{"active":true"# } else { br#""account":{"active":false"# });
+    if let Some(seq) = seq {
+        out.extend_from_slice(b",\"seq\":");
+        json::integer(out, seq);
+    }
     if let Some(status) = status {
         field(out, b",\"status\":", status);
     }
@@ -189,11 +235,14 @@ pub fn account(out: &mut Vec<u8>, active: bool, seq: u64, status: Option<&str>) 
 }
 
 /// Appends `"identity":{...}`.
-pub fn identity(out: &mut Vec<u8>, seq: u64, handle: Option<&str>) {
-    out.extend_from_slice(br#""identity":{"seq":"#);
-    json::integer(out, seq);
+pub fn identity(out: &mut Vec<u8>, seq: Option<u64>, handle: Option<&str>) {
+    out.extend_from_slice(br#""identity":{"#);
+    if let Some(seq) = seq {
+        out.extend_from_slice(b"\"seq\":");
+        json::integer(out, seq);
+    }
     if let Some(handle) = handle {
-        field(out, b",\"handle\":", handle);
+        field(out, if seq.is_some() { b",\"handle\":" } else { b"\"handle\":" }, handle);
     }
     out.push(b'}');
 }
@@ -278,9 +327,9 @@ mod tests {
     fn an_osprey_event_has_each_field_that_is_read() {
         let mut out = Vec::new();
         let when = When { text: "2023-07-01T13:58:07.7841234", ms: 1_688_219_887_784 };
-        let head = Head { action: Action::Identity, did: Some("did:plc:x"), when, seq: Some(7), rev: "" };
+        let head = Head { action: Action::Identity, did: Some("did:plc:x"), when, seq: Some(7), rev: "", live: None };
         write(&mut out, Format::Osprey, head, |out| {
-            identity(out, 7, Some("a.example"));
+            identity(out, Some(7), Some("a.example"));
             Ok::<_, ()>(())
         })
         .expect("written");

@@ -125,7 +125,8 @@ impl Filter {
     }
 }
 
-fn is_did(s: &str) -> bool {
+/// Whether this has the form of a DID.
+pub fn is_did(s: &str) -> bool {
     let mut parts = s.splitn(3, ':');
     parts.next() == Some("did")
         && parts.next().is_some_and(|m| !m.is_empty() && m.bytes().all(|b| b.is_ascii_lowercase()))

@@ -6,18 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use atkafka::checkpoint::file::CursorFile;
-use atkafka::config::{self, Command, Output, Writing};
+use atkafka::checkpoint::acks::AckQueue;
+use atkafka::checkpoint::file::StateFile;
+use atkafka::checkpoint::{OzonePosition, RelayPosition};
+use atkafka::config::{self, Command, Logging, Output, Writing};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
+use atkafka::pipeline::checkpointer::Keep;
 use atkafka::pipeline::{self, Parts, Pipeline, Source, producer};
 use atkafka::sink::Sink;
 use atkafka::sink::kafka::KafkaSink;
 use atkafka::sink::kafka_options::{Kafka, KafkaClient};
 use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
+use atkafka::source::ozone::Ozone;
 use atkafka::source::relay::Relay;
+use atkafka::source::tap::Tap;
 use atkafka::{http, record, report};
+use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -68,6 +74,8 @@ fn run() -> Result<(), Failure> {
             Ok(())
         }
         Command::Relay(relay) => firehose_relay(relay),
+        Command::Tap(tap) => firehose_tap(tap),
+        Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
     }
 }
@@ -84,54 +92,114 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
-    atkafka::log::start(relay.logging.level, relay.logging.json);
-    let stop = stop_flag()?;
-    let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
-    let (output_name, sink) = sink(&relay.writing, &metrics)?;
-
-    let mut sources = Vec::new();
-    for (index, host) in relay.hosts.into_iter().enumerate() {
-        let (cursor, saved) = match &relay.writing.state_dir {
-            Some(dir) => CursorFile::open(dir, &host.name, &output_name)
-                .map(|(file, saved)| (Some(file), saved))
-                .map_err(Failure::Run)?,
-            None => (None, None),
-        };
-        match (&cursor, saved) {
-            (Some(file), Some(seq)) => log::info!("{}: cursor {seq} from {}", host.name, file.path().display()),
-            (Some(file), None) => log::info!("{}: no cursor in {} yet", host.name, file.path().display()),
-            (None, _) => log::info!("{}: no cursor is kept (--state-dir keeps one)", host.name),
+    Run::new(relay.logging)?.go(relay.writing, |run, writing, output| {
+        let mut sources = Vec::new();
+        for (index, host) in relay.hosts.into_iter().enumerate() {
+            let (keep, saved) = run.position::<RelayPosition>(writing, "relay", &host.name, output)?;
+            let saved = saved.map(|p| p.seq);
+            if let Some(seq) = saved {
+                log::info!("{}: going on behind the saved seq {seq}", host.name);
+            }
+            let name = host.name.clone();
+            let (start, metrics, health) = (relay.start, run.metrics.clone(), run.health.clone());
+            let read = Box::new(move |intake| Relay::new(host, index, start, saved, intake, metrics, health).run());
+            sources.push(Source { name, keep, read });
         }
-        health.add_source(&host.name);
-        let name = host.name.clone();
-        let (start, metrics, health) = (relay.start, metrics.clone(), health.clone());
-        let read = Box::new(move |intake| Relay::new(host, index, start, saved, intake, metrics, health).run());
-        sources.push(Source { name, cursor, read });
+        Ok(sources)
+    })
+}
+
+fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
+    Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
+        let mut sources = Vec::new();
+        for index in 0..tap.connections {
+            let name = if tap.connections == 1 { tap.host.name.clone() } else { format!("{}#{index}", tap.host.name) };
+            let acks = match tap.acks {
+                true => Some(Arc::new(AckQueue::new().map_err(|e| Failure::Run(e.to_string()))?)),
+                false => None,
+            };
+            let keep = acks.clone().map_or(Keep::Nowhere, Keep::Acks);
+            let (host, called, metrics, health) = (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
+            let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
+            sources.push(Source { name, keep, read });
+        }
+        Ok(sources)
+    })
+}
+
+fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
+    Run::new(ozone.logging)?.go(ozone.writing, |run, writing, output| {
+        let (keep, saved) = run.position::<OzonePosition>(writing, "ozone", &ozone.name, output)?;
+        if let Some(position) = &saved {
+            log::info!("{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms));
+        }
+        let name = ozone.name.clone();
+        let (metrics, health) = (run.metrics.clone(), run.health.clone());
+        let read = Box::new(move |intake| {
+            Ozone::new(ozone.account, &ozone.name, 0, ozone.reading, saved, intake, metrics, health).run()
+        });
+        Ok(vec![Source { name, keep, read }])
+    })
+}
+
+/// What every command has that writes events.
+struct Run {
+    logging: Logging,
+    stop: Arc<AtomicBool>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+impl Run {
+    fn new(logging: Logging) -> Result<Run, Failure> {
+        atkafka::log::start(logging.level, logging.json);
+        Ok(Run { logging, stop: stop_flag()?, metrics: Arc::default(), health: Arc::default() })
     }
 
-    let writing = relay.writing;
-    serve_http(&writing, &metrics, &health)?;
-    let dead_letter_topic = matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some());
-    let parts = Parts {
-        sources,
-        sink,
-        rules: writing.rules,
-        workers: writing.workers,
-        memory_limit: writing.memory_limit,
-        snowflake: writing.snowflake,
-        record_headers: writing.record_headers,
-        dead_letter_topic,
-    };
-    log::info!(
-        "atkafka {}: into {output_name}, {} workers, {} MiB in flight at most",
-        env!("CARGO_PKG_VERSION"),
-        parts.workers,
-        parts.memory_limit >> 20
-    );
-    // A status line would mix with events on the same terminal.
-    let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(relay.logging.json);
-    let pipeline = Pipeline::start(parts, metrics.clone(), health.clone());
-    supervise(pipeline, &stop, report::Report::new(metrics, health, status_line))
+    /// The saved position of a host, and where the next ones are kept.
+    fn position<T: DeserializeOwned>(&self, writing: &Writing, kind: &str, host: &str, output: &str) -> Result<(Keep, Option<T>), Failure> {
+        let Some(dir) = &writing.state_dir else {
+            log::info!("{host}: its position is not kept (--state-dir keeps it)");
+            return Ok((Keep::Nowhere, None));
+        };
+        let (file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
+        log::info!("{host}: position in {}{}", file.path().display(), if saved.is_some() { "" } else { ", none yet" });
+        Ok((Keep::File(file), saved))
+    }
+
+    /// Runs the pipeline over what `sources` gives, to its end.
+    fn go(
+        self,
+        writing: Writing,
+        sources: impl FnOnce(&Run, &Writing, &str) -> Result<Vec<Source>, Failure>,
+    ) -> Result<(), Failure> {
+        let (output, sink) = sink(&writing, &self.metrics)?;
+        let sources = sources(&self, &writing, &output)?;
+        for source in &sources {
+            self.health.add_source(&source.name);
+        }
+        serve_http(&writing, &self.metrics, &self.health)?;
+        let parts = Parts {
+            sources,
+            sink,
+            rules: writing.rules,
+            workers: writing.workers,
+            memory_limit: writing.memory_limit,
+            snowflake: writing.snowflake,
+            record_headers: writing.record_headers,
+            dead_letter_topic: matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some()),
+        };
+        log::info!(
+            "atkafka {}: into {output}, {} workers, {} MiB in flight at most",
+            env!("CARGO_PKG_VERSION"),
+            parts.workers,
+            parts.memory_limit >> 20
+        );
+        // A status line would mix with events on the same terminal.
+        let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(self.logging.json);
+        let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
+        supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line))
+    }
 }
 
 /// The sink, and what the output is called in logs and cursor files.

@@ -19,6 +19,8 @@ use crate::event::Action;
 pub const MAX_COLLECTIONS: usize = 300;
 /// Distinct `error` labels of upstream error frames.
 pub const MAX_ERRORS: usize = 20;
+/// Distinct kinds of Ozone's events; there were 22 (Ozone 0.4.2).
+pub const MAX_OZONE_KINDS: usize = 100;
 /// The label for what is over a bound.
 pub const OTHER: &str = "other";
 
@@ -28,6 +30,7 @@ pub struct Metrics {
     handled: IntCounterVec,
     collections: Mutex<HashSet<String>>,
     error_names: Mutex<HashSet<String>>,
+    ozone_kinds: Mutex<HashSet<String>>,
     pub produced_ok: IntCounter,
     pub produced_error: IntCounter,
     dead_letters: Vec<IntCounter>,
@@ -51,6 +54,12 @@ pub struct Metrics {
     pub decode_seconds: Histogram,
     pub delivery_seconds: Histogram,
     pub kafka_errors: IntCounter,
+    pub acks_sent: IntCounter,
+    pub tap_events: IntGauge,
+    pub tap_acks: IntGauge,
+    pub ozone_pages: IntCounter,
+    pub ozone_repeats: IntCounter,
+    ozone_requests: IntCounterVec,
     pub checkpoint_ok: IntCounter,
     pub checkpoint_error: IntCounter,
 }
@@ -100,6 +109,7 @@ impl Default for Metrics {
             handled: counters("atkafka_handled_events", "Events received and handled", &["action_name", "collection"]),
             collections: Mutex::default(),
             error_names: Mutex::default(),
+            ozone_kinds: Mutex::default(),
             produced_ok: produced.with_label_values(&["ok"]),
             produced_error: produced.with_label_values(&["error"]),
             dead_letters: Reason::ALL.iter().map(|r| dead.with_label_values(&[r.name()])).collect(),
@@ -151,6 +161,12 @@ impl Default for Metrics {
                 &[1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0],
             ),
             kafka_errors: counter("atkafka_kafka_errors", "Errors that the Kafka client reported; it goes on trying"),
+            acks_sent: counter("atkafka_acks_sent", "Acknowledgements sent to Tap"),
+            tap_events: gauge("atkafka_tap_event_buffer_size", "Tap events read and not yet acknowledged by the broker"),
+            tap_acks: gauge("atkafka_tap_ack_event_buffer_size", "Tap events acknowledged by the broker whose acknowledgement waits for the socket"),
+            ozone_pages: counter("atkafka_ozone_pages", "Pages of events that Ozone gave"),
+            ozone_repeats: counter("atkafka_ozone_repeats", "Events of the look-back window that were delivered before, skipped"),
+            ozone_requests: counters("atkafka_ozone_requests", "Requests to the PDS and, through it, to Ozone", &["method", "status"]),
             checkpoint_ok: saves.with_label_values(&["ok"]),
             checkpoint_error: saves.with_label_values(&["error"]),
             registry: r,
@@ -191,6 +207,11 @@ impl Metrics {
     /// `kind` is a name from the program, not from the network.
     pub fn gap(&self, kind: &'static str) {
         self.gaps.with_label_values(&[kind]).inc();
+    }
+
+    /// `method` is a name from the program, `status` an HTTP status or 0 when there was no answer.
+    pub fn ozone_request(&self, method: &'static str, status: u16) {
+        self.ozone_requests.with_label_values(&[method, itoa::Buffer::new().format(status)]).inc();
     }
 
     pub fn reconnect(&self, host: &str) {
@@ -250,6 +271,12 @@ impl<'m> Handled<'m> {
         if name == collection {
             self.ops.insert(collection.to_string(), counters);
         }
+    }
+
+    /// An event of Ozone, by the last part of its type.
+    pub fn ozone(&mut self, kind: &str) {
+        let name = bounded(&self.metrics.ozone_kinds, kind, MAX_OZONE_KINDS);
+        self.metrics.handled.with_label_values(&[&format!("ozone#{name}"), ""]).inc();
     }
 
     pub fn other(&self, action: Action) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::checkpoint::Position;
 use crate::source::job::{Intake, Stopped, Work};
 
 /// An intake that writes frames away, until enough are there.
@@ -58,7 +59,7 @@ pub fn new(path: &Path, frames: u64, stop: Arc<AtomicBool>) -> Result<(Recorder,
 }
 
 impl Intake for Recorder {
-    fn put(&mut self, work: Work, _seq: Option<u64>) -> Result<(), Stopped> {
+    fn put(&mut self, work: Work, _position: Option<Position>) -> Result<(), Stopped> {
         let Work::Frames(frames) = work else { return Ok(()) };
         let mut state = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for at in frames.list.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
@@ -81,8 +82,17 @@ impl Intake for Recorder {
         Ok(())
     }
 
+    fn fail(&self, reason: String) {
+        self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).error = Some(reason);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn drained(&self) -> bool {
+        true
     }
 }
 

@@ -215,6 +215,17 @@ fn find_escape(bytes: &[u8]) -> Option<usize> {
     bytes[at..].iter().position(needs).map(|i| at + i)
 }
 
+/// Appends a JSON text as it is, on one line: a raw line end can only be white space in it.
+pub fn raw(out: &mut Vec<u8>, text: &[u8]) {
+    let at = out.len();
+    out.extend_from_slice(text);
+    for byte in &mut out[at..] {
+        if matches!(byte, b'\n' | b'\r') {
+            *byte = b' ';
+        }
+    }
+}
+
 /// A whole value of any kind, as a record would hold it: for tests against foreign cases.
 pub fn any(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let mut r = cbor::Reader::new(block);

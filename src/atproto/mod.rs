@@ -5,4 +5,5 @@ pub mod cbor;
 pub mod cid;
 pub mod frame;
 pub mod json;
+pub mod tid;
 pub mod time;

@@ -1,5 +1,6 @@
 //! What survives a restart: the position up to which everything is acknowledged.
 
+pub mod acks;
 pub mod file;
 
 use std::sync::Arc;
@@ -21,6 +22,14 @@ impl Position {
             Position::Relay(p) => p.time_ms,
             Position::Tap(p) => p.time_ms,
             Position::Ozone(p) => p.high_water_ms,
+        }
+    }
+
+    /// The seq, where upstream has one.
+    pub fn seq(&self) -> Option<u64> {
+        match self {
+            Position::Relay(p) => Some(p.seq),
+            Position::Tap(_) | Position::Ozone(_) => None,
         }
     }
 

@@ -13,6 +13,7 @@ pub struct TopLevel {
 #[argh(subcommand)]
 pub enum Command {
     Firehose(Firehose),
+    Ozone(Ozone),
     Record(Record),
 }
 
@@ -28,133 +29,209 @@ pub struct Firehose {
 #[argh(subcommand)]
 pub enum Mode {
     Relay(Relay),
+    Tap(Tap),
 }
 
-/// Declares a command with its own flags and those that every command has which writes events.
-macro_rules! writing_command {
-    ($(#[$meta:meta])* pub struct $name:ident { $($own:tt)* }) => {
+/// Declares the commands that write events: each with its own flags and the shared ones, which stand here once.
+macro_rules! writing_commands {
+    (@shared { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
+        /// The flags that every command has which writes events.
+        #[derive(Debug, Clone)]
+        pub struct Writing {
+            $(pub $field: $outer $(<$inner>)?,)*
+        }
+    };
+    (@command { $($(#[$shared_meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* } $(#[$meta:meta])* $name:ident { $($own:tt)* }) => {
         #[derive(FromArgs, ArgsInfo, Debug)]
         $(#[$meta])*
         pub struct $name {
             $($own)*
-
-            /// brokers of Kafka, host:port; without any, events go to standard output, one a line
-            #[argh(option, arg_name = "host:port")]
-            pub bootstrap_servers: Vec<String>,
-            /// topic that the events go to
-            #[argh(option, arg_name = "topic")]
-            pub output_topic: Option<String>,
-            /// write the envelope that the Osprey rules engine reads
-            #[argh(switch)]
-            pub osprey_compatible: bool,
-            /// worker id in Osprey's action ids, 0..31 (default 1)
-            #[argh(option, arg_name = "n")]
-            pub snowflake_worker_id: Option<String>,
-            /// data center id in Osprey's action ids, 0..31 (default 0)
-            #[argh(option, arg_name = "n")]
-            pub snowflake_data_center_id: Option<String>,
-            /// add the Kafka headers seq, action and collection to each record
-            #[argh(switch)]
-            pub record_headers: bool,
-
-            /// only ops on these collections: app.bsky.feed.post, app.bsky.*, *
-            #[argh(option, arg_name = "pattern")]
-            pub watched_collections: Vec<String>,
-            /// all but ops on these collections
-            #[argh(option, arg_name = "pattern")]
-            pub ignored_collections: Vec<String>,
-            /// only events of these accounts; @file reads one DID a line
-            #[argh(option, arg_name = "did|@file")]
-            pub watched_dids: Vec<String>,
-            /// all but events of these accounts; @file reads one DID a line
-            #[argh(option, arg_name = "did|@file")]
-            pub ignored_dids: Vec<String>,
-            /// do not check that each record hashes to its CID
-            #[argh(switch)]
-            pub no_verify: bool,
-
-            /// where cursors are kept (default $STATE_DIRECTORY, else ./atkafka-state; none when events go to standard output)
-            #[argh(option, arg_name = "dir")]
-            pub state_dir: Option<String>,
-            /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
-            #[argh(option, arg_name = "n")]
-            pub workers: Option<String>,
-            /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
-            #[argh(option, arg_name = "size")]
-            pub memory_limit: Option<String>,
-
-            /// librdkafka (default), or kafka: a pure-Rust client for brokers up to 3.9, at least once, without TLS, SASL, headers and times
-            #[argh(option, arg_name = "client")]
-            pub kafka_client: Option<String>,
-            /// none, gzip, snappy, lz4 or zstd (default lz4; none with --osprey-compatible and with --kafka-client kafka)
-            #[argh(option, arg_name = "codec")]
-            pub compression: Option<String>,
-            /// any librdkafka property, such as linger.ms=20; may repeat
-            #[argh(option, arg_name = "key=value")]
-            pub kafka_config: Vec<String>,
-            /// encrypt the connections to the brokers
-            #[argh(switch)]
-            pub tls: bool,
-            /// certificates to trust instead of the system's, a PEM file
-            #[argh(option, arg_name = "file")]
-            pub tls_ca_file: Option<String>,
-            /// the client's own certificate, a PEM file
-            #[argh(option, arg_name = "file")]
-            pub tls_cert_file: Option<String>,
-            /// the key of the client's own certificate, a PEM file
-            #[argh(option, arg_name = "file")]
-            pub tls_key_file: Option<String>,
-            /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
-            #[argh(option, arg_name = "name")]
-            pub sasl_mechanism: Option<String>,
-            /// user at the brokers
-            #[argh(option, arg_name = "user")]
-            pub sasl_username: Option<String>,
-            /// password at the brokers; better in the environment or in a file
-            #[argh(option, arg_name = "password")]
-            pub sasl_password: Option<String>,
-            /// file that holds the password
-            #[argh(option, arg_name = "file")]
-            pub sasl_password_file: Option<String>,
-            /// partitions of a topic that is created (default: the broker's default)
-            #[argh(option, arg_name = "n")]
-            pub topic_partitions: Option<String>,
-            /// replicas of a topic that is created (default: the broker's default)
-            #[argh(option, arg_name = "n")]
-            pub topic_replication: Option<String>,
-            /// do not create topics that are absent: wait until somebody does
-            #[argh(switch)]
-            pub no_create_topic: bool,
-            /// topic for what cannot become an event: the raw bytes, with headers that say why (default: only the log)
-            #[argh(option, arg_name = "topic")]
-            pub dead_letter_topic: Option<String>,
-
-            /// address of /metrics, /healthz and /readyz, or none (default 0.0.0.0:6009)
-            #[argh(option, arg_name = "ip:port")]
-            pub metrics_listen_address: Option<String>,
-            /// error, warn, info or debug (default info)
-            #[argh(option, arg_name = "level")]
-            pub log_level: Option<String>,
-            /// text or json (default text)
-            #[argh(option, arg_name = "format")]
-            pub log_format: Option<String>,
-            /// the same as --log-level debug
-            #[argh(switch)]
-            pub debug: bool,
+            $($(#[$shared_meta])* pub $field: $outer $(<$inner>)?,)*
         }
+
+        impl $name {
+            pub fn writing(&self) -> Writing {
+                Writing { $($field: self.$field.clone(),)* }
+            }
+        }
+    };
+    ($shared:tt $($(#[$meta:meta])* $name:ident $own:tt)*) => {
+        writing_commands!(@shared $shared);
+        $(writing_commands!(@command $shared $(#[$meta])* $name $own);)*
     };
 }
 
-writing_command! {
+writing_commands! {
+    {
+        /// brokers of Kafka, host:port; without any, events go to standard output, one a line
+        #[argh(option, arg_name = "host:port")]
+        bootstrap_servers: Vec<String>,
+        /// topic that the events go to
+        #[argh(option, arg_name = "topic")]
+        output_topic: Option<String>,
+        /// write the envelope that the Osprey rules engine reads
+        #[argh(switch)]
+        osprey_compatible: bool,
+        /// worker id in Osprey's action ids, 0..31 (default 1)
+        #[argh(option, arg_name = "n")]
+        snowflake_worker_id: Option<String>,
+        /// data center id in Osprey's action ids, 0..31 (default 0)
+        #[argh(option, arg_name = "n")]
+        snowflake_data_center_id: Option<String>,
+        /// add the Kafka headers seq, action and collection to each record
+        #[argh(switch)]
+        record_headers: bool,
+
+        /// only ops on these collections: app.bsky.feed.post, app.bsky.*, *
+        #[argh(option, arg_name = "pattern")]
+        watched_collections: Vec<String>,
+        /// all but ops on these collections
+        #[argh(option, arg_name = "pattern")]
+        ignored_collections: Vec<String>,
+        /// only events of these accounts; @file reads one DID a line
+        #[argh(option, arg_name = "did|@file")]
+        watched_dids: Vec<String>,
+        /// all but events of these accounts; @file reads one DID a line
+        #[argh(option, arg_name = "did|@file")]
+        ignored_dids: Vec<String>,
+        /// do not check that each record hashes to its CID
+        #[argh(switch)]
+        no_verify: bool,
+
+        /// where cursors are kept (default $STATE_DIRECTORY, else ./atkafka-state; none when events go to standard output)
+        #[argh(option, arg_name = "dir")]
+        state_dir: Option<String>,
+        /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
+        #[argh(option, arg_name = "n")]
+        workers: Option<String>,
+        /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
+        #[argh(option, arg_name = "size")]
+        memory_limit: Option<String>,
+
+        /// librdkafka (default), or kafka: a pure-Rust client for brokers up to 3.9, at least once, without TLS, SASL, headers and times
+        #[argh(option, arg_name = "client")]
+        kafka_client: Option<String>,
+        /// none, gzip, snappy, lz4 or zstd (default lz4; none with --osprey-compatible and with --kafka-client kafka)
+        #[argh(option, arg_name = "codec")]
+        compression: Option<String>,
+        /// any librdkafka property, such as linger.ms=20; may repeat
+        #[argh(option, arg_name = "key=value")]
+        kafka_config: Vec<String>,
+        /// encrypt the connections to the brokers
+        #[argh(switch)]
+        tls: bool,
+        /// certificates to trust instead of the system's, a PEM file
+        #[argh(option, arg_name = "file")]
+        tls_ca_file: Option<String>,
+        /// the client's own certificate, a PEM file
+        #[argh(option, arg_name = "file")]
+        tls_cert_file: Option<String>,
+        /// the key of the client's own certificate, a PEM file
+        #[argh(option, arg_name = "file")]
+        tls_key_file: Option<String>,
+        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+        #[argh(option, arg_name = "name")]
+        sasl_mechanism: Option<String>,
+        /// user at the brokers
+        #[argh(option, arg_name = "user")]
+        sasl_username: Option<String>,
+        /// password at the brokers; better in the environment or in a file
+        #[argh(option, arg_name = "password")]
+        sasl_password: Option<String>,
+        /// file that holds the password
+        #[argh(option, arg_name = "file")]
+        sasl_password_file: Option<String>,
+        /// partitions of a topic that is created (default: the broker's default)
+        #[argh(option, arg_name = "n")]
+        topic_partitions: Option<String>,
+        /// replicas of a topic that is created (default: the broker's default)
+        #[argh(option, arg_name = "n")]
+        topic_replication: Option<String>,
+        /// do not create topics that are absent: wait until somebody does
+        #[argh(switch)]
+        no_create_topic: bool,
+        /// topic for what cannot become an event: the raw bytes, with headers that say why (default: only the log)
+        #[argh(option, arg_name = "topic")]
+        dead_letter_topic: Option<String>,
+
+        /// address of /metrics, /healthz and /readyz, or none (default 0.0.0.0:6009)
+        #[argh(option, arg_name = "ip:port")]
+        metrics_listen_address: Option<String>,
+        /// error, warn, info or debug (default info)
+        #[argh(option, arg_name = "level")]
+        log_level: Option<String>,
+        /// text or json (default text)
+        #[argh(option, arg_name = "format")]
+        log_format: Option<String>,
+        /// the same as --log-level debug
+        #[argh(switch)]
+        debug: bool,
+    }
+
     /// Reads the firehose of a relay, or of a PDS.
     #[argh(subcommand, name = "relay")]
-    pub struct Relay {
+    Relay {
         /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
         #[argh(option, arg_name = "url")]
         pub relay_host: Vec<String>,
         /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
         #[argh(option, arg_name = "start")]
         pub cursor: Option<String>,
+        /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+        #[argh(option, arg_name = "contact")]
+        pub contact: Option<String>,
+    }
+
+    /// Reads a Tap: whole repositories, then live.
+    #[argh(subcommand, name = "tap")]
+    Tap {
+        /// tap to read, ws:// or http:// (default ws://localhost:2480)
+        #[argh(option, arg_name = "url")]
+        pub tap_host: Option<String>,
+        /// connections that share Tap's queue, 1..32 (default 1)
+        #[argh(option, arg_name = "n")]
+        pub tap_connections: Option<String>,
+        /// the same as --workers
+        #[argh(option, arg_name = "n")]
+        pub tap_workers: Option<String>,
+        /// send no acknowledgements: for a Tap that runs without
+        #[argh(switch)]
+        pub disable_acks: bool,
+        /// tap's admin password; better in the environment or in a file
+        #[argh(option, arg_name = "password")]
+        pub tap_password: Option<String>,
+        /// file that holds Tap's admin password
+        #[argh(option, arg_name = "file")]
+        pub tap_password_file: Option<String>,
+    }
+
+    /// Reads the moderation events of an Ozone.
+    #[argh(subcommand, name = "ozone-events")]
+    Ozone {
+        /// the account's PDS, https://; Ozone is asked through it (required)
+        #[argh(option, arg_name = "url")]
+        pub pds_host: Option<String>,
+        /// handle, DID or e-mail of an account in Ozone's team (required)
+        #[argh(option, arg_name = "name")]
+        pub identifier: Option<String>,
+        /// its password, or an app password; better in the environment or in a file (required)
+        #[argh(option, arg_name = "password")]
+        pub password: Option<String>,
+        /// file that holds the password
+        #[argh(option, arg_name = "file")]
+        pub password_file: Option<String>,
+        /// DID of the labeler whose Ozone it is (required)
+        #[argh(option, arg_name = "did")]
+        pub labeler_did: Option<String>,
+        /// where the first start begins, a time such as 2026-01-01T00:00:00Z; a saved position goes before it (default: the first event)
+        #[argh(option, arg_name = "time")]
+        pub ozone_since: Option<String>,
+        /// how far before the newest event each round begins, since events commit late, 0s..1h (default 30s)
+        #[argh(option, arg_name = "time")]
+        pub look_back: Option<String>,
+        /// between two rounds, 100ms..1h (default 1s)
+        #[argh(option, arg_name = "time")]
+        pub poll_interval: Option<String>,
         /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
         #[argh(option, arg_name = "contact")]
         pub contact: Option<String>,

@@ -22,6 +22,9 @@ pub fn variables(flag: &str) -> Vec<String> {
     let own = format!("ATKAFKA_{}", flag.trim_start_matches("--").replace('-', "_").to_uppercase());
     match flag {
         "--metrics-listen-address" | "--debug" => vec![own["ATKAFKA_".len()..].to_string(), own],
+        // As at-kafka has them.
+        "--pds-host" | "--identifier" | "--password" | "--password-file" | "--labeler-did" | "--look-back"
+        | "--poll-interval" => vec![own.replacen("ATKAFKA_", "ATKAFKA_OZONE_", 1)],
         _ => vec![own],
     }
 }
@@ -280,7 +283,7 @@ mod tests {
             Err("--relay-hots: no such flag; did you mean --relay-host?".into())
         );
         assert_eq!(run("firehose relay --relay-host", &[]), Err("--relay-host: a value has to follow".into()));
-        assert!(run("firehose tap", &[]).unwrap_err().contains("allowed here: relay"));
+        assert!(run("firehose tape", &[]).unwrap_err().contains("allowed here: relay, tap"));
         assert!(run("record --osprey-compatible", &[]).unwrap_err().contains("not a flag of record"));
         assert!(run("", &[]).unwrap_err().contains("firehose"));
         assert!(run("firehose relay --cursor 1 --cursor 2", &[]).unwrap_err().contains("more than once"));

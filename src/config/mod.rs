@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use argh::FromArgs;
 use log::LevelFilter;
@@ -16,6 +17,8 @@ use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
+use crate::source::ozone::Reading;
+use crate::source::ozone_session::Account;
 use crate::source::socket::user_agent;
 use crate::source::{Host, Start};
 
@@ -39,6 +42,8 @@ type Checked<T> = Result<T, Invalid>;
 /// What to do.
 pub enum Command {
     Relay(Relay),
+    Tap(Tap),
+    Ozone(Ozone),
     Record(Record),
     /// A text to print.
     Print(String),
@@ -48,6 +53,25 @@ pub enum Command {
 pub struct Relay {
     pub hosts: Vec<Host>,
     pub start: Start,
+    pub writing: Writing,
+    pub logging: Logging,
+}
+
+/// `firehose tap`.
+pub struct Tap {
+    pub host: Host,
+    pub connections: usize,
+    pub acks: bool,
+    pub writing: Writing,
+    pub logging: Logging,
+}
+
+/// `ozone-events`.
+pub struct Ozone {
+    pub account: Account,
+    /// What the PDS is called in logs, metrics and the state file.
+    pub name: String,
+    pub reading: Reading,
     pub writing: Writing,
     pub logging: Logging,
 }
@@ -88,6 +112,7 @@ pub struct Logging {
 }
 
 const DEFAULT_RELAY: &str = "wss://bsky.network";
+const DEFAULT_TAP: &str = "ws://localhost:2480";
 const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
 const DEFAULT_STATE_DIR: &str = "./atkafka-state";
 const DEFAULT_MEMORY: usize = 256 << 20;
@@ -105,6 +130,8 @@ pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Comman
         flags::TopLevel::from_args(&["atkafka"], &args).map_err(|e| Invalid(e.output.trim().replace('\n', " ")))?;
     match top.command {
         flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Relay(f) }) => relay(f, env).map(Command::Relay),
+        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Tap(f) }) => tap(f, env).map(Command::Tap),
+        flags::Command::Ozone(f) => ozone(f, env).map(Command::Ozone),
         flags::Command::Record(f) => record(f).map(Command::Record),
     }
 }
@@ -137,8 +164,91 @@ fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
         hosts.push(host);
     }
     let start = start(f.cursor.as_deref())?;
-    let logging = logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?;
-    Ok(Relay { hosts, start, writing: writing(f, env)?, logging })
+    let w = f.writing();
+    let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
+    Ok(Relay { hosts, start, writing: writing(&w, env)?, logging })
+}
+
+fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
+    let mut w = f.writing();
+    if let Some(workers) = f.tap_workers {
+        if w.workers.as_ref().is_some_and(|w| *w != workers) {
+            return Err(invalid("--tap-workers", &workers, "contradicts --workers: they mean the same, give one of them"));
+        }
+        number("--tap-workers", Some(&workers), 1..=256)?;
+        w.workers = Some(workers);
+    }
+    let url = f.tap_host.as_deref().unwrap_or(DEFAULT_TAP);
+    let mut host = host("--tap-host", url, None)?;
+    host.prefix = host.prefix.trim_end_matches("/channel").to_string();
+    let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
+    host.authorization = password.map(|p| format!("Basic {}", data_encoding::BASE64.encode(format!("admin:{p}").as_bytes())));
+    if f.disable_acks && w.state_dir.is_some() {
+        log::debug!("Tap keeps its own position: --state-dir holds nothing in this mode");
+    }
+    Ok(Tap {
+        host,
+        connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,
+        acks: !f.disable_acks,
+        logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
+        writing: writing(&w, env)?,
+    })
+}
+
+fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
+    let w = f.writing();
+    let required = |flag: &str, value: &Option<String>, what: &str| {
+        value.clone().ok_or_else(|| invalid(flag, "", &format!("required: {what}")))
+    };
+    let pds = required("--pds-host", &f.pds_host, "the PDS of the moderator's account, https://...")?;
+    let host = host("--pds-host", &pds, f.contact.as_deref())?;
+    let scheme = if host.tls { "https" } else { "http" };
+    let password = secret("--password", &f.password, "--password-file", &f.password_file)?;
+    let labeler_did = required("--labeler-did", &f.labeler_did, "did:plc:... of the labeler")?;
+    if !crate::filter::is_did(&labeler_did) {
+        return Err(invalid("--labeler-did", &labeler_did, "a DID such as did:plc:..."));
+    }
+    let since_ms = f.ozone_since.as_deref().map(|text| {
+        crate::atproto::time::parse_ms(text).ok_or_else(|| invalid("--ozone-since", text, "a time such as 2026-01-01T00:00:00Z"))
+    });
+    let hour = Duration::from_secs(3600);
+    let span = |flag, text: &Option<String>, least, default| match text {
+        None => Ok(default),
+        Some(text) => duration(text).filter(|d| (least..=hour).contains(d)).ok_or_else(|| {
+            invalid(flag, text, &format!("from {least:?} to 1h, such as 500ms, 30s or 2m"))
+        }),
+    };
+    Ok(Ozone {
+        account: Account {
+            pds: format!("{scheme}://{}", host.name),
+            identifier: required("--identifier", &f.identifier, "handle, DID or e-mail of a member of Ozone's team")?,
+            password: required("--password", &password, "or --password-file")?,
+            labeler_did,
+            user_agent: host.user_agent,
+        },
+        name: host.name,
+        reading: Reading {
+            since_ms: since_ms.transpose()?,
+            look_back: span("--look-back", &f.look_back, Duration::ZERO, Duration::from_secs(30))?,
+            poll_interval: span("--poll-interval", &f.poll_interval, Duration::from_millis(100), Duration::from_secs(1))?,
+        },
+        logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
+        writing: writing(&w, env)?,
+    })
+}
+
+/// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
+fn duration(text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    let unit = match &text[split..] {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return None,
+    };
+    number.checked_mul(unit).map(Duration::from_millis)
 }
 
 fn record(f: flags::Record) -> Checked<Record> {
@@ -151,11 +261,11 @@ fn record(f: flags::Record) -> Checked<Record> {
     })
 }
 
-fn writing(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Writing> {
+fn writing(f: &flags::Writing, env: &HashMap<String, String>) -> Checked<Writing> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
     let servers = list(&f.bootstrap_servers);
-    let output = if servers.is_empty() { lines_only(&f)? } else { Output::Kafka(Box::new(kafka(&f, servers)?)) };
+    let output = if servers.is_empty() { lines_only(f)? } else { Output::Kafka(Box::new(kafka(f, servers)?)) };
     let state_dir = match (&f.state_dir, &output) {
         (Some(dir), _) => Some(PathBuf::from(dir)),
         (None, Output::Lines) => None,
@@ -179,12 +289,12 @@ fn writing(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Writing> {
             as usize,
         memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
-        rules: Rules { format, filter: filter(&f)?, verify: !f.no_verify },
+        rules: Rules { format, filter: filter(f)?, verify: !f.no_verify },
     })
 }
 
 /// Without servers, flags that only Kafka has are a mistake.
-fn lines_only(f: &flags::Relay) -> Checked<Output> {
+fn lines_only(f: &flags::Writing) -> Checked<Output> {
     let kafka_only = [
         ("--output-topic", f.output_topic.is_some()),
         ("--dead-letter-topic", f.dead_letter_topic.is_some()),
@@ -200,7 +310,7 @@ fn lines_only(f: &flags::Relay) -> Checked<Output> {
     }
 }
 
-fn kafka(f: &flags::Relay, servers: Vec<String>) -> Checked<Kafka> {
+fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     for server in &servers {
         let port = server.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
         if !matches!(port, Some(Ok(1..))) {
@@ -273,7 +383,7 @@ fn kafka(f: &flags::Relay, servers: Vec<String>) -> Checked<Kafka> {
     })
 }
 
-fn filter(f: &flags::Relay) -> Checked<Filter> {
+fn filter(f: &flags::Writing) -> Checked<Filter> {
     let lists = Lists {
         watched_collections: list(&f.watched_collections),
         ignored_collections: list(&f.ignored_collections),

@@ -14,7 +14,7 @@ pub struct Job {
     pub source: usize,
     pub ordinal: u64,
     pub work: Work,
-    pub seq: Option<u64>,
+    pub position: Option<Position>,
     pub received: Instant,
     /// What it holds of the memory limit, in bytes.
     pub cost: usize,
@@ -55,7 +55,7 @@ impl Batch {
             bytes: Vec::new(),
             records: Vec::new(),
             dead: Vec::new(),
-            position: job.seq.map(|seq| Position { seq, time_ms: 0 }),
+            position: job.position.clone(),
             received: job.received,
             frames: job.work.frames(),
             cost: job.cost,
@@ -65,7 +65,7 @@ impl Batch {
     /// Notes the time of an event, for lag.
     pub fn saw_time(&mut self, ms: i64) {
         if let Some(position) = &mut self.position {
-            position.time_ms = ms;
+            position.saw_time(ms);
         }
     }
 }

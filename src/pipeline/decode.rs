@@ -21,10 +21,10 @@ pub struct Rules {
 
 /// A worker's state: its rules and the buffers that it reuses.
 pub struct Decoder<'m> {
-    rules: Rules,
+    pub(super) rules: Rules,
     car: CarIndex,
-    metrics: &'m Metrics,
-    handled: Handled<'m>,
+    pub(super) metrics: &'m Metrics,
+    pub(super) handled: Handled<'m>,
 }
 
 /// Why one op cannot become an event.
@@ -49,6 +49,8 @@ impl<'m> Decoder<'m> {
     pub fn frame(&mut self, frame: &[u8], seen: &Seen, out: &mut Batch) {
         let letter = |reason, detail: String, seq| DeadLetter { reason, detail, seq, bytes: frame.to_vec() };
         match seen {
+            // Tap and Ozone have these.
+            Seen::Binary | Seen::Json => {}
             Seen::Text => out.dead.push(letter(Reason::TextFrame, "a text message".into(), 0)),
             Seen::Bad(detail) => out.dead.push(letter(Reason::BadFrame, detail.clone(), 0)),
             Seen::BadSeq => out.dead.push(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
@@ -75,12 +77,12 @@ impl<'m> Decoder<'m> {
             }
             Kind::Identity => {
                 let m: frame::Identity<'_> = frame::body(bytes).map_err(|e| format!("#identity: {e}"))?;
-                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| event::identity(o, m.seq, m.handle));
+                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| event::identity(o, Some(m.seq), m.handle));
             }
             Kind::Account => {
                 let m: frame::Account<'_> = frame::body(bytes).map_err(|e| format!("#account: {e}"))?;
                 self.timed(m.time, Action::Account, m.did, m.seq, "", out, |o| {
-                    event::account(o, m.active, m.seq, m.status)
+                    event::account(o, m.active, Some(m.seq), m.status)
                 });
             }
             Kind::Sync => {
@@ -167,7 +169,7 @@ impl<'m> Decoder<'m> {
                 Some(block) if self.rules.verify && !cid::names_record(known, block) => {
                     return Err(bad(Reason::CidMismatch, "the block does not hash to the CID"));
                 }
-                Some(block) => operation.record = Some(block),
+                Some(block) => operation.record = Some(event::Record::DagCbor(block)),
                 None if commit.too_big => self.metrics.without_record.inc(),
                 None => {
                     return Err(match indexed {
@@ -178,7 +180,7 @@ impl<'m> Decoder<'m> {
             }
             operation.cid = &text;
         }
-        let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev };
+        let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev, live: None };
         self.append(out, head, collection, |o| operation.write(o))?;
         self.handled.op(action, collection);
         Ok(())
@@ -213,7 +215,7 @@ impl<'m> Decoder<'m> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn other(
+    pub(super) fn other(
         &mut self,
         action: Action,
         did: Option<&str>,
@@ -223,7 +225,7 @@ impl<'m> Decoder<'m> {
         out: &mut Batch,
         body: impl FnOnce(&mut Vec<u8>),
     ) {
-        let head = Head { action, did, when, seq, rev };
+        let head = Head { action, did, when, seq, rev, live: None };
         let infallible: Result<(), std::convert::Infallible> = self.append(out, head, "", |o| {
             body(o);
             Ok(())
@@ -232,26 +234,42 @@ impl<'m> Decoder<'m> {
         self.handled.other(action);
     }
 
-    /// Appends one record: its key, its collection (for headers), its value.
-    fn append<E>(
+    /// Appends one record of the common form.
+    pub(super) fn append<E>(
         &self,
         out: &mut Batch,
         head: Head<'_>,
         collection: &str,
         body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (did, seq) = (head.did.unwrap_or_default(), head.seq.unwrap_or(0));
+        let format = self.rules.format;
+        self.append_value(out, did, collection, head.when.ms, head.action, seq, |o| event::write(o, format, head, body))
+    }
+
+    /// Appends one record: its key, its collection (for headers), and the value that `write` appends.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn append_value<E>(
+        &self,
+        out: &mut Batch,
+        key: &str,
+        collection: &str,
+        time_ms: i64,
+        action: Action,
+        seq: u64,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let start = out.bytes.len();
-        out.bytes.extend_from_slice(head.did.unwrap_or_default().as_bytes());
+        out.bytes.extend_from_slice(key.as_bytes());
         let key = start..out.bytes.len();
         out.bytes.extend_from_slice(collection.as_bytes());
         let collection = key.end..out.bytes.len();
-        if let Err(e) = event::write(&mut out.bytes, self.rules.format, head, body) {
+        if let Err(e) = write(&mut out.bytes) {
             out.bytes.truncate(start);
             return Err(e);
         }
         let value = collection.end..out.bytes.len();
-        let (time_ms, action, seq) = (record_time(head.when.ms), head.action, head.seq.unwrap_or(0));
-        out.records.push(Record { key, value, time_ms, action, collection, seq });
+        out.records.push(Record { key, value, time_ms: record_time(time_ms), action, collection, seq });
         Ok(())
     }
 }
@@ -267,18 +285,18 @@ fn record_time(ms: i64) -> i64 {
 }
 
 /// The clock, for what has no time of its own.
-struct Arrival {
+pub(super) struct Arrival {
     text: String,
     ms: i64,
 }
 
 impl Arrival {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         let ms = time::now_ms();
         Arrival { text: time::format_ms(ms), ms }
     }
 
-    fn when(&self) -> When<'_> {
+    pub(super) fn when(&self) -> When<'_> {
         When { text: &self.text, ms: self.ms }
     }
 }

@@ -7,6 +7,7 @@ use crossbeam_channel::Sender;
 
 use super::batch::Job;
 use super::permits::Permits;
+use crate::checkpoint::Position;
 use crate::metrics::Metrics;
 use crate::source::job::{self, Stopped, Work};
 
@@ -28,18 +29,26 @@ impl Intake {
 }
 
 impl job::Intake for Intake {
-    fn put(&mut self, work: Work, seq: Option<u64>) -> Result<(), Stopped> {
+    fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped> {
         let frames = work.frames();
         let cost = work.bytes() + PER_FRAME * (frames + 1);
         let received = Instant::now();
         self.permits.acquire(frames, cost)?;
-        let job = Job { source: self.source, ordinal: self.ordinal, work, seq, received, cost };
+        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, cost };
         self.ordinal += 1;
         self.metrics.queue_depth.inc();
         self.jobs.send(job).map_err(|_| Stopped)
     }
 
+    fn fail(&self, reason: String) {
+        self.permits.fail(reason);
+    }
+
     fn stopped(&self) -> bool {
         self.permits.is_closed()
+    }
+
+    fn drained(&self) -> bool {
+        self.permits.is_idle()
     }
 }

@@ -3,6 +3,8 @@
 pub mod batch;
 pub mod checkpointer;
 pub mod decode;
+pub mod decode_ozone;
+pub mod decode_tap;
 pub mod intake;
 pub mod permits;
 pub mod producer;
@@ -17,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use crate::checkpoint::file::CursorFile;
 use crate::event::Snowflake;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
+use checkpointer::Keep;
 use decode::Rules;
 use intake::Intake;
 use permits::Permits;
@@ -35,8 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// One upstream to read.
 pub struct Source {
     pub name: String,
-    /// `None`: its position is not kept.
-    pub cursor: Option<CursorFile>,
+    pub keep: Keep,
     /// Reads until the intake says stopped.
     pub read: Box<dyn FnOnce(Intake) + Send>,
 }
@@ -75,9 +76,9 @@ impl Pipeline {
         let mut threads = Vec::new();
 
         let lanes = parts.sources.iter().map(|s| Lane::new(&s.name, &metrics)).collect();
-        let mut cursors = Vec::new();
+        let mut keeps = Vec::new();
         for (i, source) in parts.sources.into_iter().enumerate() {
-            cursors.push(source.cursor);
+            keeps.push(source.keep);
             let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone());
             let read = source.read;
             threads.push(spawn(&format!("reader-{i}"), move || read(intake)));
@@ -91,7 +92,7 @@ impl Pipeline {
         }
         drop((jobs, batches_in));
 
-        let (frontier, checkpointer) = checkpointer::new(cursors, metrics.clone());
+        let (frontier, checkpointer) = checkpointer::new(keeps, metrics.clone());
         let producer = Producer {
             sink: parts.sink,
             lanes,
@@ -104,6 +105,7 @@ impl Pipeline {
             record_headers: parts.record_headers,
             dead_letter_topic: parts.dead_letter_topic,
         };
+        let failing = permits.clone();
         threads.push(spawn("producer", move || {
             let saving = thread::Builder::new().name("checkpoint".into()).spawn(|| checkpointer.run());
             let saving = saving.expect("the system has threads left at the start");
@@ -120,7 +122,8 @@ impl Pipeline {
             });
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);
-            let _ = ended_in.send(result.and(saved));
+            let failed = failing.failure().map_or(Ok(()), Err);
+            let _ = ended_in.send(failed.and(result).and(saved));
             if let Some(background) = background {
                 let _ = background.join();
             }

@@ -21,6 +21,8 @@ struct State {
     frames: usize,
     bytes: usize,
     closed: bool,
+    /// Why a source ended the run.
+    failure: Option<String>,
 }
 
 impl Permits {
@@ -77,6 +79,17 @@ impl Permits {
 
     pub fn is_closed(&self) -> bool {
         self.state().closed
+    }
+
+    /// A source cannot go on: closes, and keeps the reason (the first one).
+    pub fn fail(&self, reason: String) {
+        self.state().failure.get_or_insert(reason);
+        self.close();
+    }
+
+    /// Why a source ended the run, if one did.
+    pub fn failure(&self) -> Option<String> {
+        self.state().failure.clone()
     }
 
     /// Whether nothing is in flight.

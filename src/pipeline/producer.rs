@@ -442,16 +442,21 @@ impl Run {
             let lane = &mut self.p.lanes[source];
             let mut reached = None;
             while let Some(batch) = lane.tracker.advance() {
-                self.p.permits.release(batch.frames, batch.cost);
                 self.p.metrics.delivery_seconds.observe(batch.received.elapsed().as_secs_f64());
-                reached = batch.position.or(reached);
-            }
-            if let Some(position) = reached {
-                lane.gauges.last_seq_delivered.set(position.seq as i64);
-                if position.time_ms != 0 {
-                    lane.gauges.lag.set((time::now_ms() - position.time_ms) as f64 / 1000.0);
+                if let Some(position) = batch.position {
+                    reached = Some((position.time_ms(), position.seq()));
+                    self.p.frontier.moved(source, position);
                 }
-                self.p.frontier.moved(source, position);
+                // Last: who sees that nothing is in flight also finds the last position.
+                self.p.permits.release(batch.frames, batch.cost);
+            }
+            if let Some((time_ms, seq)) = reached {
+                if let Some(seq) = seq {
+                    lane.gauges.last_seq_delivered.set(seq as i64);
+                }
+                if time_ms != 0 {
+                    lane.gauges.lag.set((time::now_ms() - time_ms) as f64 / 1000.0);
+                }
             }
         }
         Ok(())

@@ -55,11 +55,12 @@ impl Tracker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::RelayPosition;
 
     fn pending(records: usize, seq: u64) -> Pending {
         Pending {
             unacknowledged: records,
-            position: Some(Position { seq, time_ms: 0 }),
+            position: Some(Position::Relay(RelayPosition { seq, time_ms: 0 })),
             received: Instant::now(),
             frames: 1,
             cost: 1,
@@ -82,7 +83,7 @@ mod tests {
             let mut passed = 0;
             loop {
                 while let Some(p) = tracker.advance() {
-                    assert_eq!(p.position.map(|p| p.seq), Some(passed), "seed {seed}");
+                    assert_eq!(p.position, pending(0, passed).position, "seed {seed}");
                     assert!(!open.contains(&passed), "seed {seed}: passed an open record");
                     passed += 1;
                 }

@@ -32,13 +32,18 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
     match &job.work {
         Work::Start => {}
         Work::Notice { name, message } => decoder.notice(name, message, &mut out),
-        Work::Frames(frames) => {
+        Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => {
             // JSON takes about a fifth of a frame, whose MST nodes are left behind (measured).
             out.bytes.reserve(frames.bytes.len() / 4);
             for at in &frames.list {
                 let frame = &frames.bytes[at.range.clone()];
                 let mark = (out.bytes.len(), out.records.len(), out.dead.len());
-                if catch_unwind(AssertUnwindSafe(|| decoder.frame(frame, &at.seen, &mut out))).is_err() {
+                let decode = || match &job.work {
+                    Work::Tap(_) => decoder.tap(frame, &at.seen, &mut out),
+                    Work::Ozone(_) => decoder.ozone(frame, &mut out),
+                    _ => decoder.frame(frame, &at.seen, &mut out),
+                };
+                if catch_unwind(AssertUnwindSafe(decode)).is_err() {
                     out.bytes.truncate(mark.0);
                     out.records.truncate(mark.1);
                     out.dead.truncate(mark.2);

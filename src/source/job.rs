@@ -38,11 +38,46 @@ impl Work {
     }
 }
 
-/// Frames in one buffer, so that a burst costs one allocation and one hand-over.
+/// A hand-over is due at so many frames or bytes, or when the socket has nothing more.
+const FRAMES: usize = 64;
+const BYTES: usize = 128 << 10;
+
+/// Messages in one buffer, so that a burst costs one allocation and one hand-over.
 #[derive(Default)]
 pub struct Frames {
     pub bytes: Vec<u8>,
     pub list: Vec<FrameAt>,
+    /// Bytes of the last hand-over: the next one will need as much.
+    usual: usize,
+}
+
+impl Frames {
+    /// Whether `len` bytes more fit before a hand-over is due.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.list.is_empty() || self.bytes.len() + len <= BYTES
+    }
+
+    pub fn push(&mut self, bytes: &[u8], seen: Seen) {
+        if self.list.is_empty() {
+            self.bytes.reserve(bytes.len().max(self.usual));
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        self.list.push(FrameAt { range: start..self.bytes.len(), seen });
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.list.len() >= FRAMES
+    }
+
+    /// What is there, for a hand-over; `None` when nothing is.
+    pub fn take(&mut self) -> Option<Frames> {
+        if self.list.is_empty() {
+            return None;
+        }
+        let usual = self.bytes.len();
+        Some(std::mem::replace(self, Frames { usual, ..Frames::default() }))
+    }
 }
 
 /// One of them: where it stands, and what the reader saw of it.
@@ -59,6 +94,8 @@ pub enum Seen {
     Text,
     /// A websocket binary message where text is due.
     Binary,
+    /// A JSON text.
+    Json,
     /// The header could not be read.
     Bad(String),
     /// The header is fine, the seq is not.
@@ -80,4 +117,7 @@ pub trait Intake {
 
     /// Whether the end was asked for.
     fn stopped(&self) -> bool;
+
+    /// Whether nothing is in flight.
+    fn drained(&self) -> bool;
 }

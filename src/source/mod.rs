@@ -2,12 +2,16 @@
 
 pub mod backoff;
 pub mod job;
+pub mod link;
+pub mod ozone;
+pub mod ozone_session;
 pub mod relay;
 pub mod resume;
 pub mod socket;
+pub mod tap;
 
 /// An upstream's address.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Host {
     pub tls: bool,
     pub host: String,
@@ -18,6 +22,8 @@ pub struct Host {
     pub prefix: String,
     /// What it is told of us.
     pub user_agent: String,
+    /// The `Authorization` header, where it wants one.
+    pub authorization: Option<String>,
 }
 
 /// Where a first start begins.

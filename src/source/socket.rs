@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,8 @@ pub struct Socket {
     fd: TcpStream,
     last_byte: Rc<Cell<Instant>>,
     last_ping: Instant,
+    /// Something waits in the buffer that the socket did not take.
+    unwritten: bool,
 }
 
 impl Socket {
@@ -150,6 +153,10 @@ impl Socket {
         let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;
         let agent = HeaderValue::from_str(&host.user_agent).map_err(|e| ConnectError::new(e.to_string()))?;
         request.headers_mut().insert(HeaderName::from_static("user-agent"), agent);
+        if let Some(authorization) = &host.authorization {
+            let value = HeaderValue::from_str(authorization).map_err(|e| ConnectError::new(e.to_string()))?;
+            request.headers_mut().insert(HeaderName::from_static("authorization"), value);
+        }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .max_message_size(Some(MAX_MESSAGE))
@@ -158,7 +165,7 @@ impl Socket {
             tungstenite::client::client_with_config(request, transport, Some(config)).map_err(handshake_error)?;
         fd.set_nonblocking(true).map_err(plain)?;
         last_byte.set(Instant::now());
-        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now() })
+        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now(), unwritten: false })
     }
 
     /// The next message, or [`Event::Nothing`].
@@ -179,11 +186,30 @@ impl Socket {
         }
     }
 
-    /// Waits for bytes, `longest` at most.
-    pub fn wait(&self, longest: Duration) {
+    /// Waits for bytes, `longest` at most; also for room where something waits to be written, and for `wake`.
+    pub fn wait(&self, longest: Duration, wake: Option<&dyn AsFd>) {
         let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+        let mut flags = PollFlags::IN;
+        flags.set(PollFlags::OUT, self.unwritten);
+        let mut fds = vec![PollFd::new(&self.fd, flags)];
+        let wake = wake.map(AsFd::as_fd);
+        fds.extend(wake.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         // An error here (a signal) only ends the wait early.
-        let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&timeout));
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// Puts a text message behind what waits to be written.
+    pub fn queue(&mut self, text: String) -> Result<(), String> {
+        self.unwritten = true;
+        written(self.ws.write(Message::Text(text.into()))).map(drop)
+    }
+
+    /// Writes what waits, as far as the socket takes it now.
+    pub fn flush(&mut self) -> Result<(), String> {
+        if self.unwritten {
+            self.unwritten = !written(self.ws.flush())?;
+        }
+        Ok(())
     }
 
     /// Runs the timers: pings when due. An error means that the link is dead.
@@ -194,12 +220,7 @@ impl Socket {
         }
         if self.last_ping.elapsed() >= PING_EVERY {
             self.last_ping = Instant::now();
-            match self.ws.send(Message::Ping(tungstenite::Bytes::new())) {
-                Ok(()) => {}
-                // Stays in the buffer and goes with a later write.
-                Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(format!("ping: {e}")),
-            }
+            self.unwritten |= !written(self.ws.send(Message::Ping(tungstenite::Bytes::new())))?;
         }
         Ok(())
     }
@@ -208,6 +229,15 @@ impl Socket {
     pub fn close(mut self) {
         let _ = self.ws.close(None);
         let _ = self.ws.flush();
+    }
+}
+
+/// Whether all was written; what was not stays in the buffer, and goes with a later write.
+fn written(result: tungstenite::Result<()>) -> Result<bool, String> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(format!("cannot be written to: {e}")),
     }
 }
 
@@ -250,7 +280,7 @@ fn handshake_error<R: tungstenite::handshake::HandshakeRole>(e: HandshakeError<R
 }
 
 /// `Retry-After` in seconds or as a date; an hour at most, so that a broken server cannot silence us.
-fn retry_after(text: &str) -> Option<Duration> {
+pub fn retry_after(text: &str) -> Option<Duration> {
     let seconds = match text.trim().parse::<u64>() {
         Ok(seconds) => seconds,
         Err(_) => {

@@ -1,0 +1,171 @@
+//! One message of Tap to records and dead letters (indigo `cmd/tap`; JSON).
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use sonic_rs::LazyValue;
+
+use super::batch::Batch;
+use super::decode::{Arrival, Decoder};
+use crate::atproto::{tid, time};
+use crate::checkpoint::Position;
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::event::{self, Action, Head, Operation, Record, When};
+use crate::source::job::Seen;
+
+/// Every message has an id and a type; the rest is by type.
+#[derive(Deserialize)]
+struct Message<'a> {
+    id: u64,
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    record: Option<LazyValue<'a>>,
+    #[serde(borrow, default)]
+    identity: Option<LazyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TapRecord<'a> {
+    #[serde(default)]
+    live: bool,
+    #[serde(borrow)]
+    did: Cow<'a, str>,
+    #[serde(borrow, default)]
+    rev: Cow<'a, str>,
+    #[serde(borrow)]
+    collection: Cow<'a, str>,
+    #[serde(borrow)]
+    rkey: Cow<'a, str>,
+    #[serde(borrow)]
+    action: Cow<'a, str>,
+    #[serde(borrow, default)]
+    cid: Option<Cow<'a, str>>,
+    /// Passes through as it is: no number is read and written again.
+    #[serde(borrow, default)]
+    record: Option<LazyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+struct TapIdentity<'a> {
+    #[serde(borrow)]
+    did: Cow<'a, str>,
+    #[serde(borrow, default)]
+    handle: Option<Cow<'a, str>>,
+    #[serde(default)]
+    is_active: Option<bool>,
+    #[serde(borrow, default)]
+    status: Option<Cow<'a, str>>,
+}
+
+/// What is wrong with a message, for its dead letter.
+type Wrong = (Reason, String);
+
+fn first_line(e: &sonic_rs::Error) -> String {
+    e.to_string().lines().next().unwrap_or_default().to_string()
+}
+
+impl Decoder<'_> {
+    /// Appends what the message gives, and notes its id for the acknowledgement.
+    pub fn tap(&mut self, text: &[u8], seen: &Seen, out: &mut Batch) {
+        let wrong = match seen {
+            Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
+            _ => match sonic_rs::from_slice::<Message<'_>>(text) {
+                Ok(message) => {
+                    // Acknowledged with the batch, whatever the message turns out to be.
+                    if let Some(Position::Tap(tap)) = &mut out.position {
+                        tap.ids.push(message.id);
+                    }
+                    self.tap_message(&message, out)
+                }
+                Err(e) => Err((Reason::BadFrame, format!("not a message of Tap: {}", first_line(&e)))),
+            },
+        };
+        if let Err((reason, detail)) = wrong {
+            out.dead.push(DeadLetter { reason, detail, seq: 0, bytes: text.to_vec() });
+        }
+    }
+
+    fn tap_message(&mut self, message: &Message<'_>, out: &mut Batch) -> Result<(), Wrong> {
+        match (message.kind.as_ref(), &message.record, &message.identity) {
+            ("record", Some(record), _) => {
+                let record = parse::<TapRecord<'_>>(record, "record")?;
+                self.tap_record(&record, out)
+            }
+            ("identity", _, Some(identity)) => {
+                let identity = parse::<TapIdentity<'_>>(identity, "identity")?;
+                self.tap_identity(&identity, out);
+                Ok(())
+            }
+            ("record" | "identity", ..) => Err((Reason::BadFrame, format!("{} without its body", message.kind))),
+            _ => {
+                self.metrics.unknown_frames.inc();
+                Ok(())
+            }
+        }
+    }
+
+    fn tap_record(&mut self, r: &TapRecord<'_>, out: &mut Batch) -> Result<(), Wrong> {
+        if !self.rules.filter.did(&r.did) || !self.rules.filter.collection(&r.collection) {
+            self.metrics.filtered.inc();
+            return Ok(());
+        }
+        let detail = |what: &str| format!("at://{}/{}/{}: {what}", r.did, r.collection, r.rkey);
+        let action = Action::of_op(&r.action).ok_or_else(|| (Reason::BadOp, detail(&format!("unknown action {:?}", r.action))))?;
+        if r.did.is_empty() || r.collection.is_empty() || r.rkey.is_empty() {
+            return Err((Reason::BadOp, detail("an empty part")));
+        }
+        let record = r.record.as_ref().filter(|_| action != Action::Delete).map(|raw| raw.as_raw_str());
+        if record.is_none() && action != Action::Delete {
+            self.metrics.without_record.inc();
+        }
+        let arrival;
+        let text;
+        let when = match tid::time_ms(&r.rev) {
+            Some(ms) => {
+                text = time::format_ms(ms);
+                When { text: &text, ms }
+            }
+            None => {
+                arrival = Arrival::now();
+                arrival.when()
+            }
+        };
+        out.saw_time(when.ms);
+        let operation = Operation {
+            action,
+            did: &r.did,
+            collection: &r.collection,
+            rkey: &r.rkey,
+            cid: r.cid.as_deref().unwrap_or_default().as_bytes(),
+            record: record.map(|raw| Record::Json(raw.as_bytes())),
+        };
+        let head = Head { action, did: Some(&r.did), when, seq: None, rev: &r.rev, live: Some(r.live) };
+        // A CID is text of the network here: it is written as such.
+        if operation.cid.iter().any(|b| !b.is_ascii_alphanumeric()) {
+            return Err((Reason::BadOp, detail("the CID is not one")));
+        }
+        self.append(out, head, &r.collection, |o| operation.write(o)).map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
+        self.handled.op(action, &r.collection);
+        Ok(())
+    }
+
+    fn tap_identity(&mut self, i: &TapIdentity<'_>, out: &mut Batch) {
+        if !self.rules.filter.did(&i.did) {
+            self.metrics.filtered.inc();
+            return;
+        }
+        let now = Arrival::now();
+        let did = Some(i.did.as_ref());
+        self.other(Action::Identity, did, now.when(), None, "", out, |o| event::identity(o, None, i.handle.as_deref()));
+        let active = i.is_active.unwrap_or(true);
+        let status = i.status.as_deref().filter(|s| *s != "active" && !s.is_empty());
+        if !active || status.is_some() {
+            self.other(Action::Account, did, now.when(), None, "", out, |o| event::account(o, active, None, status));
+        }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(raw: &'a LazyValue<'a>, what: &str) -> Result<T, Wrong> {
+    sonic_rs::from_str(raw.as_raw_str()).map_err(|e| (Reason::BadFrame, format!("{what}: {}", first_line(&e))))
+}

@@ -1,0 +1,104 @@
+//! Keeping a connection up for ever: what the readers of websockets share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::job::Stopped;
+use super::socket::ConnectError;
+use crate::health::Health;
+use crate::metrics::{Metrics, SourceMetrics};
+
+/// How often a reader that waits looks whether it should stop.
+pub const LOOK_UP: Duration = Duration::from_millis(500);
+
+/// Why a connection ended, or did not come about.
+pub enum Ended {
+    Stopped,
+    Lost(String),
+    Refused(ConnectError),
+    /// On purpose: the next one follows after this.
+    Again(Duration),
+}
+
+impl From<Stopped> for Ended {
+    fn from(_: Stopped) -> Self {
+        Ended::Stopped
+    }
+}
+
+/// What the connections of one source have in common: who it is, and where its state is told.
+pub struct Link {
+    pub name: String,
+    pub index: usize,
+    pub gauges: SourceMetrics,
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
+}
+
+impl Link {
+    pub fn new(name: &str, index: usize, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
+        Link { name: name.into(), index, gauges: metrics.source(name), metrics, health }
+    }
+
+    pub fn connected(&self) {
+        self.gauges.connected.set(1);
+        self.health.source(self.index, Ok(()));
+    }
+}
+
+/// A reader, one connection at a time.
+pub trait Session {
+    fn link(&self) -> &Link;
+    /// Whether the end was asked for.
+    fn stopped(&self) -> bool;
+    /// One connection, to its end.
+    fn connection(&mut self) -> Ended;
+    /// New messages of the last connection.
+    fn fresh(&self) -> u64;
+}
+
+/// Connects again and again until the end is asked for.
+pub fn keep(session: &mut impl Session) {
+    let mut backoff = Backoff::default();
+    while !session.stopped() {
+        let began = Instant::now();
+        let ended = session.connection();
+        let link = session.link();
+        link.gauges.connected.set(0);
+        let (reason, asked) = match ended {
+            Ended::Stopped => break,
+            Ended::Again(wait) => {
+                link.metrics.reconnect(&link.name);
+                if pause(|| session.stopped(), wait).is_err() {
+                    break;
+                }
+                continue;
+            }
+            Ended::Lost(reason) => (reason, None),
+            Ended::Refused(refused) => (refused.message, refused.retry_after),
+        };
+        link.metrics.reconnect(&link.name);
+        backoff.ended(began.elapsed(), session.fresh());
+        let wait = backoff.next(asked);
+        log::warn!("{}: {reason}; connecting again in {:.1} s", link.name, wait.as_secs_f64());
+        link.health.source(link.index, Err(reason));
+        if pause(|| session.stopped(), wait).is_err() {
+            break;
+        }
+    }
+}
+
+/// Waits, unless the end is asked for.
+pub fn pause(stopped: impl Fn() -> bool, wait: Duration) -> Result<(), Stopped> {
+    let until = Instant::now() + wait;
+    loop {
+        if stopped() {
+            return Err(Stopped);
+        }
+        match until.checked_duration_since(Instant::now()) {
+            Some(left) if !left.is_zero() => std::thread::sleep(left.min(LOOK_UP)),
+            _ => return Ok(()),
+        }
+    }
+}

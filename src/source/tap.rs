@@ -1,0 +1,171 @@
+//! The reader of a Tap (indigo `cmd/tap`): its `/channel`, a websocket of JSON texts.
+//!
+//! It reads messages and hands them over, and sends the acknowledgements that the producer allows, at once: a live event
+//! holds its account in Tap until its acknowledgement is there.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::Host;
+use super::job::{Frames, Intake, Seen, Stopped, Work};
+use super::link::{self, Ended, LOOK_UP, Link};
+use super::socket::{ConnectError, Event, Socket};
+use crate::checkpoint::acks::AckQueue;
+use crate::checkpoint::{Position, TapPosition};
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+pub struct Tap<I> {
+    host: Host,
+    intake: I,
+    link: Link,
+    /// `None`: Tap runs without acknowledgements.
+    acks: Option<Arc<AckQueue>>,
+    frames: Frames,
+    fresh: u64,
+    /// Counts the connections: acknowledgements belong to one.
+    connection: u64,
+}
+
+impl<I: Intake> Tap<I> {
+    pub fn new(
+        host: Host,
+        name: &str,
+        index: usize,
+        acks: Option<Arc<AckQueue>>,
+        intake: I,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Self {
+        let link = Link::new(name, index, metrics, health);
+        Tap { host, intake, link, acks, frames: Frames::default(), fresh: 0, connection: 0 }
+    }
+
+    /// Reads until the end is asked for, and a moment longer: what is in flight is still acknowledged.
+    pub fn run(mut self) {
+        link::keep(&mut self);
+    }
+
+    fn connect_and_read(&mut self) -> Ended {
+        self.fresh = 0;
+        self.connection += 1;
+        if let Some(acks) = &self.acks {
+            acks.connected(self.connection);
+        }
+        let mut socket = match Socket::connect(&self.host, "/channel") {
+            Ok(socket) => socket,
+            Err(refused) => return Ended::Refused(explain(refused)),
+        };
+        log::info!("{}: connected", self.link.name);
+        self.link.connected();
+        let ended = self.read(&mut socket);
+        if let Ended::Stopped = ended {
+            self.last_acks(&mut socket);
+        }
+        socket.close();
+        ended
+    }
+
+    fn read(&mut self, socket: &mut Socket) -> Ended {
+        loop {
+            let step = match socket.read() {
+                Event::Text(text) => self.keep(text.as_bytes(), Seen::Json),
+                Event::Binary(bytes) => self.keep(&bytes, Seen::Binary),
+                Event::Control => Ok(()),
+                Event::Nothing => match self.hand_over().and_then(|()| self.send_acks(socket)) {
+                    Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
+                    Ok(()) => {
+                        socket.wait(LOOK_UP, self.acks.as_deref().map(|a| a as &dyn AsFd));
+                        self.send_acks(socket)
+                    }
+                    Err(ended) => Err(ended),
+                },
+                Event::Closed(reason) => Err(Ended::Lost(reason)),
+                Event::TooLong(size) => {
+                    // It comes again until it is acknowledged, which cannot be: its id was not read.
+                    Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {}", super::socket::MAX_MESSAGE)))
+                }
+            };
+            let step = step.and_then(|()| {
+                if self.frames.list.is_empty() {
+                    self.send_acks(socket)?;
+                    socket.tick().map_err(Ended::Lost)?;
+                }
+                Ok(())
+            });
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8], seen: Seen) -> Result<(), Ended> {
+        if !self.frames.has_room(bytes.len()) {
+            self.hand_over()?;
+        }
+        self.fresh += 1;
+        self.frames.push(bytes, seen);
+        if self.frames.is_full() { self.hand_over() } else { Ok(()) }
+    }
+
+    fn hand_over(&mut self) -> Result<(), Ended> {
+        let Some(frames) = self.frames.take() else { return Ok(()) };
+        self.link.metrics.received_frames.inc_by(frames.list.len() as u64);
+        self.link.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
+        let position = TapPosition { connection: self.connection, ids: Vec::new(), time_ms: 0 };
+        self.intake.put(Work::Tap(frames), Some(Position::Tap(position))).map_err(|Stopped| Ended::Stopped)
+    }
+
+    fn send_acks(&self, socket: &mut Socket) -> Result<(), Ended> {
+        let Some(acks) = &self.acks else { return Ok(()) };
+        let ids = acks.take();
+        for id in &ids {
+            socket.queue(format!("{{\"type\":\"ack\",\"id\":{id}}}")).map_err(Ended::Lost)?;
+        }
+        self.link.metrics.acks_sent.inc_by(ids.len() as u64);
+        self.link.metrics.tap_acks.set(0);
+        socket.flush().map_err(Ended::Lost)
+    }
+
+    /// After the end was asked for: acknowledges what the broker still takes, so that Tap does not send it again.
+    fn last_acks(&self, socket: &mut Socket) {
+        let Some(acks) = &self.acks else { return };
+        while !self.intake.drained() {
+            socket.wait(LOOK_UP / 10, Some(acks.as_ref()));
+            if self.send_acks(socket).is_err() {
+                return;
+            }
+        }
+        let _ = self.send_acks(socket);
+    }
+}
+
+impl<I: Intake> link::Session for Tap<I> {
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn stopped(&self) -> bool {
+        self.intake.stopped()
+    }
+
+    fn connection(&mut self) -> Ended {
+        self.connect_and_read()
+    }
+
+    fn fresh(&self) -> u64 {
+        self.fresh
+    }
+}
+
+/// Says what to change.
+fn explain(mut refused: ConnectError) -> ConnectError {
+    let advice = match refused.status {
+        Some(400) => "is Tap in webhook mode? Unset TAP_WEBHOOK_URL there",
+        Some(401) => "Tap has an admin password: give it with --tap-password or --tap-password-file",
+        Some(404) => "is this a Tap? Its usual address is ws://localhost:2480",
+        _ => return refused,
+    };
+    refused.message = format!("{}; {advice}", refused.message);
+    refused
+}

@@ -73,6 +73,11 @@ impl<I: Intake> Relay<I> {
         health: Arc<Health>,
     ) -> Self {
         let gauges = metrics.source(&host.name);
+        if let Some(seq) = saved {
+            // Until the first new event that is where we are.
+            gauges.last_seq_received.set(seq as i64);
+            gauges.last_seq_delivered.set(seq as i64);
+        }
         let start = saved.map_or(start, Start::At);
         let resume = Resume::new(match start {
             Start::Live => None,

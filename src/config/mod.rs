@@ -302,7 +302,17 @@ fn lines_only(f: &flags::Writing) -> Checked<Output> {
         ("--kafka-config", !f.kafka_config.is_empty()),
         ("--compression", f.compression.is_some()),
         ("--tls", f.tls),
+        ("--tls-ca-file", f.tls_ca_file.is_some()),
+        ("--tls-cert-file", f.tls_cert_file.is_some()),
+        ("--tls-key-file", f.tls_key_file.is_some()),
         ("--sasl-mechanism", f.sasl_mechanism.is_some()),
+        ("--sasl-username", f.sasl_username.is_some()),
+        ("--sasl-password", f.sasl_password.is_some()),
+        ("--sasl-password-file", f.sasl_password_file.is_some()),
+        ("--topic-partitions", f.topic_partitions.is_some()),
+        ("--topic-replication", f.topic_replication.is_some()),
+        ("--no-create-topic", f.no_create_topic),
+        ("--record-headers", f.record_headers),
     ];
     match kafka_only.iter().find(|(_, given)| *given) {
         Some((flag, _)) => Err(invalid(flag, "", "needs --bootstrap-servers host:port")),
@@ -356,6 +366,8 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
             ("--sasl-mechanism", sasl.is_some()),
             ("--kafka-config", !f.kafka_config.is_empty()),
             ("--record-headers", f.record_headers),
+            ("--topic-partitions", f.topic_partitions.is_some()),
+            ("--topic-replication", f.topic_replication.is_some()),
             ("--compression lz4", codec == Some(Codec::Lz4)),
             ("--compression zstd", codec == Some(Codec::Zstd)),
         ];
@@ -363,11 +375,23 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
             return Err(invalid(flag, "", "--kafka-client kafka cannot do it; --kafka-client librdkafka can"));
         }
     }
+    for (flag, file) in
+        [("--tls-ca-file", &tls.ca_file), ("--tls-cert-file", &tls.cert_file), ("--tls-key-file", &tls.key_file)]
+    {
+        if let Some(path) = file {
+            std::fs::File::open(path).map_err(|e| invalid(flag, path, &format!("cannot be read: {e}")))?;
+        }
+    }
+    let events = topic("--output-topic", &f.output_topic)?
+        .ok_or_else(|| invalid("--output-topic", "", "required with --bootstrap-servers"))?;
+    let dead_letters = topic("--dead-letter-topic", &f.dead_letter_topic)?;
+    if dead_letters.as_ref() == Some(&events) {
+        return Err(invalid("--dead-letter-topic", &events, "the same as --output-topic: it needs one of its own"));
+    }
     let plain = f.osprey_compatible || client == KafkaClient::Kafka;
     Ok(Kafka {
-        topic: topic("--output-topic", &f.output_topic)?
-            .ok_or_else(|| invalid("--output-topic", "", "required with --bootstrap-servers"))?,
-        dead_letter_topic: topic("--dead-letter-topic", &f.dead_letter_topic)?,
+        topic: events,
+        dead_letter_topic: dead_letters,
         servers,
         client,
         codec: codec.unwrap_or(if plain { Codec::None } else { Codec::Lz4 }),
@@ -509,6 +533,7 @@ fn host(flag: &str, url: &str, contact: Option<&str>) -> Checked<Host> {
         name: format!("{name}{shown_port}{prefix}"),
         prefix,
         user_agent: user_agent(contact),
+        authorization: None,
     })
 }
 

@@ -10,6 +10,11 @@ use crate::metrics::{Handled, Metrics};
 use crate::pipeline::batch::{Batch, Record};
 use crate::source::job::Seen;
 
+/// What one commit may become: so many times its frame, and a little. Honest ones give eight times at most (deletes
+/// alone). Without a bound thousands of ops on one block of megabytes, or an endless DID, would fill the memory.
+const YIELD: usize = 16;
+const YIELD_ALWAYS: usize = 16 << 10;
+
 /// What a worker does with each frame.
 #[derive(Clone)]
 pub struct Rules {
@@ -23,6 +28,8 @@ pub struct Rules {
 pub struct Decoder<'m> {
     pub(super) rules: Rules,
     car: CarIndex,
+    /// Bytes of blocks decoded and of details written for the present commit.
+    spent: usize,
     pub(super) metrics: &'m Metrics,
     pub(super) handled: Handled<'m>,
 }
@@ -42,12 +49,18 @@ impl From<CborError> for BadOp {
 
 impl<'m> Decoder<'m> {
     pub fn new(rules: Rules, metrics: &'m Metrics) -> Self {
-        Decoder { rules, car: CarIndex::default(), metrics, handled: Handled::new(metrics) }
+        Decoder { rules, car: CarIndex::default(), spent: 0, metrics, handled: Handled::new(metrics) }
     }
 
     /// Appends to `out` what the frame gives.
     pub fn frame(&mut self, frame: &[u8], seen: &Seen, out: &mut Batch) {
-        let letter = |reason, detail: String, seq| DeadLetter { reason, detail, seq, bytes: frame.to_vec() };
+        let letter = |reason, detail: String, seq| DeadLetter {
+            reason,
+            // A library's words may hold the input.
+            detail: short(&detail).to_string(),
+            seq,
+            bytes: frame.to_vec(),
+        };
         match seen {
             // Tap and Ozone have these.
             Seen::Binary | Seen::Json => {}
@@ -94,7 +107,7 @@ impl<'m> Decoder<'m> {
                 });
                 // The event says that the repository was reset, which holds whatever its CAR is worth.
                 if let Err(e) = cid {
-                    let detail = format!("#sync of {}: {e}", m.did);
+                    let detail = format!("#sync of {}: {e}", short(m.did));
                     out.dead.push(DeadLetter { reason: Reason::BadCar, detail, seq: m.seq, bytes: frame.to_vec() });
                 }
             }
@@ -125,7 +138,16 @@ impl<'m> Decoder<'m> {
         // Read when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
         let mut car: Option<Result<(), &'static str>> = None;
         let first_dead = out.dead.len();
-        for op in commit.ops() {
+        let (first_byte, limit) = (out.bytes.len(), YIELD * frame.len() + YIELD_ALWAYS);
+        self.spent = 0;
+        for (done, op) in commit.ops().enumerate() {
+            if self.spent + out.bytes.len() - first_byte > limit {
+                let left = commit.ops_len - done as u64;
+                let detail = format!("the last {left} ops are left out: those before them came to {limit} bytes");
+                let bytes = if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
+                out.dead.push(DeadLetter { reason: Reason::TooLarge, detail, seq: commit.seq, bytes });
+                break;
+            }
             let result = match op {
                 Ok(op) => self.op(commit, when, &op, &mut car, out).map_err(|bad| (op.path.to_string(), bad)),
                 Err(e) => Err((String::new(), BadOp { reason: Reason::BadOp, detail: e.to_string() })),
@@ -133,7 +155,8 @@ impl<'m> Decoder<'m> {
             if let Err((path, BadOp { reason, detail })) = result {
                 // The frame is kept once, however many of its ops are bad: 200 letters of 5 MB each would be a weapon.
                 let bytes = if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
-                let detail = format!("at://{}/{path}: {detail}", commit.repo);
+                let detail = format!("at://{}/{}: {detail}", short(commit.repo), short(&path));
+                self.spent += size_of::<DeadLetter>() + detail.len();
                 out.dead.push(DeadLetter { reason, detail, seq: commit.seq, bytes });
             }
         }
@@ -156,8 +179,8 @@ impl<'m> Decoder<'m> {
             self.metrics.filtered.inc();
             return Ok(());
         }
-        let action =
-            Action::of_op(op.action).ok_or_else(|| bad(Reason::BadOp, &format!("unknown action {:?}", op.action)))?;
+        let action = Action::of_op(op.action)
+            .ok_or_else(|| bad(Reason::BadOp, &format!("unknown action {:?}", short(op.action))))?;
         let text;
         let mut operation = Operation { action, did: commit.repo, collection, rkey, cid: b"", record: None };
         if action != Action::Delete {
@@ -165,7 +188,9 @@ impl<'m> Decoder<'m> {
             let known = cid::check(bytes).ok_or_else(|| bad(Reason::BadOp, "the CID is not one of atproto"))?;
             text = cid::text(known);
             let indexed = *car.get_or_insert_with(|| self.car.read(commit.blocks, commit.ops_len as usize));
-            match self.car.get(commit.blocks, known) {
+            let block = self.car.get(commit.blocks, known);
+            self.spent += block.map_or(0, <[u8]>::len);
+            match block {
                 Some(block) if self.rules.verify && !cid::names_record(known, block) => {
                     return Err(bad(Reason::CidMismatch, "the block does not hash to the CID"));
                 }
@@ -272,6 +297,12 @@ impl<'m> Decoder<'m> {
         out.records.push(Record { key, value, time_ms: record_time(time_ms), action, collection, seq });
         Ok(())
     }
+}
+
+/// At most 256 bytes, for people: a path or a DID may be megabytes.
+fn short(text: &str) -> &str {
+    let end = (0..=text.len().min(256)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    &text[..end]
 }
 
 /// How far a record's timestamp may be ahead of the clock. Brokers refuse more than an hour (the default of

@@ -218,10 +218,10 @@ impl Run {
         }
         let lane = &mut self.p.lanes[batch.source];
         lane.sequencer.put(batch);
-        while let Some(batch) = lane.sequencer.take() {
+        while let Some(mut batch) = lane.sequencer.take() {
             lane.tracker.begin(Pending {
                 unacknowledged: batch.records.len() + batch.dead.len(),
-                position: batch.position,
+                position: batch.position.take(),
                 received: batch.received,
                 frames: batch.frames,
                 cost: batch.cost,

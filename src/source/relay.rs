@@ -59,6 +59,11 @@ impl<I: Intake> Relay<I> {
             Start::At(seq) => Some(seq),
         });
         let link = Link::new(&host.name, index, metrics, health);
+        if let Some(seq) = saved {
+            // Until the first new event that is where we are.
+            link.gauges.last_seq_received.set(seq as i64);
+            link.gauges.last_seq_delivered.set(seq as i64);
+        }
         Relay {
             host,
             start,

@@ -245,6 +245,9 @@ fn bounded<'a>(seen: &Mutex<HashSet<String>>, value: &'a str, limit: usize) -> &
     }
 }
 
+/// The first actions are ops, which have a collection.
+const OPS: usize = 3;
+
 /// The counters of `atkafka_handled_events` that one worker has met: a look-up without a lock.
 pub struct Handled<'m> {
     metrics: &'m Metrics,
@@ -254,7 +257,7 @@ pub struct Handled<'m> {
 
 impl<'m> Handled<'m> {
     pub fn new(metrics: &'m Metrics) -> Self {
-        let others = Action::ALL.iter().map(|a| metrics.handled.with_label_values(&[a.name(), ""])).collect();
+        let others = Action::ALL[OPS..].iter().map(|a| metrics.handled.with_label_values(&[a.name(), ""])).collect();
         Handled { metrics, ops: HashMap::new(), others }
     }
 
@@ -279,8 +282,9 @@ impl<'m> Handled<'m> {
         self.metrics.handled.with_label_values(&[&format!("ozone#{name}"), ""]).inc();
     }
 
+    /// An event that has no collection.
     pub fn other(&self, action: Action) {
-        self.others[action as usize].inc();
+        self.others[action as usize - OPS].inc();
     }
 }
 

@@ -20,7 +20,7 @@ pub fn record(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
 
 fn value(r: &mut Reader<'_>, out: &mut Vec<u8>, depth: u32) -> Result<()> {
     match r.peek_major()? {
-        TEXT => string(out, r.text()?),
+        TEXT => text(out, r.key()?)?,
         MAP => return map(r, out, depth),
         ARRAY => {
             if depth == MAX_DEPTH {
@@ -91,7 +91,7 @@ fn map(r: &mut Reader<'_>, out: &mut Vec<u8>, depth: u32) -> Result<()> {
             }
         }
         last = key;
-        string(out, std::str::from_utf8(key).map_err(|_| CborError::Utf8)?);
+        text(out, key)?;
         out.push(b':');
         reserved(r, key, len, &mut shape)?;
         value(r, out, depth + 1)?;
@@ -152,6 +152,59 @@ pub fn integer(out: &mut Vec<u8>, n: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
+/// Appends a JSON string of bytes that are to be UTF-8. Almost all are ASCII with nothing to escape: one look says both.
+#[inline]
+fn text(out: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    if is_plain(bytes) {
+        out.reserve(bytes.len() + 2);
+        out.push(b'"');
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+    } else {
+        string(out, std::str::from_utf8(bytes).map_err(|_| CborError::Utf8)?);
+    }
+    Ok(())
+}
+
+/// Whether all bytes are ASCII that JSON leaves as it is.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    let eight = |at: usize| bytes.get(at..at + 8).map_or(0, |b| special(word(b)) | word(b)) & TOP;
+    if bytes.len() < 8 {
+        return bytes.iter().all(|b| !needs_escape(b) && b.is_ascii());
+    }
+    // The last eight bytes overlap those before: no loop over a tail.
+    let mut found = eight(bytes.len() - 8);
+    let mut at = 0;
+    while at + 8 < bytes.len() {
+        found |= eight(at);
+        at += 8;
+    }
+    found == 0
+}
+
+const ONES: u64 = u64::MAX / 255;
+const TOP: u64 = ONES << 7;
+
+#[inline]
+fn word(eight: &[u8]) -> u64 {
+    u64::from_le_bytes(eight.try_into().expect("eight bytes"))
+}
+
+#[inline]
+fn needs_escape(b: &u8) -> bool {
+    *b < 0x20 || *b == b'"' || *b == b'\\'
+}
+
+/// Has a top bit set where a byte needs an escape. A borrow may set one behind a real one, never without one.
+#[inline]
+fn special(w: u64) -> u64 {
+    let below_space = w.wrapping_sub(ONES * 0x20) & !w;
+    let quote = (w ^ (ONES * b'"' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'"' as u64));
+    let slash = (w ^ (ONES * b'\\' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'\\' as u64));
+    below_space | quote | slash
+}
+
 /// Appends a JSON string with its quotes.
 #[inline]
 pub fn string(out: &mut Vec<u8>, text: &str) {
@@ -195,24 +248,16 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
 /// Eight bytes at a time: almost no string has anything to escape.
 #[inline]
 fn find_escape(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::MAX / 255;
-    const TOP: u64 = ONES << 7;
-    let needs = |b: &u8| *b < 0x20 || *b == b'"' || *b == b'\\';
     let mut at = 0;
     while let Some(eight) = bytes.get(at..at + 8) {
-        let w = u64::from_le_bytes(eight.try_into().expect("eight bytes"));
-        let below_space = w.wrapping_sub(ONES * 0x20) & !w;
-        let quote = (w ^ (ONES * b'"' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'"' as u64));
-        let slash = (w ^ (ONES * b'\\' as u64)).wrapping_sub(ONES) & !(w ^ (ONES * b'\\' as u64));
-        if (below_space | quote | slash) & TOP != 0 {
-            // A borrow may mark a byte behind a real one, never without one.
-            if let Some(i) = eight.iter().position(needs) {
-                return Some(at + i);
-            }
+        if special(word(eight)) & TOP != 0
+            && let Some(i) = eight.iter().position(needs_escape)
+        {
+            return Some(at + i);
         }
         at += 8;
     }
-    bytes[at..].iter().position(needs).map(|i| at + i)
+    bytes[at..].iter().position(needs_escape).map(|i| at + i)
 }
 
 /// Appends a JSON text as it is, on one line: a raw line end can only be white space in it.

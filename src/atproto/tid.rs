@@ -28,7 +28,7 @@ mod tests {
         assert_eq!(time_ms("2222222222222"), Some(0));
         // An example of the specification.
         let ms = time_ms("3jzfcijpj2z2a").expect("a TID");
-        assert_eq!(crate::atproto::time::format_ms(ms), "2023-06-30T15:05:29.087Z");
+        assert_eq!(crate::atproto::time::format_ms(ms), "2023-06-30T15:03:01.887Z");
         for bad in ["", "3jzfcijpj2z2", "3jzfcijpj2z2A", "zjzfcijpj2z2a", "3jzfcijpj2z2aa", "3jzf-ijpj2z2a"] {
             assert_eq!(time_ms(bad), None, "{bad}");
         }

@@ -58,6 +58,7 @@ pub struct Parts {
 /// A pipeline at work.
 pub struct Pipeline {
     permits: Arc<Permits>,
+    metrics: Arc<Metrics>,
     ended: Receiver<Result<(), String>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -98,7 +99,7 @@ impl Pipeline {
             lanes,
             frontier,
             permits: permits.clone(),
-            metrics,
+            metrics: metrics.clone(),
             health,
             format: parts.rules.format,
             snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
@@ -128,7 +129,8 @@ impl Pipeline {
                 let _ = background.join();
             }
         }));
-        Pipeline { permits, ended, threads }
+        permits.report(&metrics);
+        Pipeline { permits, metrics, ended, threads }
     }
 
     /// Asks for the end: nothing new is read, what is in flight is delivered.
@@ -138,6 +140,7 @@ impl Pipeline {
 
     /// The outcome, when the pipeline ends within `timeout`.
     pub fn wait(&self, timeout: Duration) -> Option<Result<(), String>> {
+        self.permits.report(&self.metrics);
         self.ended.recv_timeout(timeout).ok().or_else(|| {
             // A producer that panicked says nothing.
             self.ended.is_empty().then_some(())?;

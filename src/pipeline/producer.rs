@@ -189,7 +189,6 @@ impl Run {
             let now = Instant::now();
             if now - looked >= LOOK_UP {
                 looked = now;
-                self.p.permits.report(&self.p.metrics);
                 self.p.health.in_flight_since(self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min());
                 if self.p.permits.is_closed() {
                     let until = *drain_until.get_or_insert(now + DRAIN);

@@ -39,6 +39,7 @@ pub struct Librdkafka {
     metrics: Arc<Metrics>,
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
+    errors: Arc<Periodic>,
     open: Option<Open>,
 }
 
@@ -61,7 +62,7 @@ struct Context {
     shared: Arc<Shared>,
     ready: Sender<()>,
     metrics: Arc<Metrics>,
-    errors: Periodic,
+    errors: Arc<Periodic>,
     events_topic: String,
 }
 
@@ -141,7 +142,15 @@ impl Librdkafka {
             return Err(format!("{key}: transactions are not supported"));
         }
         config.create_native_config().map_err(|e| e.to_string())?;
-        Ok(Librdkafka { options, config, metrics, ready: bounded(1), shared: Arc::default(), open: None })
+        Ok(Librdkafka {
+            options,
+            config,
+            metrics,
+            ready: bounded(1),
+            shared: Arc::default(),
+            errors: Arc::new(Periodic::new(1)),
+            open: None,
+        })
     }
 
     fn context(&self) -> Context {
@@ -149,7 +158,7 @@ impl Librdkafka {
             shared: self.shared.clone(),
             ready: self.ready.0.clone(),
             metrics: self.metrics.clone(),
-            errors: Periodic::new(1),
+            errors: self.errors.clone(),
             events_topic: self.options.topic.clone(),
         }
     }
@@ -161,11 +170,18 @@ impl Librdkafka {
     }
 
     /// The topic's `max.message.bytes`, after making the topic where it is absent and may be made.
-    fn topic(&self, admin: &AdminClient<AdminContext>, name: &str, dead_letters: bool) -> Result<usize, NotReady> {
-        let metadata = admin
-            .inner()
-            .fetch_metadata(None, ASK)
-            .map_err(|e| self.yet(format!("no answer from {}: {e}", self.options.servers.join(","))))?;
+    fn topic(
+        &self,
+        probe: &BaseProducer<Context>,
+        admin: &AdminClient<AdminContext>,
+        name: &str,
+        dead_letters: bool,
+    ) -> Result<usize, NotReady> {
+        let metadata = probe.client().fetch_metadata(None, ASK).map_err(|e| {
+            // Logs and errors wait in the main queue, which only this empties; the admin client never does.
+            probe.poll(Duration::from_millis(50));
+            self.yet(format!("no answer from {}: {e}", self.options.servers.join(",")))
+        })?;
         if !metadata.topics().iter().any(|t| t.name() == name) {
             self.create(admin, name, dead_letters)?;
         }
@@ -275,9 +291,11 @@ impl Sink for Librdkafka {
     fn prepare(&mut self) -> Result<(), NotReady> {
         let ever = |e: KafkaError| NotReady::Ever(e.to_string());
         let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).map_err(ever)?;
-        let max_event = self.topic(&admin, &self.options.topic, false)?;
+        let probe: BaseProducer<Context> =
+            BaseProducer::from_config_and_context(&self.config, self.context()).map_err(ever)?;
+        let max_event = self.topic(&probe, &admin, &self.options.topic, false)?;
         let max_dead_letter = match &self.options.dead_letter_topic {
-            Some(name) => self.topic(&admin, name, true)?,
+            Some(name) => self.topic(&probe, &admin, name, true)?,
             None => 0,
         };
         let mut config = self.config.clone();

@@ -21,7 +21,7 @@ use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
 use atkafka::source::ozone::Ozone;
 use atkafka::source::relay::Relay;
-use atkafka::source::tap::Tap;
+use atkafka::source::tap::{self, Tap};
 use atkafka::{http, record, report};
 use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -111,6 +111,10 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
 
 fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
     Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
+        match tap::check(&tap.host) {
+            Ok(()) => log::info!("{}: /health is well", tap.host.name),
+            Err(e) => log::warn!("{e}; connecting all the same, until it works"),
+        }
         let mut sources = Vec::new();
         for index in 0..tap.connections {
             let name = if tap.connections == 1 { tap.host.name.clone() } else { format!("{}#{index}", tap.host.name) };
@@ -119,7 +123,8 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
                 false => None,
             };
             let keep = acks.clone().map_or(Keep::Nowhere, Keep::Acks);
-            let (host, called, metrics, health) = (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
+            let (host, called, metrics, health) =
+                (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
             let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
             sources.push(Source { name, keep, read });
         }
@@ -157,7 +162,13 @@ impl Run {
     }
 
     /// The saved position of a host, and where the next ones are kept.
-    fn position<T: DeserializeOwned>(&self, writing: &Writing, kind: &str, host: &str, output: &str) -> Result<(Keep, Option<T>), Failure> {
+    fn position<T: DeserializeOwned>(
+        &self,
+        writing: &Writing,
+        kind: &str,
+        host: &str,
+        output: &str,
+    ) -> Result<(Keep, Option<T>), Failure> {
         let Some(dir) = &writing.state_dir else {
             log::info!("{host}: its position is not kept (--state-dir keeps it)");
             return Ok((Keep::Nowhere, None));

@@ -162,11 +162,24 @@ impl Default for Metrics {
             ),
             kafka_errors: counter("atkafka_kafka_errors", "Errors that the Kafka client reported; it goes on trying"),
             acks_sent: counter("atkafka_acks_sent", "Acknowledgements sent to Tap"),
-            tap_events: gauge("atkafka_tap_event_buffer_size", "Tap events read and not yet acknowledged by the broker"),
-            tap_acks: gauge("atkafka_tap_ack_event_buffer_size", "Tap events acknowledged by the broker whose acknowledgement waits for the socket"),
+            tap_events: gauge(
+                "atkafka_tap_event_buffer_size",
+                "Tap events read and not yet acknowledged by the broker",
+            ),
+            tap_acks: gauge(
+                "atkafka_tap_ack_event_buffer_size",
+                "Tap events acknowledged by the broker whose acknowledgement waits for the socket",
+            ),
             ozone_pages: counter("atkafka_ozone_pages", "Pages of events that Ozone gave"),
-            ozone_repeats: counter("atkafka_ozone_repeats", "Events of the look-back window that were delivered before, skipped"),
-            ozone_requests: counters("atkafka_ozone_requests", "Requests to the PDS and, through it, to Ozone", &["method", "status"]),
+            ozone_repeats: counter(
+                "atkafka_ozone_repeats",
+                "Events of the look-back window that were delivered before, skipped",
+            ),
+            ozone_requests: counters(
+                "atkafka_ozone_requests",
+                "Requests to the PDS and, through it, to Ozone",
+                &["method", "status"],
+            ),
             checkpoint_ok: saves.with_label_values(&["ok"]),
             checkpoint_error: saves.with_label_values(&["error"]),
             registry: r,

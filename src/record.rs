@@ -82,6 +82,10 @@ impl Intake for Recorder {
         Ok(())
     }
 
+    fn begin(&mut self, _position: Position) -> Result<(), Stopped> {
+        Ok(())
+    }
+
     fn fail(&self, reason: String) {
         self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).error = Some(reason);
         self.stop.store(true, Ordering::Relaxed);

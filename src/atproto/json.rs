@@ -122,15 +122,11 @@ fn reserved(r: &Reader<'_>, key: &[u8], len: u64, shape: &mut Shape) -> Result<(
         }
         // In DAG-CBOR links and bytes have forms of their own. Some writers leave the JSON form in: it means the
         // same and reads the same, as long as it is well-formed.
-        b"$link" => {
-            if len != 1 || r.peek_major()? != TEXT || !cid::is_text(r.clone().text()?) {
-                return Err(CborError::Type("a $link: one CID as text"));
-            }
+        b"$link" if len != 1 || r.peek_major()? != TEXT || !cid::is_text(r.clone().text()?) => {
+            return Err(CborError::Type("a $link: one CID as text"));
         }
-        b"$bytes" => {
-            if len != 1 || r.peek_major()? != TEXT || !is_base64(r.clone().text()?) {
-                return Err(CborError::Type("$bytes: one text in base64"));
-            }
+        b"$bytes" if len != 1 || r.peek_major()? != TEXT || !is_base64(r.clone().text()?) => {
+            return Err(CborError::Type("$bytes: one text in base64"));
         }
         _ => {}
     }

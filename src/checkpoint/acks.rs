@@ -37,11 +37,11 @@ impl AckQueue {
         *self.waiting() = Waiting { connection, ids: Vec::new() };
     }
 
-    /// These events are safe in the broker.
-    pub fn push(&self, position: &TapPosition) {
+    /// These events are safe in the broker. Gives how many wait now.
+    pub fn push(&self, position: &TapPosition) -> usize {
         let mut waiting = self.waiting();
         if position.connection != waiting.connection {
-            return;
+            return waiting.ids.len();
         }
         let was_empty = waiting.ids.is_empty();
         waiting.ids.extend_from_slice(&position.ids);
@@ -49,6 +49,7 @@ impl AckQueue {
             // Fails only when the counter is full: then the reader is awake already.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
+        waiting.ids.len()
     }
 
     /// Takes all, and lets the descriptor sleep.
@@ -74,7 +75,7 @@ mod tests {
     #[test]
     fn acks_of_an_old_connection_are_never_given_out() {
         let queue = AckQueue::new().expect("a descriptor");
-        let acks = |connection, ids: &[u64]| TapPosition { connection, ids: ids.to_vec(), time_ms: 0 };
+        let acks = |connection, ids: &[u64]| TapPosition { connection, ids: ids.to_vec(), messages: 0, time_ms: 0 };
         queue.connected(1);
         queue.push(&acks(1, &[1, 2]));
         queue.push(&acks(1, &[3]));

@@ -58,6 +58,8 @@ pub struct TapPosition {
     /// Which connection: an id means nothing on another one.
     pub connection: u64,
     pub ids: Vec<u64>,
+    /// Messages, also those without a readable id.
+    pub messages: usize,
     pub time_ms: i64,
 }
 

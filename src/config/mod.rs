@@ -173,7 +173,11 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
     let mut w = f.writing();
     if let Some(workers) = f.tap_workers {
         if w.workers.as_ref().is_some_and(|w| *w != workers) {
-            return Err(invalid("--tap-workers", &workers, "contradicts --workers: they mean the same, give one of them"));
+            return Err(invalid(
+                "--tap-workers",
+                &workers,
+                "contradicts --workers: they mean the same, give one of them",
+            ));
         }
         number("--tap-workers", Some(&workers), 1..=256)?;
         w.workers = Some(workers);
@@ -182,7 +186,8 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
     let mut host = host("--tap-host", url, None)?;
     host.prefix = host.prefix.trim_end_matches("/channel").to_string();
     let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
-    host.authorization = password.map(|p| format!("Basic {}", data_encoding::BASE64.encode(format!("admin:{p}").as_bytes())));
+    host.authorization =
+        password.map(|p| format!("Basic {}", data_encoding::BASE64.encode(format!("admin:{p}").as_bytes())));
     if f.disable_acks && w.state_dir.is_some() {
         log::debug!("Tap keeps its own position: --state-dir holds nothing in this mode");
     }
@@ -209,14 +214,15 @@ fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
         return Err(invalid("--labeler-did", &labeler_did, "a DID such as did:plc:..."));
     }
     let since_ms = f.ozone_since.as_deref().map(|text| {
-        crate::atproto::time::parse_ms(text).ok_or_else(|| invalid("--ozone-since", text, "a time such as 2026-01-01T00:00:00Z"))
+        crate::atproto::time::parse_ms(text)
+            .ok_or_else(|| invalid("--ozone-since", text, "a time such as 2026-01-01T00:00:00Z"))
     });
     let hour = Duration::from_secs(3600);
     let span = |flag, text: &Option<String>, least, default| match text {
         None => Ok(default),
-        Some(text) => duration(text).filter(|d| (least..=hour).contains(d)).ok_or_else(|| {
-            invalid(flag, text, &format!("from {least:?} to 1h, such as 500ms, 30s or 2m"))
-        }),
+        Some(text) => duration(text)
+            .filter(|d| (least..=hour).contains(d))
+            .ok_or_else(|| invalid(flag, text, &format!("from {least:?} to 1h, such as 500ms, 30s or 2m"))),
     };
     Ok(Ozone {
         account: Account {
@@ -230,7 +236,12 @@ fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
         reading: Reading {
             since_ms: since_ms.transpose()?,
             look_back: span("--look-back", &f.look_back, Duration::ZERO, Duration::from_secs(30))?,
-            poll_interval: span("--poll-interval", &f.poll_interval, Duration::from_millis(100), Duration::from_secs(1))?,
+            poll_interval: span(
+                "--poll-interval",
+                &f.poll_interval,
+                Duration::from_millis(100),
+                Duration::from_secs(1),
+            )?,
         },
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
         writing: writing(&w, env)?,

@@ -1,9 +1,9 @@
 //! Saves the positions that the producer reports: once a second, and at the end.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use crate::checkpoint::Position;
 use crate::checkpoint::acks::AckQueue;
@@ -13,6 +13,10 @@ use crate::metrics::Metrics;
 
 /// Between two saves: what repeats after kill -9 is bounded by it.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// While catching up a second holds very many frames: then it is saved after so many seqs, too,
+const SEQS: u64 = 2_000;
+/// but no sooner than this after the last save.
+const SOONEST: Duration = Duration::from_millis(50);
 
 /// Where the positions of a source go.
 pub enum Keep {
@@ -25,12 +29,22 @@ pub enum Keep {
 
 type Latest = Arc<Mutex<Vec<Option<Position>>>>;
 
+/// Where a source began: to be on disk before anything behind it is delivered.
+pub struct Beginning {
+    pub source: usize,
+    pub position: Position,
+    /// Told when it is.
+    pub saved: Sender<()>,
+}
+
 /// The producer's end: tells positions.
 pub struct Frontier {
     latest: Latest,
     wake: Sender<()>,
-    told: Vec<bool>,
+    /// The seq of each source at the last wake-up.
+    woke_at: Vec<u64>,
     acks: Vec<Option<Arc<AckQueue>>>,
+    metrics: Arc<Metrics>,
 }
 
 /// The saving end, for a thread of its own: a slow disk must not hold the producer.
@@ -39,15 +53,16 @@ pub struct Checkpointer {
     latest: Latest,
     saved: Vec<Option<Position>>,
     woken: Receiver<()>,
+    beginnings: Receiver<Beginning>,
     metrics: Arc<Metrics>,
     errors: Periodic,
 }
 
-/// Both ends, for each source in turn.
-pub fn new(keeps: Vec<Keep>, metrics: Arc<Metrics>) -> (Frontier, Checkpointer) {
+/// Both ends, for each source in turn. `beginnings` come from the readers.
+pub fn new(keeps: Vec<Keep>, beginnings: Receiver<Beginning>, metrics: Arc<Metrics>) -> (Frontier, Checkpointer) {
     let latest: Latest = Arc::new(Mutex::new(vec![None; keeps.len()]));
     let (wake, woken) = bounded(1);
-    let (told, saved) = (vec![false; keeps.len()], vec![None; keeps.len()]);
+    let (woke_at, saved) = (vec![0; keeps.len()], vec![None; keeps.len()]);
     let (files, acks) = keeps
         .into_iter()
         .map(|keep| match keep {
@@ -56,20 +71,26 @@ pub fn new(keeps: Vec<Keep>, metrics: Arc<Metrics>) -> (Frontier, Checkpointer) 
             Keep::Acks(acks) => (None, Some(acks)),
         })
         .unzip();
-    let frontier = Frontier { latest: latest.clone(), wake, told, acks };
-    (frontier, Checkpointer { files, latest, saved, woken, metrics, errors: Periodic::new(1) })
+    let frontier = Frontier { latest: latest.clone(), wake, woke_at, acks, metrics: metrics.clone() };
+    let errors = Periodic::new(1);
+    (frontier, Checkpointer { files, latest, saved, woken, beginnings, metrics, errors })
 }
 
 impl Frontier {
     /// Everything of `source` up to `position` is acknowledged.
     pub fn moved(&mut self, source: usize, position: Position) {
-        if let (Some(acks), Position::Tap(position)) = (&self.acks[source], &position) {
-            acks.push(position);
+        if let Position::Tap(position) = &position {
+            self.metrics.tap_events.sub(position.messages as i64);
+            if let Some(acks) = &self.acks[source] {
+                self.metrics.tap_acks.set(acks.push(position) as i64);
+            }
             return;
         }
+        let seq = position.seq().unwrap_or(0);
         self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[source] = Some(position);
-        // The first position is saved at once: without it a kill in the first second would start live again.
-        if !std::mem::replace(&mut self.told[source], true) {
+        if seq.abs_diff(self.woke_at[source]) >= SEQS {
+            self.woke_at[source] = seq;
+            // Full: it is about to wake.
             let _ = self.wake.try_send(());
         }
     }
@@ -78,16 +99,41 @@ impl Frontier {
 impl Checkpointer {
     /// Runs until the [`Frontier`] is dropped. Fails when the last save fails.
     pub fn run(mut self) -> Result<(), String> {
+        let mut beginnings = self.beginnings.clone();
+        let mut waiting: Vec<Sender<()>> = Vec::new();
+        let mut saved_at = Instant::now();
         loop {
-            let over = self.woken.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Disconnected);
-            let result = self.save();
-            match result {
-                Ok(()) if over => return Ok(()),
-                Ok(()) => {}
+            let mut over = false;
+            select! {
+                recv(self.woken) -> woken => match woken {
+                    Ok(()) => std::thread::sleep(SOONEST.saturating_sub(saved_at.elapsed())),
+                    Err(_) => over = true,
+                },
+                recv(beginnings) -> beginning => match beginning {
+                    Ok(Beginning { source, position, saved }) => {
+                        self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[source] = Some(position);
+                        waiting.push(saved);
+                    }
+                    // The readers are gone.
+                    Err(_) => beginnings = never(),
+                },
+                default(INTERVAL) => {}
+            }
+            match self.save() {
+                Ok(()) => {
+                    saved_at = Instant::now();
+                    for saved in waiting.drain(..) {
+                        // A reader that stops meanwhile does not listen any more.
+                        let _ = saved.send(());
+                    }
+                    if over {
+                        return Ok(());
+                    }
+                }
                 Err(e) if over => return Err(e),
-                Err(e) => self
-                    .errors
-                    .warn(&format!("{e}; events go on, a restart now would repeat those since the last save")),
+                Err(e) => self.errors.warn(&format!(
+                    "{e}; it is tried again, a restart now would repeat the events since the last save"
+                )),
             }
         }
     }

@@ -90,7 +90,9 @@ impl<'m> Decoder<'m> {
             }
             Kind::Identity => {
                 let m: frame::Identity<'_> = frame::body(bytes).map_err(|e| format!("#identity: {e}"))?;
-                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| event::identity(o, Some(m.seq), m.handle));
+                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| {
+                    event::identity(o, Some(m.seq), m.handle)
+                });
             }
             Kind::Account => {
                 let m: frame::Account<'_> = frame::body(bytes).map_err(|e| format!("#account: {e}"))?;

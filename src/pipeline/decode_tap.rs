@@ -111,7 +111,8 @@ impl Decoder<'_> {
             return Ok(());
         }
         let detail = |what: &str| format!("at://{}/{}/{}: {what}", r.did, r.collection, r.rkey);
-        let action = Action::of_op(&r.action).ok_or_else(|| (Reason::BadOp, detail(&format!("unknown action {:?}", r.action))))?;
+        let action = Action::of_op(&r.action)
+            .ok_or_else(|| (Reason::BadOp, detail(&format!("unknown action {:?}", r.action))))?;
         if r.did.is_empty() || r.collection.is_empty() || r.rkey.is_empty() {
             return Err((Reason::BadOp, detail("an empty part")));
         }
@@ -145,7 +146,8 @@ impl Decoder<'_> {
         if operation.cid.iter().any(|b| !b.is_ascii_alphanumeric()) {
             return Err((Reason::BadOp, detail("the CID is not one")));
         }
-        self.append(out, head, &r.collection, |o| operation.write(o)).map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
+        self.append(out, head, &r.collection, |o| operation.write(o))
+            .map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
         self.handled.op(action, &r.collection);
         Ok(())
     }

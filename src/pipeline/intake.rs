@@ -1,16 +1,19 @@
 //! Where readers put their work: it takes a permit, a place in the order, and a place in the queue.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::batch::Job;
+use super::checkpointer::Beginning;
 use super::permits::Permits;
 use crate::checkpoint::Position;
 use crate::metrics::Metrics;
 use crate::source::job::{self, Stopped, Work};
 
+/// How often a wait looks whether it should stop.
+const LOOK_UP: Duration = Duration::from_millis(200);
 /// What a frame costs besides its bytes: its records in the Kafka client, and bookkeeping.
 const PER_FRAME: usize = 512;
 
@@ -20,11 +23,18 @@ pub struct Intake {
     jobs: Sender<Job>,
     permits: Arc<Permits>,
     metrics: Arc<Metrics>,
+    beginnings: Sender<Beginning>,
 }
 
 impl Intake {
-    pub fn new(source: usize, jobs: Sender<Job>, permits: Arc<Permits>, metrics: Arc<Metrics>) -> Self {
-        Intake { source, ordinal: 0, jobs, permits, metrics }
+    pub fn new(
+        source: usize,
+        jobs: Sender<Job>,
+        permits: Arc<Permits>,
+        metrics: Arc<Metrics>,
+        beginnings: Sender<Beginning>,
+    ) -> Self {
+        Intake { source, ordinal: 0, jobs, permits, metrics, beginnings }
     }
 }
 
@@ -38,6 +48,18 @@ impl job::Intake for Intake {
         self.ordinal += 1;
         self.metrics.queue_depth.inc();
         self.jobs.send(job).map_err(|_| Stopped)
+    }
+
+    fn begin(&mut self, position: Position) -> Result<(), Stopped> {
+        let (saved_in, saved) = bounded(1);
+        self.beginnings.send(Beginning { source: self.source, position, saved: saved_in }).map_err(|_| Stopped)?;
+        loop {
+            match saved.recv_timeout(LOOK_UP) {
+                Ok(()) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if !self.stopped() => {}
+                Err(_) => return Err(Stopped),
+            }
+        }
     }
 
     fn fail(&self, reason: String) {

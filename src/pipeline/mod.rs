@@ -77,15 +77,16 @@ impl Pipeline {
         let mut threads = Vec::new();
 
         let lanes = parts.sources.iter().map(|s| Lane::new(&s.name, &metrics)).collect();
+        let (beginnings_in, beginnings) = bounded(parts.sources.len());
         let mut keeps = Vec::new();
         for (i, source) in parts.sources.into_iter().enumerate() {
             keeps.push(source.keep);
-            let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone());
+            let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone(), beginnings_in.clone());
             let read = source.read;
             threads.push(spawn(&format!("reader-{i}"), move || read(intake)));
         }
         // Only readers hold the queue open: workers end when the last reader does.
-        drop(jobs_in);
+        drop((jobs_in, beginnings_in));
         for i in 0..parts.workers {
             let (rules, metrics, jobs, batches_in) =
                 (parts.rules.clone(), metrics.clone(), jobs.clone(), batches_in.clone());
@@ -93,7 +94,7 @@ impl Pipeline {
         }
         drop((jobs, batches_in));
 
-        let (frontier, checkpointer) = checkpointer::new(keeps, metrics.clone());
+        let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone());
         let producer = Producer {
             sink: parts.sink,
             lanes,

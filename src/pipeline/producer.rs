@@ -26,6 +26,8 @@ const LOOK_UP: Duration = Duration::from_millis(250);
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// What is in flight at a stop has so long to be delivered. What is not is read again after the restart.
 pub const DRAIN: Duration = Duration::from_secs(8);
+/// After so long without a delivery, and again each time, the sink is nudged.
+const NUDGE_AFTER: Duration = Duration::from_secs(15);
 /// What a record costs in the Kafka client besides its bytes (measured: 234 B at 1 kB records).
 const PER_RECORD: usize = 300;
 /// Log lines about dead letters in ten seconds.
@@ -164,7 +166,7 @@ impl Run {
     fn deliver(&mut self, batches: &Receiver<Batch>) -> Result<(), End> {
         let ready = self.p.sink.ready();
         let mut drain_until = None;
-        let mut looked = Instant::now();
+        let (mut looked, mut nudged) = (Instant::now(), Instant::now());
         loop {
             select! {
                 recv(batches) -> batch => match batch {
@@ -189,7 +191,12 @@ impl Run {
             let now = Instant::now();
             if now - looked >= LOOK_UP {
                 looked = now;
-                self.p.health.in_flight_since(self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min());
+                let oldest = self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min();
+                self.p.health.in_flight_since(oldest);
+                if oldest.is_some_and(|at| at.elapsed() >= NUDGE_AFTER) && nudged.elapsed() >= NUDGE_AFTER {
+                    nudged = now;
+                    self.p.sink.nudge();
+                }
                 if self.p.permits.is_closed() {
                     let until = *drain_until.get_or_insert(now + DRAIN);
                     if now >= until {

@@ -46,7 +46,14 @@ mod tests {
             rng.shuffle(&mut order);
             let (mut s, mut got) = (Sequencer::default(), Vec::new());
             for ordinal in order {
-                let job = Job { source: 0, ordinal, work: Work::Start, position: None, received: Instant::now(), cost: 0 };
+                let job = Job {
+                    source: 0,
+                    ordinal,
+                    work: Work::Notice { name: "", message: String::new() },
+                    position: None,
+                    received: Instant::now(),
+                    cost: 0,
+                };
                 s.put(Batch::answering(&job));
                 while let Some(batch) = s.take() {
                     got.push(batch.ordinal);

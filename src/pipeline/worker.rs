@@ -30,7 +30,6 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, batches: Se
 pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
     let mut out = Batch::answering(job);
     match &job.work {
-        Work::Start => {}
         Work::Notice { name, message } => decoder.notice(name, message, &mut out),
         Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => {
             // JSON takes about a fifth of a frame, whose MST nodes are left behind (measured).

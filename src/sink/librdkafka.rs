@@ -1,5 +1,6 @@
 //! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
 
+use std::ffi::CString;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -256,7 +257,9 @@ fn config(options: &Kafka) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true")
         .set("log.connection.close", "false");
-    c.set_log_level(RDKafkaLogLevel::Info);
+    // `--kafka-config debug=...` wants all of it.
+    let debug = options.config.iter().any(|(key, _)| key == "debug");
+    c.set_log_level(if debug { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Info });
     let (tls, sasl) = (&options.tls, &options.sasl);
     let protocol = match (tls.is_some(), sasl.is_some()) {
         (false, false) => "plaintext",
@@ -354,6 +357,15 @@ impl Sink for Librdkafka {
             Some(open) if done.iter().any(|d| d.result.is_err()) => fatal(open).map_or(Ok(()), Err),
             _ => Ok(()),
         }
+    }
+
+    /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none
+    /// left to ask, for ever (seen 2 times in some hundred outages). Naming the servers again is harmless where they are known.
+    fn nudge(&mut self) {
+        let Some(open) = &self.open else { return };
+        let Ok(servers) = CString::new(self.options.servers.join(",")) else { return };
+        // SAFETY: the client lives as long as `open`, the text until the call returns, which copies it.
+        unsafe { rdkafka::bindings::rd_kafka_brokers_add(open.producer.client().native_ptr(), servers.as_ptr()) };
     }
 
     fn ready(&self) -> Receiver<()> {

@@ -100,6 +100,10 @@ pub trait Sink: Send {
     /// Moves what became of records into `done`.
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
 
+    /// Called now and then while records are in flight and nothing was delivered for long: a chance to mend a client
+    /// that has lost its way.
+    fn nudge(&mut self) {}
+
     /// Wakes the producer when [`Sink::poll`] has something. A sink that does its work in `flush` never wakes.
     fn ready(&self) -> Receiver<()>;
 

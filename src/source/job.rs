@@ -15,8 +15,6 @@ pub enum Work {
     Ozone(Frames),
     /// Something that the reader has to say: becomes an `info` event.
     Notice { name: &'static str, message: String },
-    /// Nothing to write, only a position: where a live start began.
-    Start,
 }
 
 impl Work {
@@ -24,7 +22,7 @@ impl Work {
     pub fn frames(&self) -> usize {
         match self {
             Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.list.len(),
-            Work::Notice { .. } | Work::Start => 0,
+            Work::Notice { .. } => 0,
         }
     }
 
@@ -33,7 +31,6 @@ impl Work {
         match self {
             Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.bytes.len(),
             Work::Notice { message, .. } => message.len(),
-            Work::Start => 0,
         }
     }
 }
@@ -111,6 +108,9 @@ pub trait Intake {
     /// Waits until there is room, then takes `work`. `position` is where upstream stands once the work is delivered;
     /// `None` leaves it as it is.
     fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped>;
+
+    /// Saves where a source began, before anything behind it is delivered: returns when it is on disk.
+    fn begin(&mut self, position: Position) -> Result<(), Stopped>;
 
     /// The source cannot go on, and no retry would mend it: ends the run with `reason`.
     fn fail(&self, reason: String);

@@ -198,7 +198,8 @@ impl Session {
         let login = Login { identifier: &self.account.identifier, password: &self.account.password };
         let body = sonic_rs::to_vec(&login).map_err(|e| later(e.to_string()))?;
         let url = format!("{}/xrpc/com.atproto.server.createSession", self.account.pds);
-        let answer = self.answer("createSession", self.agent.post(&url).content_type("application/json").send(&body[..]));
+        let answer =
+            self.answer("createSession", self.agent.post(&url).content_type("application/json").send(&body[..]));
         let answer = match answer {
             // No answer was no login.
             Err(e) => {
@@ -216,7 +217,9 @@ impl Session {
             400 | 401 => {
                 Err(Failure::Ever(format!("{}; check --identifier and --password", answer.describe("createSession"))))
             }
-            404 | 405 | 501 => Err(Failure::Ever(format!("{}; is --pds-host a PDS?", answer.describe("createSession")))),
+            404 | 405 | 501 => {
+                Err(Failure::Ever(format!("{}; is --pds-host a PDS?", answer.describe("createSession"))))
+            }
             _ => Err(unexpected(answer, "createSession")),
         }
     }
@@ -250,11 +253,12 @@ fn tokens_in(answer: &Answer, what: &str) -> Result<Tokens, Failure> {
 fn asked_wait(headers: &ureq::http::HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
     let after = text("retry-after").and_then(super::socket::retry_after);
-    let reset = text("ratelimit-remaining").filter(|left| *left == "0").and_then(|_| text("ratelimit-reset")).and_then(|at| {
-        // A PDS gives the second since 1970 at which the window begins anew; others give the seconds until then.
-        let at = at.parse::<i64>().ok()?;
-        u64::try_from(if at > 1_000_000_000 { at - now() } else { at }).ok().map(Duration::from_secs)
-    });
+    let reset =
+        text("ratelimit-remaining").filter(|left| *left == "0").and_then(|_| text("ratelimit-reset")).and_then(|at| {
+            // A PDS gives the second since 1970 at which the window begins anew; others give the seconds until then.
+            let at = at.parse::<i64>().ok()?;
+            u64::try_from(if at > 1_000_000_000 { at - now() } else { at }).ok().map(Duration::from_secs)
+        });
     after.or(reset).map(|wait| wait.min(LONGEST_WAIT))
 }
 

@@ -178,8 +178,8 @@ impl<I: Intake> Relay<I> {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
         if self.resume.last() == 0 && self.start == Start::Live {
-            // From now on nothing may be lost: where we began is saved before the first event is delivered.
-            self.intake.put(Work::Start, Some(position(seq - 1)))?;
+            // From now on nothing may be lost: without this a kill before the first save would start live again.
+            self.intake.begin(position(seq - 1))?;
         }
         match self.resume.judge(seq) {
             Verdict::Repeat => {

@@ -5,6 +5,9 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+use ureq::tls::{TlsConfig, TlsProvider};
 
 use super::Host;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
@@ -83,7 +86,10 @@ impl<I: Intake> Tap<I> {
                 Event::Closed(reason) => Err(Ended::Lost(reason)),
                 Event::TooLong(size) => {
                     // It comes again until it is acknowledged, which cannot be: its id was not read.
-                    Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {}", super::socket::MAX_MESSAGE)))
+                    Err(Ended::Lost(format!(
+                        "a message of {size} bytes, over the limit of {}",
+                        super::socket::MAX_MESSAGE
+                    )))
                 }
             };
             let step = step.and_then(|()| {
@@ -112,7 +118,10 @@ impl<I: Intake> Tap<I> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
         self.link.metrics.received_frames.inc_by(frames.list.len() as u64);
         self.link.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
-        let position = TapPosition { connection: self.connection, ids: Vec::new(), time_ms: 0 };
+        let messages = frames.list.len();
+        self.link.metrics.tap_events.add(messages as i64);
+        let position =
+            TapPosition { connection: self.connection, ids: Vec::with_capacity(messages), messages, time_ms: 0 };
         self.intake.put(Work::Tap(frames), Some(Position::Tap(position))).map_err(|Stopped| Ended::Stopped)
     }
 
@@ -157,6 +166,33 @@ impl<I: Intake> link::Session for Tap<I> {
         self.fresh
     }
 }
+
+/// Asks Tap how it is, once at the start: says early what a connection would only show later.
+pub fn check(host: &Host) -> Result<(), String> {
+    let scheme = if host.tls { "https" } else { "http" };
+    let url = format!("{scheme}://{}:{}{}/health", host.host, host.port, host.prefix);
+    let config = ureq::Agent::config_builder()
+        .timeout_global(Some(HEALTH))
+        .http_status_as_error(false)
+        .user_agent(host.user_agent.clone())
+        .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build());
+    let mut request = config.build().new_agent().get(&url);
+    if let Some(authorization) = &host.authorization {
+        request = request.header("authorization", authorization);
+    }
+    match request.call() {
+        Ok(answer) if answer.status().is_success() => Ok(()),
+        Ok(answer) => {
+            let status = Some(answer.status().as_u16());
+            let message = format!("{url}: HTTP {}", answer.status());
+            Err(explain(ConnectError { message, retry_after: None, status }).message)
+        }
+        Err(e) => Err(format!("{url}: {e}")),
+    }
+}
+
+/// The check of `/health`, to its end.
+const HEALTH: Duration = Duration::from_secs(5);
 
 /// Says what to change.
 fn explain(mut refused: ConnectError) -> ConnectError {

@@ -280,7 +280,15 @@ pub fn consume_with(broker: &str, topic: &str, properties: &[(&str, &str)]) -> V
     let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
     let (mut list, mut ends, mut total) = (TopicPartitionList::new(), HashMap::new(), 0);
     for partition in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, timeout).expect("watermarks");
+        let until = Instant::now() + timeout;
+        let (low, high) = loop {
+            match consumer.fetch_watermarks(topic, partition, timeout) {
+                Ok(marks) => break marks,
+                Err(e) if Instant::now() > until => panic!("watermarks: {e}"),
+                // A broker that was just fenced on a busy machine is the leader again in a moment.
+                Err(_) => std::thread::sleep(Duration::from_millis(200)),
+            }
+        };
         if high > low {
             list.add_partition_offset(topic, partition, Offset::Beginning).expect("offset");
             ends.insert(partition, high);

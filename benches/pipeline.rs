@@ -63,6 +63,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         port: relay.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("the relay's port"),
         name: "relay".into(),
         prefix: String::new(),
+        user_agent: "atkafka-bench".into(), authorization: None,
     };
     health.add_source(&host.name);
     let delivered = metrics.source(&host.name).last_seq_delivered;
@@ -70,7 +71,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
     let read = Box::new(move |intake| Reader::new(host, 0, Start::At(0), None, intake, m, h).run());
     let written = Arc::new(AtomicU64::new(0));
     let parts = Parts {
-        sources: vec![Source { name: "relay".into(), cursor: None, read }],
+        sources: vec![Source { name: "relay".into(), keep: atkafka::pipeline::checkpointer::Keep::Nowhere, read }],
         sink: Box::new(Lines::new(Counting(written.clone()))),
         rules: Rules { format, filter: Filter::new(&Lists::default()).expect("no filter"), verify: true },
         workers,

@@ -7,9 +7,11 @@ mod oracle;
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use atkafka_fixtures::relay::{CursorRule, DropHow, Faults, HttpAnswer, Numbering, OnBadCursor, Relay, RelayConfig};
@@ -24,6 +26,10 @@ const RATE: f64 = 5_000.0;
 const OUTAGE: u64 = 20;
 /// For everything that only has to happen, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
+/// Frames that exist only before the last start, so that it has something to deliver.
+const HELD_BACK: u64 = 100;
+/// Of Linux: to open a pipe for reading without waiting for a writer.
+const O_NONBLOCK: i32 = 0o4000;
 /// After a SIGTERM.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -35,6 +41,10 @@ fn number_from(variable: &str, default: u64) -> u64 {
 
 fn looped(total: u64) -> RelayConfig {
     RelayConfig::looped(TRAFFIC.frames.clone(), total)
+}
+
+fn held_back(config: RelayConfig) -> RelayConfig {
+    RelayConfig { live_limit: Some(config.total - HELD_BACK), ..config }
 }
 
 /// Where one run writes, and what it keeps.
@@ -108,7 +118,7 @@ fn settled(bridge: &Bridge, seq: u64) {
 fn killed_five_times_nothing_is_missing_and_a_second_repeats() {
     let Some(broker) = broker(KAFKA) else { return };
     let total = number_from("ATKAFKA_TEST_FRAMES", FRAMES);
-    let relay = Relay::start(RelayConfig { rate: RATE, ..looped(total) }).expect("a relay");
+    let relay = Relay::start(held_back(RelayConfig { rate: RATE, ..looped(total) })).expect("a relay");
     let place = Place::new(&broker, "killed");
     let mut in_flight: f64 = 0.0;
     for end in 0..5 {
@@ -122,14 +132,15 @@ fn killed_five_times_nothing_is_missing_and_a_second_repeats() {
         in_flight = in_flight.max(bridge.metric("atkafka_frames_in_flight"));
         bridge.kill();
     }
+    relay.set_live_limit(total);
     let bridge = place.start(&relay, &["--cursor", "oldest"]);
     settled(&bridge, total);
     stop(bridge);
 
     let verdict = compare(&TRAFFIC.served(1, 0..total), &place.arrived());
     verdict.at_least_once();
-    // A save each second, and the catching up behind a restart is faster than the relay's rate.
-    let bound = 2.0 * RATE + in_flight;
+    // A save each second, in which also comes what piled up while it started; a busy machine doubles both.
+    let bound = 3.0 * RATE + in_flight;
     assert!((verdict.step_back as f64) < bound, "one restart repeats less than {bound} frames: {verdict}");
     assert!(cursors(&relay).len() >= 5, "{:?}", cursors(&relay));
 }
@@ -138,13 +149,14 @@ fn killed_five_times_nothing_is_missing_and_a_second_repeats() {
 fn stopped_five_times_nothing_is_missing_or_repeated() {
     let Some(broker) = broker(KAFKA) else { return };
     let total = number_from("ATKAFKA_TEST_FRAMES", FRAMES);
-    let relay = Relay::start(RelayConfig { rate: RATE, ..looped(total) }).expect("a relay");
+    let relay = Relay::start(held_back(RelayConfig { rate: RATE, ..looped(total) })).expect("a relay");
     let place = Place::new(&broker, "stopped");
     for end in 1..=5 {
         let bridge = place.start(&relay, &["--cursor", "oldest"]);
         bridge.wait("frames", SOON, |_| relay.stats().highest_seq >= Some(total * end / 6));
         stop(bridge);
     }
+    relay.set_live_limit(total);
     let bridge = place.start(&relay, &["--cursor", "oldest"]);
     settled(&bridge, total);
     stop(bridge);
@@ -157,10 +169,11 @@ fn a_live_start_killed_at_once_misses_nothing_behind_its_first_event() {
     let Some(broker) = broker(KAFKA) else { return };
     let total = 6_000;
     let config = RelayConfig { rate: 1_000.0, backlog: 500, from_start: false, ..looped(total) };
-    let relay = Relay::start(config).expect("a relay");
+    let relay = Relay::start(held_back(config)).expect("a relay");
+    let killed = AtomicU32::new(0);
     std::thread::scope(|scope| {
         for delay in [0, 0, 0, 10, 50, 300] {
-            let (relay, broker) = (&relay, &broker);
+            let (relay, broker, killed) = (&relay, &broker, &killed);
             scope.spawn(move || {
                 let place = Place::new(broker, "live");
                 let bridge = place.start(relay, &[]);
@@ -171,6 +184,9 @@ fn a_live_start_killed_at_once_misses_nothing_behind_its_first_event() {
                 std::thread::sleep(Duration::from_millis(delay));
                 bridge.kill();
                 std::thread::sleep(Duration::from_millis(500));
+                if killed.fetch_add(1, Ordering::Relaxed) == 5 {
+                    relay.set_live_limit(total);
+                }
                 let bridge = place.start(relay, &[]);
                 settled(&bridge, total);
                 stop(bridge);
@@ -182,6 +198,28 @@ fn a_live_start_killed_at_once_misses_nothing_behind_its_first_event() {
             });
         }
     });
+}
+
+/// The disk that takes the first cursor is a pipe without a reader here: it blocks. So does all that would be lost with it.
+#[test]
+fn a_live_start_delivers_nothing_before_its_cursor_is_on_disk() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let relay = Relay::start(looped(1_000)).expect("a relay");
+    let place = Place::new(&broker, "first");
+    let file = format!("relay-127.0.0.1%3A{}~{}.json.tmp", relay.port(), place.topic);
+    let pipe = place.state.join(file);
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|s| s.success()), "mkfifo");
+    let bridge = place.start(&relay, &[]);
+    bridge.wait("frames", SOON, |b| b.metric("atkafka_last_seq_received") > 0.0 && b.log_contains("created"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(bridge.metric("atkafka_produced_events{status=\"ok\"}"), 0.0, "delivered without a cursor");
+    // With a reader it goes on, and with a file in the pipe's place it can be synced.
+    let reader = std::fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(&pipe).expect("the pipe");
+    std::fs::remove_file(&pipe).expect("removed");
+    settled(&bridge, 1_000);
+    drop(reader);
+    stop(bridge);
+    compare(&TRAFFIC.served(1, 0..1_000), &place.arrived()).once();
 }
 
 // --- ends of the connection -----------------------------------------------------------------
@@ -374,7 +412,9 @@ fn a_broker_that_is_killed_loses_nothing_and_memory_stays_bounded() {
     settled(&bridge, first);
     let peak = bridge.peak_memory();
     println!("{} MB at the peak", peak >> 20);
-    assert!(peak > 8 << 20 && peak < (32 + 64) << 20, "{peak} bytes at the peak");
+    // Not optimised, decoding is slower than the relay: the whole limit is frames then, besides what is in the client.
+    let room: u64 = if cfg!(debug_assertions) { 128 } else { 64 };
+    assert!(peak > 8 << 20 && peak < (32 + room) << 20, "{peak} bytes at the peak");
 
     // Again, and this time it is stopped before the broker is back.
     broker.kill();
@@ -401,7 +441,7 @@ fn the_kafka_crate_loses_nothing_when_its_broker_is_killed() {
     bridge.wait_delivered(4_000, SOON);
     broker.kill();
     bridge.wait("/readyz says why not", SOON, |b| {
-        b.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("output"))
+        b.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("delivered"))
     });
     broker.again();
     settled(&bridge, total);
@@ -412,9 +452,10 @@ fn the_kafka_crate_loses_nothing_when_its_broker_is_killed() {
 #[test]
 fn the_kafka_crate_stops_in_order_on_its_own_kind_of_broker_and_refuses_another() {
     let (Some(old), Some(new)) = (broker(KAFKA_39), broker(KAFKA)) else { return };
-    let relay = Relay::start(RelayConfig { rate: 3_000.0, ..looped(3_000) }).expect("a relay");
+    let relay = Relay::start(RelayConfig { live_limit: Some(1_500), ..looped(3_000) }).expect("a relay");
     let place = Place::new(&old, "crate-stop");
     for seq in [1_500, 3_000] {
+        relay.set_live_limit(seq);
         let bridge = place.start(&relay, &["--kafka-client", "kafka"]);
         bridge.wait_delivered(seq, SOON);
         stop(bridge);
@@ -635,7 +676,7 @@ fn two_relays_have_a_cursor_and_an_order_each() {
         rate: 2_000.0,
         numbering: Numbering::Step { first, step: 1 },
         faults: Faults { drop_every: Some(1_500), ..Faults::default() },
-        ..looped(5_000)
+        ..held_back(looped(5_000))
     };
     let near_relay = Relay::start(config(1)).expect("a relay");
     let far_relay = Relay::start(config(far)).expect("a relay");
@@ -646,6 +687,8 @@ fn two_relays_have_a_cursor_and_an_order_each() {
     bridge.wait("both", SOON, |_| [&near_relay, &far_relay].iter().all(|r| r.frames_sent() > 2_000));
     stop(bridge);
     assert_eq!(cursor_files(&place.state).len(), 2);
+    near_relay.set_live_limit(5_000);
+    far_relay.set_live_limit(5_000);
     // Each belongs to its host, not to its place on the command line.
     let bridge = Bridge::start(&place.args(&[urls[1], urls[0]], &[]));
     bridge.wait("both to their ends", SOON, |b| {
@@ -666,12 +709,13 @@ fn two_relays_have_a_cursor_and_an_order_each() {
 #[test]
 fn lines_with_a_state_directory_miss_nothing_over_a_kill() {
     let total = 10_000;
-    let relay = Relay::start(RelayConfig { rate: 4_000.0, ..looped(total) }).expect("a relay");
+    let relay = Relay::start(held_back(RelayConfig { rate: 4_000.0, ..looped(total) })).expect("a relay");
     let (state, url) = (folder("state"), relay.url());
     let args = ["firehose", "relay", "--relay-host", &url, "--state-dir", state.to_str().expect("UTF-8")];
     let bridge = Bridge::start(&args);
     bridge.wait_delivered(6_000, SOON);
     let mut arrived = of_lines(&kill_for_lines(bridge));
+    relay.set_live_limit(total);
     let bridge = Bridge::start(&args);
     settled(&bridge, total);
     arrived.extend(of_lines(&kill_for_lines(bridge)));

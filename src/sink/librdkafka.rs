@@ -95,6 +95,11 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // It follows each failed attempt and says nothing of why: the reason came before it.
+        let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        if all_down && !locked(&self.shared.last_error).is_empty() {
+            return;
+        }
         self.report(&format!("{error}: {reason}"));
     }
 }

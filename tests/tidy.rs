@@ -1,0 +1,261 @@
+//! What the design says about the source, held by reading it: dependence goes one way, nothing can stop the process, every
+//! queue has a bound, threads start in one place, and the README knows every metric and flag.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// All Rust files below a folder.
+fn rust_files(dir: &str) -> Vec<PathBuf> {
+    let (mut folders, mut files) = (vec![root().join(dir)], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(!files.is_empty(), "no source in {dir}");
+    files
+}
+
+/// The code of a file line by line, with its numbers: without comments, and without its tests, which stand at its end.
+fn code(path: &Path) -> Vec<(usize, String)> {
+    let text = read(path);
+    let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    assert!(!text[..tests].contains("#[cfg(test)]"), "{}: a test part that this does not know", path.display());
+    let mut lines = Vec::new();
+    for (i, line) in text[..tests].lines().enumerate() {
+        let line = line.trim();
+        if line.starts_with("//") {
+            continue;
+        }
+        // A comment behind code stands after a blank; a URL in a string does not.
+        let line = line.split(" // ").next().unwrap_or_default();
+        lines.push((i + 1, line.to_string()));
+    }
+    lines
+}
+
+/// `src/pipeline/worker.rs`
+fn name(path: &Path) -> String {
+    path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned()
+}
+
+/// The first names of all paths that begin with `crate::`, also of `use crate::{a::b, c}`.
+fn uses(code: &str) -> BTreeSet<String> {
+    let ident =
+        |s: &str| -> String { s.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect() };
+    let mut out = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        if code[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            out.insert(ident(rest));
+            continue;
+        };
+        let mut depth = 0;
+        let mut begins = true;
+        for (i, c) in list.char_indices() {
+            if begins && depth == 0 && !c.is_whitespace() {
+                out.insert(ident(&list[i..]));
+                begins = false;
+            }
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => break,
+                '}' => depth -= 1,
+                ',' => begins = true,
+                _ => {}
+            }
+        }
+    }
+    out.remove("");
+    out
+}
+
+#[test]
+fn the_reader_of_uses_reads_them() {
+    let code = "use crate::a::b; use crate::{c, d::{e, f}, g::h}; pub(crate) fn x() { crate::i::j() } mycrate::k()";
+    let seen: Vec<String> = uses(code).into_iter().collect();
+    assert_eq!(seen, ["a", "c", "d", "g", "i"]);
+}
+
+#[test]
+fn modules_use_only_those_above_them_in_lib_rs() {
+    let order: Vec<String> = code(&root().join("src/lib.rs"))
+        .iter()
+        .filter_map(|(_, line)| line.strip_prefix("pub mod ")?.strip_suffix(';').map(str::to_string))
+        .collect();
+    assert!(order.len() > 10, "{order:?}");
+    let place = |module: &str| order.iter().position(|m| m == module);
+    let mut met = BTreeSet::new();
+    let mut wrong = Vec::new();
+    for path in rust_files("src") {
+        let name = name(&path);
+        let module = name["src/".len()..].trim_end_matches(".rs").split('/').next().unwrap_or_default().to_string();
+        if module == "main" || module == "lib" {
+            continue;
+        }
+        let own = place(&module).unwrap_or_else(|| panic!("{name}: not in src/lib.rs"));
+        met.insert(module.clone());
+        let text: Vec<String> = code(&path).into_iter().map(|(_, line)| line).collect();
+        for used in uses(&text.join("\n")) {
+            match place(&used) {
+                Some(at) if at <= own => {}
+                Some(_) => wrong.push(format!("{name} uses {used}, which stands below {module} in src/lib.rs")),
+                None => wrong.push(format!("{name} uses crate::{used}, which is no module")),
+            }
+        }
+    }
+    assert_eq!(met.len(), order.len(), "each module of src/lib.rs has a file");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn source_and_sink_never_use_one_another() {
+    for (dir, other) in [("src/source", "sink"), ("src/sink", "source")] {
+        for path in rust_files(dir) {
+            let text: Vec<String> = code(&path).into_iter().map(|(_, line)| line).collect();
+            assert!(!uses(&text.join("\n")).contains(other), "{} uses {other}", name(&path));
+        }
+    }
+}
+
+/// Words that may not stand in code, and where they may.
+#[test]
+fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
+    let nowhere: &[&str] = &[];
+    let forbidden = [
+        (".unwrap()", nowhere),
+        ("todo!", nowhere),
+        ("unimplemented!", nowhere),
+        ("dbg!", nowhere),
+        ("unbounded(", nowhere),
+        ("mpsc::channel(", nowhere),
+        ("thread::spawn", &["src/pipeline/"]),
+        ("thread::Builder", &["src/pipeline/"]),
+        ("thread::scope", &["src/pipeline/"]),
+        // Only main ends the process.
+        ("process::exit", &["src/main.rs"]),
+        // Only main reads what is around the process.
+        ("env::var", &["src/main.rs"]),
+        ("env::args", &["src/main.rs"]),
+    ];
+    let mut wrong = Vec::new();
+    for path in rust_files("src") {
+        let name = name(&path);
+        for (number, line) in code(&path) {
+            for (word, allowed) in forbidden {
+                if line.contains(word) && !allowed.iter().any(|place| name.starts_with(place)) {
+                    wrong.push(format!("{name}:{number}: {word}: {line}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether `text` has `word`, and not only as a part of a longer one.
+fn has_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        !text[..at].ends_with(part) && !text[at + word.len()..].starts_with(part)
+    })
+}
+
+#[test]
+fn every_metric_stands_in_the_readme() {
+    let mut metrics = BTreeSet::new();
+    for (_, line) in code(&root().join("src/metrics.rs")) {
+        for part in line.split('"').skip(1).step_by(2) {
+            let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+            if part.starts_with("atkafka_") && part.chars().all(is_name) {
+                metrics.insert(part.to_string());
+            }
+        }
+    }
+    assert!(metrics.len() >= 20, "{metrics:?}");
+    let readme = read(&root().join("README.md"));
+    let missing: Vec<&String> = metrics.iter().filter(|m| !has_word(&readme, m)).collect();
+    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+}
+
+#[test]
+fn every_flag_stands_in_the_readme() {
+    let readme = read(&root().join("README.md"));
+    let mut missing = BTreeMap::new();
+    for command in [&["firehose", "relay"][..], &["record"]] {
+        let (code, help, _) = support::run(&[command, &["--help"]].concat(), &[]);
+        assert_eq!(code, Some(0));
+        let flags = help.lines().filter_map(|l| l.trim_start().strip_prefix("--")?.split_whitespace().next());
+        let flags: Vec<String> = flags.map(|f| format!("--{}", f.trim_end_matches(','))).collect();
+        assert!(flags.len() > 3, "{help}");
+        for flag in flags {
+            if !has_word(&readme, &flag) {
+                missing.insert(flag, command.join(" "));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+}
+
+/// The names in one section of Cargo.toml.
+fn dependencies(section: &str) -> Vec<String> {
+    let toml = read(&root().join("Cargo.toml"));
+    let lines = toml.lines().skip_while(|l| l.trim() != section).skip(1).take_while(|l| !l.starts_with('['));
+    let names = lines.filter(|l| !l.trim_start().starts_with('#')).filter_map(|l| l.split_once('='));
+    names.map(|(name, _)| name.trim().to_string()).filter(|name| !name.contains(['"', ' '])).collect()
+}
+
+#[test]
+fn every_dependency_is_used() {
+    for (section, places) in [("[dependencies]", &["src"][..]), ("[dev-dependencies]", &["tests", "benches"])] {
+        let mut text = String::new();
+        for path in places.iter().flat_map(|place| rust_files(place)) {
+            for (_, line) in code_with_tests(&path) {
+                text.push_str(&line);
+                text.push('\n');
+            }
+        }
+        let all = dependencies(section);
+        assert!(!all.is_empty(), "{section}");
+        let unused: Vec<&String> = all
+            .iter()
+            .filter(|name| {
+                let name = name.replace('-', "_");
+                !["::", "!", ";"].iter().any(|end| has_start(&text, &format!("{name}{end}")))
+            })
+            .collect();
+        assert!(unused.is_empty(), "{section} of Cargo.toml, and not used in {places:?}: {unused:?}");
+    }
+}
+
+/// Lines without comments, tests included.
+fn code_with_tests(path: &Path) -> Vec<(usize, String)> {
+    let text = read(path);
+    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim_start().starts_with("//"));
+    lines.map(|(i, l)| (i + 1, l.to_string())).collect()
+}
+
+/// Whether `text` has `word` where no longer name or path leads to it.
+fn has_start(text: &str, word: &str) -> bool {
+    text.match_indices(word)
+        .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':'))
+}

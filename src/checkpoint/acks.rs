@@ -34,7 +34,9 @@ impl AckQueue {
     /// A new connection begins: what waits for an older one is dropped, and so is what comes for it later. Ids are not
     /// unique over restarts of Tap, and an old one could acknowledge an event that was not handled.
     pub fn connected(&self, connection: u64) {
-        *self.waiting() = Waiting { connection, ids: Vec::new() };
+        let mut waiting = self.waiting();
+        self.take_from(&mut waiting);
+        waiting.connection = connection;
     }
 
     /// These events are safe in the broker. Gives how many wait now.
@@ -54,7 +56,10 @@ impl AckQueue {
 
     /// Takes all, and lets the descriptor sleep.
     pub fn take(&self) -> Vec<u64> {
-        let mut waiting = self.waiting();
+        self.take_from(&mut self.waiting())
+    }
+
+    fn take_from(&self, waiting: &mut Waiting) -> Vec<u64> {
         if !waiting.ids.is_empty() {
             let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
         }
@@ -82,6 +87,7 @@ mod tests {
         assert_eq!(queue.take(), [1, 2, 3]);
         queue.push(&acks(1, &[4]));
         queue.connected(2);
+        assert!(rustix::io::read(&queue.wake, &mut [0; 8]).is_err(), "nobody is woken for what was dropped");
         queue.push(&acks(1, &[5]));
         assert!(queue.take().is_empty());
         queue.push(&acks(2, &[1]));

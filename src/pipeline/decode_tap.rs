@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use sonic_rs::LazyValue;
+use sonic_rs::{JsonValueTrait, LazyValue};
 
 use super::batch::Batch;
 use super::decode::{Arrival, Decoder};
-use crate::atproto::{tid, time};
+use crate::atproto::{json, tid, time};
 use crate::checkpoint::Position;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, Head, Operation, Record, When};
@@ -68,20 +68,18 @@ fn first_line(e: &sonic_rs::Error) -> String {
 impl Decoder<'_> {
     /// Appends what the message gives, and notes its id for the acknowledgement.
     pub fn tap(&mut self, text: &[u8], seen: &Seen, out: &mut Batch) {
-        let wrong = match seen {
+        let message = match seen {
             Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
-            _ => match sonic_rs::from_slice::<Message<'_>>(text) {
-                Ok(message) => {
-                    // Acknowledged with the batch, whatever the message turns out to be.
-                    if let Some(Position::Tap(tap)) = &mut out.position {
-                        tap.ids.push(message.id);
-                    }
-                    self.tap_message(&message, out)
-                }
-                Err(e) => Err((Reason::BadFrame, format!("not a message of Tap: {}", first_line(&e)))),
-            },
+            _ if is_too_deep(text) => Err((Reason::BadFrame, format!("nested deeper than {DEEPEST} levels"))),
+            _ => sonic_rs::from_slice::<Message<'_>>(text)
+                .map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {}", first_line(&e)))),
         };
-        if let Err((reason, detail)) = wrong {
+        // Acknowledged with the batch, whatever the message turns out to be: else Tap sends it for ever.
+        let id = message.as_ref().map_or_else(|_| readable_id(text), |m| Some(m.id));
+        if let Some(Position::Tap(tap)) = &mut out.position {
+            tap.ids.extend(id);
+        }
+        if let Err((reason, detail)) = message.and_then(|m| self.tap_message(&m, out)) {
             out.dead.push(DeadLetter { reason, detail, seq: 0, bytes: text.to_vec() });
         }
     }
@@ -166,6 +164,38 @@ impl Decoder<'_> {
             self.other(Action::Account, did, now.when(), None, "", out, |o| event::account(o, active, None, status));
         }
     }
+}
+
+/// sonic-rs skips values by recursion, without a limit: a deep one would overflow the stack, which ends the process.
+/// The limit is that of the relay's records, which stand two levels down here.
+const DEEPEST: usize = json::MAX_DEPTH as usize + 2;
+
+fn is_too_deep(text: &[u8]) -> bool {
+    let opens = |b: &&u8| matches!(b, b'[' | b'{');
+    // Nearly every message has fewer brackets than that in all.
+    if text.iter().filter(opens).count() <= DEEPEST {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for b in text {
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' if depth == DEEPEST => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The id of a message whose rest may be anything. Tap writes it first.
+fn readable_id(text: &[u8]) -> Option<u64> {
+    let beginning = String::from_utf8_lossy(&text[..text.len().min(DEEPEST)]);
+    sonic_rs::get(beginning.as_ref(), &["id"]).ok()?.as_u64()
 }
 
 fn parse<'a, T: Deserialize<'a>>(raw: &'a LazyValue<'a>, what: &str) -> Result<T, Wrong> {

@@ -62,6 +62,8 @@ impl<I: Intake> Tap<I> {
         log::info!("{}: connected", self.link.name);
         self.link.connected();
         let ended = self.read(&mut socket);
+        // What was read belongs to this connection: its ids must not be acknowledged on the next one.
+        let ended = self.hand_over().map_or_else(|stopped| stopped, |()| ended);
         if let Ended::Stopped = ended {
             self.last_acks(&mut socket);
         }

@@ -1,0 +1,600 @@
+//! Moderation events of an Ozone: each once although they commit late, sessions that go on by themselves, and values as
+//! the API gave them.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use atkafka_fixtures::ozone::{Draft, IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, RateLimit, Refusal, comment};
+use sonic_rs::{JsonContainerTrait, JsonValueTrait, Value};
+use support::*;
+
+/// For everything that only has to happen, on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+/// What the reader keeps between two logins.
+const LOGIN_EVERY: Duration = Duration::from_secs(30);
+
+fn start(config: OzoneConfig) -> Ozone {
+    Ozone::start(config).expect("a port")
+}
+
+fn did(i: usize) -> String {
+    format!("did:plc:subject{:017}", i % 20).replace('0', "a").replace('1', "b").replace('8', "c").replace('9', "d")
+}
+
+/// A comment on one of twenty accounts, made now and seen `hidden` later.
+fn late(i: usize, hidden_ms: u64) -> Draft {
+    Draft { hidden: Duration::from_millis(hidden_ms), ..comment(&did(i), &format!("note {i}")) }
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+fn args(ozone: &Ozone, more: &[&str]) -> Vec<String> {
+    let url = ozone.url();
+    let base = ["ozone-events", "--pds-host", &url, "--identifier", IDENTIFIER, "--labeler-did", LABELER];
+    base.iter().chain(more).map(|s| s.to_string()).collect()
+}
+
+/// The bridge with the right password.
+fn bridge(ozone: &Ozone, more: &[&str]) -> Bridge {
+    bridge_with(ozone, more, &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)])
+}
+
+fn bridge_with(ozone: &Ozone, more: &[&str], env: &[(&str, &str)]) -> Bridge {
+    let args = args(ozone, more);
+    Bridge::start_with(&args.iter().map(String::as_str).collect::<Vec<_>>(), env)
+}
+
+fn id_of(value: &Value) -> u64 {
+    value.get("id").as_u64().unwrap_or_else(|| panic!("no id in {value}"))
+}
+
+/// The ids on standard output, in order.
+fn line_ids(bridge: &Bridge) -> Vec<u64> {
+    bridge.lines().iter().map(|l| id_of(&sonic_rs::from_str(l).expect("a line of JSON"))).collect()
+}
+
+fn wait_lines(bridge: &Bridge, count: usize) {
+    bridge.wait(&format!("{count} lines"), SOON, |b| b.lines().len() >= count);
+}
+
+/// How often each id arrived.
+fn counts(ids: impl IntoIterator<Item = u64>) -> BTreeMap<u64, usize> {
+    let mut out = BTreeMap::new();
+    for id in ids {
+        *out.entry(id).or_default() += 1;
+    }
+    out
+}
+
+fn topic_counts(broker: &str, topic: &str) -> BTreeMap<u64, usize> {
+    counts(consume(broker, topic).iter().map(|a| id_of(&a.json())))
+}
+
+fn assert_each_once(counts: &BTreeMap<u64, usize>, ids: &BTreeSet<u64>) {
+    let have: BTreeSet<u64> = counts.keys().copied().collect();
+    let missing: Vec<_> = ids.difference(&have).collect();
+    let repeated: Vec<_> = counts.iter().filter(|(_, n)| **n > 1).collect();
+    assert!(missing.is_empty() && repeated.is_empty(), "missing {missing:?}, repeated {repeated:?}");
+    assert_eq!(have.len(), ids.len(), "and nothing else");
+}
+
+fn state_files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("the state directory");
+    entries.map(|e| e.expect("an entry").path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect()
+}
+
+/// High water and ids of the window in the only state file; `None` while there is none.
+fn saved(dir: &Path) -> Option<(i64, BTreeSet<u64>)> {
+    let text = std::fs::read_to_string(state_files(dir).first()?).ok()?;
+    let value: Value = sonic_rs::from_str(&text).expect("a state file is whole at any instant");
+    let window = value.get("window")?.as_array()?.iter().filter_map(|pair| pair.get(1).as_u64()).collect();
+    Some((value.get("high_water_ms").as_i64()?, window))
+}
+
+/// Waits until `id` is in the saved window.
+fn wait_saved(bridge: &Bridge, dir: &Path, id: u64) {
+    bridge.wait(&format!("{id} is saved"), SOON, |_| saved(dir).is_some_and(|(_, ids)| ids.contains(&id)));
+}
+
+/// Traffic that commits up to 1.3 s late, behind newer events, and one transaction of 400 in one millisecond.
+fn emit(ozone: &Ozone, events: usize, seed: u64) -> BTreeSet<u64> {
+    let mut random = seed;
+    let mut ids = BTreeSet::new();
+    for i in 0..events {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let hidden = if random >> 62 == 0 { 700 + (random >> 33) % 600 } else { (random >> 33) % 50 };
+        ids.insert(ozone.add(&late(i, hidden)));
+        if i == events / 2 {
+            let ms = now_ms();
+            ids.extend((0..400).map(|i| ozone.add(&Draft { created_ms: Some(ms), ..late(i, 1_300) })));
+        }
+        thread::sleep(Duration::from_millis(8));
+    }
+    ids
+}
+
+// --- every event once -----------------------------------------------------------------------
+
+#[test]
+fn late_commits_arrive_once_over_polls_and_a_restart_repeats_nothing() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let ozone = start(OzoneConfig::default());
+    let (topic, state) = (unique("ozone-late"), folder("state"));
+    let more = ["--bootstrap-servers", &broker, "--output-topic", &topic, "--topic-partitions", "3"];
+    let more = [&more[..], &["--state-dir", state.to_str().expect("UTF-8"), "--poll-interval", "200ms"]].concat();
+    let mut ids: BTreeSet<u64> = (0..250).map(|i| ozone.add(&late(i, 0))).collect();
+    let first = bridge(&ozone, &more);
+    let emitted = thread::scope(|scope| {
+        let emitter = scope.spawn(|| emit(&ozone, 700, 11));
+        first.wait("some are delivered", SOON, |b| b.metric("atkafka_produced_events{status=\"ok\"}") > 500.0);
+        assert!(first.metric("atkafka_ozone_repeats") > 0.0, "the window was read again");
+        assert!(first.metric("atkafka_ozone_pages") >= 4.0, "pages until empty");
+        assert_eq!(first.metric("atkafka_connected"), 1.0);
+        let (code, log) = first.stop();
+        assert_eq!(code, Some(0), "{log:?}");
+        let second = bridge(&ozone, &more);
+        let emitted = emitter.join().expect("no panic");
+        let last = *emitted.last().expect("some");
+        wait_saved(&second, &state, last);
+        // The last of them may still be hidden.
+        second.wait("all are delivered", SOON, |_| topic_counts(&broker, &topic).len() >= 250 + emitted.len());
+        let name = "atkafka_handled_events{action_name=\"ozone#modEventComment\"";
+        assert!(second.metric(name) > 0.0, "{:?}", second.metrics());
+        assert!(second.metric("atkafka_ozone_requests{method=\"queryEvents\",status=\"200\"}") > 0.0);
+        assert_eq!(second.stop().0, Some(0));
+        emitted
+    });
+    ids.extend(emitted);
+    let arrived = consume(&broker, &topic);
+    assert_each_once(&counts(arrived.iter().map(|a| id_of(&a.json()))), &ids);
+    let mut partitions: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+    for a in &arrived {
+        let value = a.json();
+        let subject = value.pointer(["subject", "did"]).as_str().expect("a subject").to_string();
+        assert_eq!(a.key.as_deref(), Some(subject.as_str()));
+        partitions.entry(subject).or_default().insert(a.partition);
+    }
+    assert!(partitions.len() == 20 && partitions.values().all(|p| p.len() == 1));
+    let (_, window) = saved(&state).expect("a state file");
+    let new = ids.iter().rev().take(100).filter(|id| window.contains(id)).count();
+    assert_eq!(new, 100, "the ids of the look-back window are in the file");
+    let queries = ozone.stats().queries;
+    let times: Vec<_> = queries.iter().filter_map(|q| q.created_after.clone()).collect();
+    assert!(times.iter().all(|t| t.len() == 24 && t.ends_with('Z')), "compared as text: {times:?}");
+}
+
+#[test]
+fn killed_nothing_is_missing_and_only_what_was_not_saved_repeats() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let ozone = start(OzoneConfig::default());
+    let (topic, state) = (unique("ozone-kill"), folder("state"));
+    let more = ["--bootstrap-servers", &broker, "--output-topic", &topic, "--topic-partitions", "3"];
+    let more = [&more[..], &["--state-dir", state.to_str().expect("UTF-8"), "--poll-interval", "200ms"]].concat();
+    let (ids, at_kills) = thread::scope(|scope| {
+        let emitter = scope.spawn(|| emit(&ozone, 900, 12));
+        let mut at_kills = Vec::new();
+        for _ in 0..2 {
+            let before = at_kills.last().map_or(0, |(ms, _)| *ms);
+            let bridge = bridge(&ozone, &more);
+            bridge.wait("a new position is saved", SOON, |_| saved(&state).is_some_and(|(ms, _)| ms > before + 1_000));
+            bridge.kill();
+            at_kills.push(saved(&state).expect("a state file"));
+        }
+        let last = bridge(&ozone, &more);
+        let ids = emitter.join().expect("no panic");
+        last.wait("all are delivered", SOON, |_| topic_counts(&broker, &topic).len() >= ids.len());
+        assert_eq!(last.stop().0, Some(0));
+        (ids, at_kills)
+    });
+    let counts = topic_counts(&broker, &topic);
+    assert_eq!(counts.keys().copied().collect::<BTreeSet<_>>(), ids, "nothing is missing");
+    let repeated: Vec<u64> = counts.iter().filter(|(_, n)| **n > 1).map(|(id, _)| *id).collect();
+    println!("{} events, {} repeated after two kills", ids.len(), repeated.len());
+    for id in &repeated {
+        assert!(!at_kills.iter().all(|(_, window)| window.contains(id)), "{id} was saved before both kills");
+    }
+    let final_kill = &at_kills[1].1;
+    let twice_saved = at_kills[0].1.intersection(final_kill).filter(|id| counts[id] > 1).count();
+    assert_eq!(twice_saved, 0, "what the file knows is not sent again");
+}
+
+/// A broker of its own, with a name of its own.
+struct Broker(String);
+
+impl Broker {
+    fn start() -> Broker {
+        let free = Self::script(&["free-port", "--port", "9752"]);
+        let broker = Broker(free.trim().into());
+        broker.again();
+        broker
+    }
+
+    fn script(args: &[&str]) -> String {
+        let out = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh"))
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .expect("scripts/kafka.sh runs");
+        assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
+    fn again(&self) {
+        Self::script(&["start", "--version", "4.3.1", "--port", &self.0]);
+    }
+
+    fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.0)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        Self::script(&["kill", "--clean", "--port", &self.0]);
+    }
+}
+
+#[test]
+fn while_the_broker_is_away_reading_goes_on_and_the_position_stays() {
+    if broker(KAFKA).is_none() {
+        return;
+    }
+    let own = Broker::start();
+    let ozone = start(OzoneConfig::default());
+    let (topic, state, address) = (unique("ozone-away"), folder("state"), own.address());
+    let more = ["--bootstrap-servers", &address, "--output-topic", &topic, "--topic-partitions", "1"];
+    let more = [&more[..], &["--state-dir", state.to_str().expect("UTF-8"), "--poll-interval", "200ms"]].concat();
+    let mut ids: BTreeSet<u64> = (0..50).map(|i| ozone.add(&late(i, 0))).collect();
+    let bridge = bridge(&ozone, &more);
+    wait_saved(&bridge, &state, *ids.last().expect("some"));
+    let before = saved(&state).expect("a state file");
+    Broker::script(&["kill", "--port", &own.0]);
+    let new: Vec<u64> = (0..1_000).map(|i| ozone.add(&late(i, 0))).collect();
+    bridge.wait("pages are read although nothing is delivered", SOON, |b| {
+        b.metric("atkafka_frames_in_flight") >= 1_000.0
+    });
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(saved(&state), Some(before), "the position is behind the broker");
+    ids.extend(new);
+    own.again();
+    wait_saved(&bridge, &state, *ids.last().expect("some"));
+    assert_eq!(bridge.stop().0, Some(0));
+    assert_each_once(&topic_counts(&address, &topic), &ids);
+}
+
+#[test]
+fn a_backlog_is_read_at_twenty_pages_a_second_and_the_next_event_does_not_wait_long() {
+    let ozone = start(OzoneConfig { latency: Duration::from_millis(5), ..OzoneConfig::default() });
+    let begin = now_ms() - 3_600_000;
+    let backlog: BTreeSet<u64> = (0..40_000)
+        .map(|i| ozone.add(&Draft { created_ms: Some(begin + i * 50), ..comment(&did(i as usize), "old") }))
+        .collect();
+    let bridge = bridge(&ozone, &[]);
+    wait_lines(&bridge, backlog.len());
+    let queries = ozone.stats().queries;
+    let pages: Vec<_> = queries.iter().filter(|q| q.events == 100).collect();
+    let took = pages[pages.len() - 1].at - pages[0].at;
+    println!("{} pages in {took:?}, {:.0} a second", pages.len(), pages.len() as f64 / took.as_secs_f64());
+    assert!(pages.len() >= 400 && took < Duration::from_secs(20), "{} pages in {took:?}", pages.len());
+    let new = ozone.add(&late(1, 0));
+    let added = Instant::now();
+    bridge.wait("the next event", Duration::from_secs(20), |b| b.lines().len() > backlog.len());
+    println!("the next event after {:?}", added.elapsed());
+    let ids: BTreeSet<u64> = backlog.into_iter().chain([new]).collect();
+    assert_each_once(&counts(line_ids(&bridge)), &ids);
+}
+
+// --- where it begins ------------------------------------------------------------------------
+
+#[test]
+fn since_counts_for_the_first_start_and_the_saved_position_after_it() {
+    let ozone = start(OzoneConfig::default());
+    let state = folder("state");
+    let at = |ms| Draft { created_ms: Some(ms), ..late(1, 0) };
+    // 2026-01-01T00:00:00Z
+    let since = 1_767_225_600_000;
+    ozone.add(&at(since - 1));
+    let wanted = [ozone.add(&at(since)), ozone.add(&at(since + 1))];
+    let more = ["--state-dir", state.to_str().expect("UTF-8"), "--ozone-since", "2026-01-01T00:00:00Z"];
+    let first = bridge(&ozone, &more);
+    wait_lines(&first, 2);
+    wait_saved(&first, &state, wanted[1]);
+    assert_eq!(line_ids(&first), wanted);
+    assert_eq!(first.stop().0, Some(0));
+    let next = ozone.add(&at(since + 2));
+    let second = bridge(&ozone, &[&more[..3], &["2020-01-01T00:00:00Z"]].concat());
+    wait_lines(&second, 1);
+    wait_saved(&second, &state, next);
+    assert_eq!(line_ids(&second), [next], "the saved position goes before --ozone-since");
+    drop(second);
+
+    let file = &state_files(&state)[0];
+    for damage in
+        ["", "{\"version\":1,\"high_water_ms\":", "{\"version\":1,\"host\":\"\",\"output\":\"\",\"saved_at\":\"\"}"]
+    {
+        std::fs::write(file, damage).expect("written");
+        let args = args(&ozone, &more);
+        let args: Vec<&str> = args.iter().map(String::as_str).chain(["--metrics-listen-address=none"]).collect();
+        let (code, out, err) = run(&args, &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]);
+        assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
+        assert!(err.contains("damaged") && err.contains("delete it"), "{err}");
+        assert_eq!(std::fs::read_to_string(file).expect("still there"), damage, "a damaged file is left alone");
+    }
+}
+
+#[test]
+fn each_labeler_has_a_position_of_its_own() {
+    let ozone = start(OzoneConfig::default());
+    let state = folder("state");
+    let id = ozone.add(&late(1, 0));
+    let bridge = bridge(&ozone, &["--state-dir", state.to_str().expect("UTF-8")]);
+    wait_saved(&bridge, &state, id);
+    let files = state_files(&state);
+    let name = files[0].file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(name.contains("labelerlabeler"), "ids of one Ozone mean nothing at another one: {name}");
+}
+
+// --- values ---------------------------------------------------------------------------------
+
+#[test]
+fn values_are_those_of_the_api_unknown_kinds_included() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let ozone = start(OzoneConfig::default());
+    let mut raw: BTreeMap<u64, String> = BTreeMap::new();
+    if let Some(golden) = shared("golden/ozone.jsonl") {
+        for line in std::fs::read_to_string(golden).expect("readable").lines() {
+            let value: sonic_rs::LazyValue<'_> = sonic_rs::get_from_str(line, ["upstream"]).expect("upstream");
+            let id = id_of(&sonic_rs::from_str(value.as_raw_str()).expect("JSON"));
+            raw.insert(id, value.as_raw_str().to_string());
+        }
+        assert!(raw.len() >= 39);
+    }
+    let golden = raw.len();
+    // What no client may touch: order of keys, escapes, spaces, numbers beyond 2^53 and with zeros, twice the same key.
+    let kinds = [
+        (r#""$type":"com.atproto.admin.defs#repoRef","did":"did:plc:repo""#, "did:plc:repo"),
+        (r#""cid":"b","uri":"at://did:plc:strong/a.b.c/1","$type":"com.atproto.repo.strongRef""#, "did:plc:strong"),
+        (
+            r#""$type":"chat.bsky.convo.defs#messageRef","did":"did:plc:message","convoId":"x","messageId":"y""#,
+            "did:plc:message",
+        ),
+        (r#""$type":"chat.bsky.convo.defs#convoRef","did":"did:plc:convo","convoId":"x""#, "did:plc:convo"),
+        (r#""$type":"tools.ozone.new#thing","did":"did:plc:unknown""#, "did:plc:unknown"),
+        (r#""$type":"tools.ozone.new#nobody""#, ""),
+    ];
+    let mut keys = BTreeMap::new();
+    for (i, (subject, key)) in kinds.iter().enumerate() {
+        let id = 9_007_199_254_740_993 + i as u64;
+        let event = r#"{"$type":"tools.ozone.new.defs#modEventFrobnicate","z":1.00,"a":12345678901234567890,"t":"\u0041\/<b>\u2028 é","d":1,"d":2}"#;
+        let json = format!(
+            r#"{{"subject": {{{subject}}},  "createdAt":"2026-11-24T11:00:00.00{i}Z","event":{event},"new":[ ],"id":{id}}}"#
+        );
+        keys.insert(id, key.to_string());
+        raw.insert(id, json);
+    }
+    for (id, json) in &raw {
+        let value: Value = sonic_rs::from_str(json).expect("JSON");
+        let created = value.get("createdAt").as_str().expect("a time").parse::<Stamp>().expect("a time");
+        ozone.add_raw(*id, created.0, json);
+    }
+    let topic = unique("ozone-values");
+    let state = folder("state");
+    let bridge = bridge(
+        &ozone,
+        &["--bootstrap-servers", &broker, "--output-topic", &topic, "--state-dir", &state.to_string_lossy()],
+    );
+    bridge.wait("all are delivered", SOON, |b| b.metric("atkafka_produced_events{status=\"ok\"}") >= raw.len() as f64);
+    assert_eq!(bridge.stop().0, Some(0));
+    let arrived = consume(&broker, &topic);
+    assert_eq!(arrived.len(), raw.len());
+    println!("{golden} recorded events, {} made up", kinds.len());
+    for a in &arrived {
+        let id = id_of(&a.json());
+        assert_eq!(String::from_utf8_lossy(&a.value), raw[&id], "byte for byte");
+        if let Some(key) = keys.get(&id) {
+            assert_eq!(a.key.as_deref().unwrap_or(""), key);
+            assert_eq!(a.time_ms.map(|ms| ms / 1000), Some(1_795_518_000), "createdAt is the record's time");
+        } else {
+            let key = a.key.as_deref().unwrap_or("");
+            assert!(key.starts_with("did:") && raw[&id].contains(key), "{key}");
+        }
+    }
+}
+
+/// Milliseconds since 1970 of `2026-11-24T10:32:39.073Z`.
+struct Stamp(i64);
+
+impl std::str::FromStr for Stamp {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        atkafka::atproto::time::parse_ms(text).map(Stamp).ok_or_else(|| text.to_string())
+    }
+}
+
+#[test]
+fn osprey_reads_an_envelope_with_the_kind_as_action() {
+    let ozone = start(OzoneConfig::default());
+    let id = ozone.add(&Draft { created_ms: Some(1_767_225_600_123), ..late(1, 0) });
+    let bridge = bridge(&ozone, &["--osprey-compatible"]);
+    wait_lines(&bridge, 1);
+    let value: Value = sonic_rs::from_str(&bridge.lines()[0]).expect("JSON");
+    assert_eq!(value.pointer(["data", "action_name"]).as_str(), Some("ozone#modEventComment"));
+    assert_eq!(value.pointer(["data", "data", "id"]).as_u64(), Some(id));
+    assert_eq!(value.pointer(["data", "timestamp"]).as_str(), Some("2026-01-01T00:00:00.123Z"));
+    assert_eq!(value.pointer(["data", "encoding"]).as_str(), Some("UTF8"));
+    assert!(
+        value.pointer(["data", "secret_data"]).is_object() && value.pointer(["data", "action_id"]).as_u64() > Some(0)
+    );
+    assert_eq!(value.get("send_time").as_str(), Some("2026-01-01T00:00:00.123Z"));
+}
+
+#[test]
+fn an_event_that_cannot_be_known_again_comes_once_and_what_is_no_object_is_a_dead_letter() {
+    let ozone = start(OzoneConfig::default());
+    let now = now_ms();
+    ozone.add_raw(1, now, r#"{"id":"text","event":{"$type":"a#b"},"createdAt":"2026-11-24T11:00:00.000Z"}"#);
+    ozone.add_raw(2, now, "17");
+    ozone.add_raw(3, now, r#"{"id":3,"event":null,"createdAt":"no time"}"#);
+    let last = ozone.add(&late(1, 0));
+    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
+    bridge.wait("some polls", SOON, |b| b.metric("atkafka_ozone_pages") > 12.0);
+    let lines = bridge.lines();
+    assert_eq!(lines.iter().filter(|l| l.contains("\"text\"")).count(), 1, "{lines:?}");
+    assert_eq!(lines.iter().filter(|l| l.contains(&format!("\"id\":{last},"))).count(), 1, "{lines:?}");
+    let dead = bridge.metric("atkafka_dead_letters");
+    assert!((1.0..=2.0).contains(&dead), "{dead}: each once\n{:?}", bridge.log());
+}
+
+// --- sessions -------------------------------------------------------------------------------
+
+#[test]
+fn an_expired_token_is_renewed_and_a_refused_refresh_logs_in_again_but_not_often() {
+    let ozone = start(OzoneConfig::default());
+    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
+    ozone.add(&late(1, 0));
+    wait_lines(&bridge, 1);
+    ozone.expire_tokens();
+    ozone.add(&late(2, 0));
+    wait_lines(&bridge, 2);
+    let stats = ozone.stats();
+    assert_eq!((stats.logins.len(), stats.refreshes), (1, 1), "renewed without the password");
+
+    ozone.refuse_refresh(true);
+    ozone.expire_tokens();
+    ozone.add(&late(3, 0));
+    bridge.wait("a second login", SOON + LOGIN_EVERY, |_| ozone.stats().logins.len() > 1);
+    wait_lines(&bridge, 3);
+    let stats = ozone.stats();
+    assert!(stats.refused_refreshes >= 1);
+    assert_eq!(stats.logins.len(), 2);
+    assert!(stats.logins[1] - stats.logins[0] >= LOGIN_EVERY, "{:?}", stats.logins[1] - stats.logins[0]);
+    assert_eq!(line_ids(&bridge), [1, 2, 3]);
+}
+
+#[test]
+fn a_token_is_renewed_before_it_expires() {
+    // The reader renews 60 s early: from 4 s on.
+    let ozone = start(OzoneConfig { access_life: Duration::from_secs(64), ..OzoneConfig::default() });
+    let bridge = bridge(&ozone, &["--poll-interval", "500ms"]);
+    bridge.wait("two renewals", SOON, |_| ozone.stats().refreshes >= 2);
+    ozone.add(&late(1, 0));
+    wait_lines(&bridge, 1);
+    let stats = ozone.stats();
+    assert_eq!(stats.logins.len(), 1);
+    assert!(stats.queries.iter().all(|q| q.status == 200), "no query had to be refused first");
+}
+
+#[test]
+fn rate_limits_are_waited_for_with_and_without_retry_after() {
+    for retry_after in [true, false] {
+        let limit = RateLimit { requests: 12, window: Duration::from_secs(6), retry_after };
+        let ozone = start(OzoneConfig { rate_limit: Some(limit), ..OzoneConfig::default() });
+        let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
+        bridge.wait("a limit was met", SOON, |_| ozone.stats().limited >= 1);
+        ozone.add(&late(1, 0));
+        wait_lines(&bridge, 1);
+        let stats = ozone.stats();
+        assert_eq!(stats.limited, 1, "one refused request for one window, Retry-After: {retry_after}");
+        assert_eq!(stats.logins.len(), 1);
+        assert!(bridge.metric("atkafka_ozone_requests{method=\"queryEvents\",status=\"429\"}") >= 1.0);
+    }
+}
+
+#[test]
+fn an_ozone_that_is_away_is_tried_again_and_readyz_says_so() {
+    let ozone = start(OzoneConfig { refuse: Some(Refusal::upstream_failure()), ..OzoneConfig::default() });
+    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
+    bridge.wait("three attempts", SOON, |_| ozone.stats().queries.len() >= 3);
+    let (status, body) = bridge.get("/readyz").expect("an answer");
+    assert!(status == 503 && body.contains("UpstreamFailure"), "{status} {body}");
+    assert_eq!(bridge.metric("atkafka_connected"), 0.0);
+    ozone.refuse(None);
+    ozone.add(&late(1, 0));
+    wait_lines(&bridge, 1);
+    ozone.answer_next([
+        Refusal::new(500, "InternalServerError", "x"),
+        Refusal::new(503, "", ""),
+        Refusal::upstream_failure(),
+    ]);
+    ozone.add(&late(2, 0));
+    wait_lines(&bridge, 2);
+    bridge.wait("ready again", SOON, |b| b.get("/readyz").is_some_and(|(status, _)| status == 200));
+    assert!(bridge.metric("atkafka_reconnects") >= 5.0);
+    assert_eq!(ozone.stats().logins.len(), 1, "no login for any of it");
+    assert_eq!(line_ids(&bridge), [1, 2]);
+}
+
+/// Runs to the end, which has to be an error; the log.
+fn fails(ozone: &Ozone, more: &[&str], password: &str) -> String {
+    let mut bridge = bridge_with(ozone, more, &[("ATKAFKA_OZONE_PASSWORD", password)]);
+    assert_eq!(bridge.end(SOON).code(), Some(1), "{:?}", bridge.log());
+    thread::sleep(Duration::from_millis(100));
+    let log = bridge.log().join("\n");
+    assert!(log.lines().any(|l| l.contains("ERROR")), "{log}");
+    log
+}
+
+#[test]
+fn a_wrong_password_a_missing_role_and_a_wrong_labeler_end_the_start_with_a_clear_line() {
+    let ozone = start(OzoneConfig::default());
+    let log = fails(&ozone, &[], "wrong-password");
+    assert!(log.contains("Invalid identifier or password") && log.contains("--password"), "{log}");
+    assert!(!log.contains("wrong-password"), "{log}");
+    assert_eq!(ozone.stats().logins.len(), 1, "one attempt");
+    for more in [&[][..], &["--ozone-since", "2026-01-01T00:00:00Z"]] {
+        let more = [&["--labeler-did", "did:plc:nobody"], more].concat();
+        let url = ozone.url();
+        let base = ["ozone-events", "--pds-host", &url, "--identifier", IDENTIFIER];
+        let mut bridge = Bridge::start_with(&[&base[..], &more].concat(), &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]);
+        assert_eq!(bridge.end(SOON).code(), Some(1), "{:?}", bridge.log());
+        thread::sleep(Duration::from_millis(100));
+        assert!(
+            bridge.log_contains("could not resolve proxy did") && bridge.log_contains("--labeler-did"),
+            "{:?}",
+            bridge.log()
+        );
+    }
+    ozone.refuse(Some(Refusal::no_role()));
+    let logins = ozone.stats().logins.len();
+    let log = fails(&ozone, &[], PASSWORD);
+    assert!(log.contains("not a moderator account") && log.contains(IDENTIFIER) && log.contains(LABELER), "{log}");
+    assert_eq!(ozone.stats().logins.len(), logins + 1, "no second login for a missing role");
+}
+
+#[test]
+fn settings_from_the_environment_and_a_password_from_a_file_which_no_log_shows() {
+    let ozone = start(OzoneConfig::default());
+    ozone.add(&late(1, 0));
+    let file = folder("password").join("password");
+    std::fs::write(&file, format!("{PASSWORD}\n")).expect("written");
+    let (file, url) = (file.to_string_lossy().into_owned(), ozone.url());
+    let account = [
+        ("ATKAFKA_OZONE_PDS_HOST", url.as_str()),
+        ("ATKAFKA_OZONE_IDENTIFIER", IDENTIFIER),
+        ("ATKAFKA_OZONE_LABELER_DID", LABELER),
+    ];
+    let by_file =
+        [&account[..], &[("ATKAFKA_OZONE_PASSWORD_FILE", file.as_str()), ("ATKAFKA_OZONE_POLL_INTERVAL", "100ms")]]
+            .concat();
+    let by_value = [&account[..], &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]].concat();
+    for env in [by_file, by_value] {
+        let bridge = Bridge::start_with(&["ozone-events", "--debug", "--contact", "ops@example.com"], &env);
+        wait_lines(&bridge, 1);
+        ozone.expire_tokens();
+        bridge.wait("a renewal", SOON, |_| ozone.stats().refreshes > 0);
+        let (code, log) = bridge.stop();
+        assert_eq!(code, Some(0));
+        let log = log.join("\n");
+        assert!(!log.contains(PASSWORD) && !log.contains("eyJ"), "neither password nor token: {log}");
+        assert!(log.contains(IDENTIFIER), "{log}");
+    }
+    let agent = ozone.stats().user_agent.unwrap_or_default();
+    assert!(agent.contains("atkafka") && agent.contains("ops@example.com"), "{agent}");
+}

@@ -63,7 +63,8 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         port: relay.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("the relay's port"),
         name: "relay".into(),
         prefix: String::new(),
-        user_agent: "atkafka-bench".into(), authorization: None,
+        user_agent: "atkafka-bench".into(),
+        authorization: None,
     };
     health.add_source(&host.name);
     let delivered = metrics.source(&host.name).last_seq_delivered;

@@ -40,6 +40,8 @@ pub struct KafkaSink {
     waiting_bytes: usize,
     done: Vec<Delivery>,
     not_before: Option<Instant>,
+    /// So many records go one to a request: among them is one that is too large. The others keep their places.
+    one_by_one: usize,
     errors: Periodic,
     unkeyed: u32,
 }
@@ -65,6 +67,7 @@ impl KafkaSink {
             waiting_bytes: 0,
             done: Vec::new(),
             not_before: None,
+            one_by_one: 0,
             errors: Periodic::new(1),
             unkeyed: 0,
         }
@@ -116,7 +119,7 @@ impl KafkaSink {
         let count = self
             .waiting
             .iter()
-            .take(REQUEST_RECORDS)
+            .take(if self.one_by_one > 0 { 1 } else { REQUEST_RECORDS })
             .take_while(|w| {
                 bytes += w.size();
                 bytes <= REQUEST_BYTES || bytes == w.size()
@@ -162,6 +165,7 @@ impl KafkaSink {
                 said.insert((topic, partition.partition), partition.offset.map(drop));
             }
         }
+        self.one_by_one = self.one_by_one.saturating_sub(1);
         let mut again = Vec::new();
         let mut failed = None;
         for (w, place) in self.waiting.drain(..count).zip(places) {
@@ -170,14 +174,15 @@ impl KafkaSink {
                     self.waiting_bytes -= w.size();
                     self.done.push(Delivery { token: w.token, result: Ok(()) });
                 }
-                Some(Err(
-                    code @ (KafkaCode::MessageSizeTooLarge | KafkaCode::InvalidMessageSize | KafkaCode::CorruptMessage),
-                )) => {
+                Some(Err(code)) if refused(*code).is_some() && count == 1 => {
                     self.waiting_bytes -= w.size();
-                    let never =
-                        Some(if *code == KafkaCode::CorruptMessage { Reason::Refused } else { Reason::TooLarge });
-                    let failure = Failure { error: format!("the broker says {code:?}"), never, record: w.record };
+                    let error = format!("the broker says {code:?}");
+                    let failure = Failure { error, never: refused(*code), record: w.record };
                     self.done.push(Delivery { token: w.token, result: Err(Box::new(failure)) });
+                }
+                Some(Err(code)) if refused(*code).is_some() => {
+                    self.one_by_one = count;
+                    again.push(w);
                 }
                 other => {
                     failed = Some(match other {
@@ -274,6 +279,15 @@ impl Sink for KafkaSink {
 
     fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
         None
+    }
+}
+
+/// Whether the broker refuses for good, and what the dead letter says then.
+fn refused(code: KafkaCode) -> Option<Reason> {
+    match code {
+        KafkaCode::MessageSizeTooLarge | KafkaCode::InvalidMessageSize => Some(Reason::TooLarge),
+        KafkaCode::CorruptMessage => Some(Reason::Refused),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
 use super::resume::{Gap, Resume, Verdict};
-use super::socket::{Event, Socket};
+use super::socket::{Event, MAX_MESSAGE, Socket};
 use super::{Host, Start};
 use crate::atproto::frame::{self, ErrorBody, Kind};
 use crate::checkpoint::{Position, RelayPosition};
@@ -21,6 +21,8 @@ use crate::metrics::Metrics;
 const PAST: Duration = Duration::from_millis(200);
 /// So many attempts step by one seq, the next ones by twice as many each.
 const SINGLE_STEPS: u64 = 32;
+/// So many connections in a row that break in the same place are more than a bad line.
+const BROKEN: u32 = 4;
 
 pub struct Relay<I> {
     host: Host,
@@ -36,6 +38,8 @@ pub struct Relay<I> {
     /// How many seqs to ask beyond the cursor, to get past a message over the limit.
     past: u64,
     past_attempts: u64,
+    /// Connections in a row that broke before they brought anything.
+    broken: u32,
 }
 
 fn position(seq: u64) -> Position {
@@ -75,6 +79,7 @@ impl<I: Intake> Relay<I> {
             fresh: 0,
             past: 0,
             past_attempts: 0,
+            broken: 0,
         }
     }
 
@@ -83,16 +88,22 @@ impl<I: Intake> Relay<I> {
         link::keep(&mut self);
     }
 
-    fn step_past(&mut self) {
-        self.link.metrics.dead_letter(Reason::OverLimit).inc();
+    /// What came is no websocket. Once that is a bad line; when it comes again in the same place the host keeps it.
+    fn broken(&mut self, reason: String) -> Ended {
+        self.broken = if self.fresh == 0 { self.broken + 1 } else { 1 };
+        if self.broken < BROKEN {
+            return Ended::Lost(reason);
+        }
+        self.step_past(Reason::BadFrame, &reason)
+    }
+
+    /// The host has something behind the cursor that cannot be read: goes on behind it.
+    fn step_past(&mut self, reason: Reason, what: &str) -> Ended {
+        self.link.metrics.dead_letter(reason).inc();
         self.past_attempts += 1;
         self.past += if self.past_attempts <= SINGLE_STEPS { 1 } else { self.past };
-        log::warn!(
-            "{}: a message over {} bytes; trying to go on {} seqs behind the cursor",
-            self.host.name,
-            super::socket::MAX_MESSAGE,
-            self.past
-        );
+        log::warn!("{}: {what}; trying to go on {} seqs behind the cursor", self.link.name, self.past);
+        Ended::Again(PAST)
     }
 
     fn connect_and_read(&mut self) -> Ended {
@@ -135,9 +146,9 @@ impl<I: Intake> Relay<I> {
                     Err(Stopped) => Err(Ended::Stopped),
                 },
                 Event::Closed(reason) => Err(Ended::Lost(reason)),
-                Event::TooLong(_) => {
-                    self.step_past();
-                    Err(Ended::Again(PAST))
+                Event::Broken(reason) => Err(self.broken(reason)),
+                Event::TooLong(size) => {
+                    Err(self.step_past(Reason::OverLimit, &format!("a message of {size} bytes, over {MAX_MESSAGE}")))
                 }
             };
             // Timers also run while frames never stop.
@@ -191,10 +202,7 @@ impl<I: Intake> Relay<I> {
             Verdict::Gap(gap) => self.gap(gap)?,
         }
         if self.past > 0 {
-            let message = format!(
-                "a message over {} bytes could not be read: events before seq {seq} are missing",
-                super::socket::MAX_MESSAGE
-            );
+            let message = format!("a message could not be read: events before seq {seq} may be missing");
             self.gap(Gap { kind: "over_limit", message })?;
             (self.past, self.past_attempts) = (0, 0);
         }

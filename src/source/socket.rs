@@ -114,6 +114,8 @@ pub enum Event {
     Nothing,
     /// The connection is over, and why.
     Closed(String),
+    /// What came is no websocket: the connection cannot go on.
+    Broken(String),
     /// A message over [`MAX_MESSAGE`]: the connection cannot go on behind it.
     TooLong(usize),
 }
@@ -171,7 +173,7 @@ impl Socket {
     /// The next message, or [`Event::Nothing`].
     pub fn read(&mut self) -> Event {
         use tungstenite::Error;
-        use tungstenite::error::CapacityError;
+        use tungstenite::error::{CapacityError, ProtocolError};
         match self.ws.read() {
             Ok(Message::Binary(bytes)) => Event::Binary(bytes),
             Ok(Message::Text(text)) => Event::Text(text),
@@ -182,6 +184,8 @@ impl Socket {
             Ok(_) => Event::Control,
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Event::Nothing,
             Err(Error::Capacity(CapacityError::MessageTooLong { size, .. })) => Event::TooLong(size),
+            Err(e @ Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Event::Closed(e.to_string()),
+            Err(e @ (Error::Protocol(_) | Error::Utf8(_))) => Event::Broken(e.to_string()),
             Err(e) => Event::Closed(e.to_string()),
         }
     }

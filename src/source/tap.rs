@@ -85,7 +85,7 @@ impl<I: Intake> Tap<I> {
                     }
                     Err(ended) => Err(ended),
                 },
-                Event::Closed(reason) => Err(Ended::Lost(reason)),
+                Event::Closed(reason) | Event::Broken(reason) => Err(Ended::Lost(reason)),
                 Event::TooLong(size) => {
                     // It comes again until it is acknowledged, which cannot be: its id was not read.
                     Err(Ended::Lost(format!(

@@ -56,9 +56,17 @@ pub fn folder(prefix: &str) -> PathBuf {
     dir
 }
 
-/// A port that was free just now.
+/// A port that was free just now, and that this process gives out once. Below those that the system gives out by itself,
+/// so that no connection takes it meanwhile.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(61).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (n % 20_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The binary at work.

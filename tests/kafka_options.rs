@@ -440,7 +440,16 @@ fn the_kafka_crate_writes_dead_letters_and_events_whole() {
         identity_frame(3, DID, A_TIME, None),
     ];
     // Neither topic exists: asking for them makes them.
-    let arrived = through(list.clone(), 3, &broker, &topic, &["--kafka-client", "kafka", "--dead-letter-topic", &dead]);
+    let args = ["--kafka-client", "kafka", "--dead-letter-topic", &dead];
+    let (_relay, bridge) = start(list.clone(), &broker, &topic, &args, &[]);
+    bridge.wait_delivered(3, SOON);
+    let (code, log) = bridge.stop();
+    assert_eq!(code, Some(0));
+    // The crate has no headers: the reasons are in the log.
+    for reason in ["dead letter: float", "dead letter: cid_mismatch"] {
+        assert!(log.iter().any(|l| l.contains(reason)), "{reason}: {log:?}");
+    }
+    let arrived = consume(&broker, &topic);
     let kinds: BTreeSet<(Option<String>, bool)> =
         arrived.iter().map(|a| (a.key.clone(), a.json().get("info").is_some())).collect();
     assert_eq!((arrived.len(), kinds), (3, BTreeSet::from([(Some(DID.to_string()), false), (None, true)])));

@@ -191,6 +191,9 @@ impl Run {
             let now = Instant::now();
             if now - looked >= LOOK_UP {
                 looked = now;
+                if let Some(complaint) = self.p.sink.complaint() {
+                    self.p.health.sink(Err(complaint));
+                }
                 let oldest = self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min();
                 self.p.health.in_flight_since(oldest);
                 if oldest.is_some_and(|at| at.elapsed() >= NUDGE_AFTER) && nudged.elapsed() >= NUDGE_AFTER {
@@ -368,8 +371,11 @@ impl Run {
                 ],
             };
             self.again.push_back((token | LETTER, record));
-        } else {
+        }
+        if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
             self.log_letter(token, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
+        }
+        if !self.p.dead_letter_topic {
             self.acknowledge(token);
         }
     }

@@ -43,6 +43,8 @@ pub struct KafkaSink {
     /// So many records go one to a request: among them is one that is too large. The others keep their places.
     one_by_one: usize,
     errors: Periodic,
+    /// The error since which nothing went through.
+    complaint: Option<String>,
     unkeyed: u32,
 }
 
@@ -69,6 +71,7 @@ impl KafkaSink {
             not_before: None,
             one_by_one: 0,
             errors: Periodic::new(1),
+            complaint: None,
             unkeyed: 0,
         }
     }
@@ -254,18 +257,27 @@ impl Sink for KafkaSink {
         self.not_before = None;
         loop {
             match self.request() {
-                Ok(true) => {}
+                Ok(true) => self.complaint = None,
                 Ok(false) => return Ok(()),
                 Err(e) => {
                     // After an error this client fails for ever: a new one is made.
                     self.producer = None;
                     self.not_before = Some(Instant::now() + RETRY);
                     self.metrics.kafka_errors.inc();
+                    self.complaint = Some(e.clone());
                     self.errors.warn(&format!("kafka: {e}; it is tried again until it works"));
                     return Ok(());
                 }
             }
         }
+    }
+
+    fn has_headers(&self) -> bool {
+        false
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.complaint.clone()
     }
 
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {

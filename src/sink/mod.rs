@@ -100,6 +100,16 @@ pub trait Sink: Send {
     /// Moves what became of records into `done`.
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
 
+    /// Whether records keep their headers. Without them the reason of a dead letter goes to the log as well.
+    fn has_headers(&self) -> bool {
+        true
+    }
+
+    /// Why nothing is delivered at present, for `/readyz`, where the sink knows.
+    fn complaint(&self) -> Option<String> {
+        None
+    }
+
     /// Called now and then while records are in flight and nothing was delivered for long: a chance to mend a client
     /// that has lost its way.
     fn nudge(&mut self) {}

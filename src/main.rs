@@ -134,7 +134,9 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
 
 fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
     Run::new(ozone.logging)?.go(ozone.writing, |run, writing, output| {
-        let (keep, saved) = run.position::<OzonePosition>(writing, "ozone", &ozone.name, output)?;
+        // Ids are serials of one Ozone: each labeler has a position of its own.
+        let from = format!("{}+{}", ozone.name, ozone.account.labeler_did);
+        let (keep, saved) = run.position::<OzonePosition>(writing, "ozone", &from, output)?;
         if let Some(position) = &saved {
             log::info!("{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms));
         }

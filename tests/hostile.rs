@@ -592,7 +592,6 @@ fn a_message_over_the_limit_is_passed_and_reported_as_a_gap() {
     }
 }
 
-/// The largest message that is allowed, and the commit in it: good.
 /// A line error comes once; a message that the host keeps comes with each connection, and must not hold us for ever.
 #[test]
 fn a_message_that_breaks_every_connection_is_passed_and_reported_as_a_gap() {
@@ -617,6 +616,7 @@ fn a_message_that_breaks_every_connection_is_passed_and_reported_as_a_gap() {
     assert_eq!(code, Some(0));
 }
 
+/// The largest message that is allowed, and the commit in it: good.
 #[test]
 fn a_frame_just_under_the_limit_is_read() {
     let mut s = Script::new(5);

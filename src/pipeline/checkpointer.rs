@@ -140,6 +140,7 @@ impl Checkpointer {
 
     fn save(&mut self) -> Result<(), String> {
         let latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+        let mut failed = Ok(());
         for ((file, latest), saved) in self.files.iter().zip(latest).zip(&mut self.saved) {
             let (Some(file), Some(position)) = (file, latest) else { continue };
             if saved.as_ref() == Some(&position) {
@@ -152,11 +153,12 @@ impl Checkpointer {
             };
             if let Err(e) = result {
                 self.metrics.checkpoint_error.inc();
-                return Err(format!("{}: cannot be saved: {e}", file.path().display()));
+                failed = Err(format!("{}: cannot be saved: {e}", file.path().display()));
+                continue;
             }
             self.metrics.checkpoint_ok.inc();
             *saved = Some(position);
         }
-        Ok(())
+        failed
     }
 }

@@ -62,8 +62,7 @@ impl<'m> Decoder<'m> {
             bytes: frame.to_vec(),
         };
         match seen {
-            // Tap and Ozone have these.
-            Seen::Binary | Seen::Json => {}
+            Seen::Binary | Seen::Json => out.dead.push(letter(Reason::BadFrame, "not of this source".into(), 0)),
             Seen::Text => out.dead.push(letter(Reason::TextFrame, "a text message".into(), 0)),
             Seen::Bad(detail) => out.dead.push(letter(Reason::BadFrame, detail.clone(), 0)),
             Seen::BadSeq => out.dead.push(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
@@ -302,7 +301,7 @@ impl<'m> Decoder<'m> {
 }
 
 /// At most 256 bytes, for people: a path or a DID may be megabytes.
-fn short(text: &str) -> &str {
+pub(super) fn short(text: &str) -> &str {
     let end = (0..=text.len().min(256)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     &text[..end]
 }

@@ -12,6 +12,7 @@ pub mod sequencer;
 pub mod tracker;
 pub mod worker;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -65,7 +66,8 @@ pub struct Pipeline {
 
 /// Starts a named thread. Fails only when the system has none left, which a start cannot survive.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    thread::Builder::new().name(name.into()).spawn(work).expect("the system has threads left at the start")
+    // Address space only: sonic-rs takes up to 20 kB for each level of a JSON value where it is not optimised.
+    thread::Builder::new().name(name.into()).stack_size(8 << 20).spawn(work).expect("the system has threads left at the start")
 }
 
 impl Pipeline {
@@ -83,14 +85,24 @@ impl Pipeline {
             keeps.push(source.keep);
             let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone(), beginnings_in.clone());
             let read = source.read;
-            threads.push(spawn(&format!("reader-{i}"), move || read(intake)));
+            let failing = permits.clone();
+            threads.push(spawn(&format!("reader-{i}"), move || {
+                if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
+                    failing.fail(format!("reader {i} panicked: a bug, please report it"));
+                }
+            }));
         }
         // Only readers hold the queue open: workers end when the last reader does.
         drop((jobs_in, beginnings_in));
         for i in 0..parts.workers {
             let (rules, metrics, jobs, batches_in) =
                 (parts.rules.clone(), metrics.clone(), jobs.clone(), batches_in.clone());
-            threads.push(spawn(&format!("worker-{i}"), move || worker::run(rules, metrics, jobs, batches_in)));
+            let failing = permits.clone();
+            threads.push(spawn(&format!("worker-{i}"), move || {
+                if catch_unwind(AssertUnwindSafe(|| worker::run(rules, metrics, jobs, batches_in))).is_err() {
+                    failing.fail(format!("worker {i} panicked: a bug, please report it"));
+                }
+            }));
         }
         drop((jobs, batches_in));
 

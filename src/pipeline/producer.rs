@@ -86,6 +86,11 @@ struct Run {
     probing: bool,
     /// Records that the sink has taken and not reported.
     with_sink: usize,
+    /// Something came back: until the sink is empty, and a moment has passed, nothing is sent. So the order stays, and
+    /// an error that lasts does not go round at full speed.
+    held: Option<Instant>,
+    /// The sink was ready once.
+    prepared: bool,
     done: Vec<Delivery>,
     errors: Periodic,
     dead_letter_log: Periodic,
@@ -119,6 +124,8 @@ impl Producer {
             suspects: VecDeque::new(),
             probing: false,
             with_sink: 0,
+            held: None,
+            prepared: false,
             done: Vec::new(),
             errors: Periodic::new(1),
             dead_letter_log: Periodic::new(DEAD_LETTER_LINES),
@@ -156,6 +163,7 @@ impl Run {
                 std::thread::sleep(LOOK_UP);
             }
         }
+        self.prepared = true;
         self.p.health.sink(Ok(()));
         if let Some(work) = self.p.sink.background() {
             start_background(work);
@@ -164,6 +172,10 @@ impl Run {
     }
 
     fn deliver(&mut self, batches: &Receiver<Batch>) -> Result<(), End> {
+        if !self.prepared {
+            // Stopped before: nothing can be delivered, and nothing needs to be.
+            return Ok(());
+        }
         let ready = self.p.sink.ready();
         let mut drain_until = None;
         let (mut looked, mut nudged) = (Instant::now(), Instant::now());
@@ -183,7 +195,7 @@ impl Run {
                 default(LOOK_UP) => {}
             }
             self.send()?;
-            if batches.is_empty() {
+            if batches.is_empty() || !self.outbox.is_empty() {
                 self.p.sink.flush()?;
             }
             self.collect()?;
@@ -241,12 +253,21 @@ impl Run {
 
     /// Hands records to the sink, as many as it takes.
     fn send(&mut self) -> Result<(), End> {
+        if let Some(since) = self.held {
+            if self.with_sink > 0 || since.elapsed() < LOOK_UP {
+                return Ok(());
+            }
+            self.held = None;
+        }
         if self.probing || !self.suspects.is_empty() {
             if self.with_sink == 0 && self.again.is_empty() {
                 self.again.extend(self.suspects.pop_front());
                 self.probing = true;
             }
-            return self.send_again().map(drop);
+            self.send_again()?;
+            // A suspect that the sink itself refused is not on its way.
+            self.probing &= self.with_sink > 0 || !self.again.is_empty();
+            return Ok(());
         }
         if !self.send_again()? {
             return Ok(());
@@ -435,9 +456,14 @@ impl Run {
                 }
                 Err(failure) => match failure.never {
                     Some(reason) if alone => self.never(token, &failure.record, reason, failure.error),
-                    Some(_) => self.suspects.push_back((token, failure.record)),
+                    Some(_) => {
+                        self.p.metrics.produced_error.inc();
+                        self.errors.warn(&format!("output: {}; each record of that batch is sent alone", failure.error));
+                        self.suspects.push_back((token, failure.record));
+                    }
                     None => {
                         self.trouble(&failure.error);
+                        self.held = Some(Instant::now());
                         self.again.push_back((token, failure.record));
                     }
                 },

@@ -123,7 +123,9 @@ impl ProducerContext for Context {
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
                 };
                 let never = match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => Some(Reason::TooLarge),
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
+                        Some(Reason::TooLarge)
+                    }
                     Some(
                         RDKafkaErrorCode::InvalidRecord
                         | RDKafkaErrorCode::InvalidTimestamp
@@ -144,8 +146,14 @@ impl Librdkafka {
     /// Checks the options without talking to anybody. Fails with librdkafka's own words for a property it refuses.
     pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Result<Self, String> {
         let config = config(&options);
-        if let Some((key, _)) = options.config.iter().find(|(k, _)| k == "transactional.id") {
-            return Err(format!("{key}: transactions are not supported"));
+        for (key, value) in &options.config {
+            let why = match (key.as_str(), value.as_str()) {
+                ("transactional.id", _) => "transactions are not supported",
+                ("delivery.report.only.error", _) => "without delivery reports nothing is known to be safe",
+                ("acks" | "request.required.acks", "0") => "without acknowledgements nothing is known to be safe",
+                _ => continue,
+            };
+            return Err(format!("{key}={value}: {why}"));
         }
         config.create_native_config().map_err(|e| e.to_string())?;
         Ok(Librdkafka {

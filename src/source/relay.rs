@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
 use super::resume::{Gap, Resume, Verdict};
-use super::socket::{Event, MAX_MESSAGE, Socket};
+use super::socket::{ConnectError, Event, Socket};
 use super::{Host, Start};
 use crate::atproto::frame::{self, ErrorBody, Kind};
 use crate::checkpoint::{Position, RelayPosition};
@@ -17,12 +17,16 @@ use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
+/// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
+const MAX_MESSAGE: usize = 5_500_000;
 /// Behind a message over the limit: between attempts to get past it.
 const PAST: Duration = Duration::from_millis(200);
 /// So many attempts step by one seq, the next ones by twice as many each.
 const SINGLE_STEPS: u64 = 32;
 /// So many connections in a row that break in the same place are more than a bad line.
 const BROKEN: u32 = 4;
+/// The farthest step.
+const FARTHEST: u64 = 4_096;
 
 pub struct Relay<I> {
     host: Host,
@@ -40,6 +44,10 @@ pub struct Relay<I> {
     past_attempts: u64,
     /// Connections in a row that broke before they brought anything.
     broken: u32,
+    /// What is passed is known to be there, and not a passing illness of the host.
+    sure: bool,
+    /// Behind so many seqs the host could be read again; meanwhile the cursor itself is asked for once more.
+    found_past: Option<u64>,
 }
 
 fn position(seq: u64) -> Position {
@@ -80,6 +88,8 @@ impl<I: Intake> Relay<I> {
             past: 0,
             past_attempts: 0,
             broken: 0,
+            sure: false,
+            found_past: None,
         }
     }
 
@@ -90,7 +100,12 @@ impl<I: Intake> Relay<I> {
 
     /// What came is no websocket. Once that is a bad line; when it comes again in the same place the host keeps it.
     fn broken(&mut self, reason: String) -> Ended {
-        self.broken = if self.fresh == 0 { self.broken + 1 } else { 1 };
+        if let Some(past) = self.found_past.take() {
+            // It was asked for once more from the cursor itself, and is still there.
+            (self.past, self.sure) = (past, true);
+            return Ended::Again(PAST);
+        }
+        self.broken += 1;
         if self.broken < BROKEN {
             return Ended::Lost(reason);
         }
@@ -102,8 +117,18 @@ impl<I: Intake> Relay<I> {
         self.link.metrics.dead_letter(reason).inc();
         self.past_attempts += 1;
         self.past += if self.past_attempts <= SINGLE_STEPS { 1 } else { self.past };
+        self.sure = reason == Reason::OverLimit;
+        if self.past > FARTHEST {
+            // Nothing in one place: the host is ill as a whole. From the cursor again, and slowly.
+            self.forget_past();
+            return Ended::Lost(what.into());
+        }
         log::warn!("{}: {what}; trying to go on {} seqs behind the cursor", self.link.name, self.past);
         Ended::Again(PAST)
+    }
+
+    fn forget_past(&mut self) {
+        (self.past, self.past_attempts, self.broken, self.sure) = (0, 0, 0, false);
     }
 
     fn connect_and_read(&mut self) -> Ended {
@@ -113,9 +138,9 @@ impl<I: Intake> Relay<I> {
             (cursor, _) => Some(cursor + self.past),
         };
         let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        let mut socket = match Socket::connect(&self.host, &format!("/xrpc/com.atproto.sync.subscribeRepos{query}")) {
+        let mut socket = match Socket::connect(&self.host, &format!("/xrpc/com.atproto.sync.subscribeRepos{query}"), MAX_MESSAGE) {
             Ok(socket) => socket,
-            Err(refused) => return Ended::Refused(refused),
+            Err(refused) => return Ended::Refused(explain(refused)),
         };
         match asked {
             Some(0) => log::info!("{}: connected, from the oldest event kept", self.host.name),
@@ -123,7 +148,7 @@ impl<I: Intake> Relay<I> {
             None => log::info!("{}: connected, live", self.host.name),
         }
         self.link.connected();
-        self.resume.connected(asked);
+        self.resume.connected(asked.map(|seq| seq - self.past));
         let ended = self.read(&mut socket);
         // What was read whole is handed over, whatever became of the connection.
         let ended = self.hand_over().map_or(Ended::Stopped, |()| ended);
@@ -185,6 +210,12 @@ impl<I: Intake> Relay<I> {
             }
             Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
         }
+        if self.past > 0 && !self.sure {
+            // Readable again behind the place: was it the place, or is the host well again?
+            self.found_past = Some(std::mem::take(&mut self.past));
+            return Err(Ended::Again(PAST));
+        }
+        (self.broken, self.found_past) = (0, None);
         let Some(seq) = frame::seq(&bytes[body..]) else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
@@ -204,10 +235,12 @@ impl<I: Intake> Relay<I> {
         if self.past > 0 {
             let message = format!("a message could not be read: events before seq {seq} may be missing");
             self.gap(Gap { kind: "over_limit", message })?;
-            (self.past, self.past_attempts) = (0, 0);
+            self.forget_past();
         }
         self.fresh += 1;
-        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(seq))?)
+        // Not the seq itself: a leap that is not confirmed must not be saved.
+        let safe = self.resume.cursor();
+        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(safe))?)
     }
 
     /// Says a gap in the log, the metric, and an `info` event.
@@ -226,6 +259,11 @@ impl<I: Intake> Relay<I> {
         };
         self.link.metrics.error_frame(&name);
         match name.as_str() {
+            // Our own step, not a host that counts anew.
+            "FutureCursor" if self.past > 0 => {
+                self.forget_past();
+                Err(Ended::Lost("FutureCursor behind a message that cannot be read".into()))
+            }
             "FutureCursor" => {
                 let message = format!(
                     "the cursor {} is in the host's future ({message}): reading from the oldest event that it keeps",
@@ -289,4 +327,15 @@ impl<I: Intake> link::Session for Relay<I> {
     fn fresh(&self) -> u64 {
         self.fresh
     }
+}
+
+/// Says what to change.
+fn explain(mut refused: ConnectError) -> ConnectError {
+    let advice = match refused.status {
+        Some(400) => "is the cursor a number?",
+        Some(404 | 405 | 501) => "is this a relay or PDS?",
+        _ => return refused,
+    };
+    refused.message = format!("{}; {advice}", refused.message);
+    refused
 }

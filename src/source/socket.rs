@@ -10,22 +10,25 @@ use std::time::{Duration, Instant};
 use native_tls::{TlsConnector, TlsStream};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tungstenite::client::IntoClientRequest;
-use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
+use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{HandshakeError, Message, WebSocket};
 
 use super::Host;
 
-/// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
-pub const MAX_MESSAGE: usize = 5_500_000;
 /// Connecting, TLS and the handshake, each.
 const CONNECT: Duration = Duration::from_secs(15);
-/// Sent when idle this long, whether or not data flows.
+/// A ping goes out this often, whether or not data flows.
 pub const PING_EVERY: Duration = Duration::from_secs(30);
+/// [`Socket::tick`] is called each half second; after a longer pause nobody listened, and silence says nothing.
+const HELD_UP: Duration = Duration::from_secs(5);
 /// Without a byte for so long, the link is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// tungstenite fills its buffer with zeros before each read: a small one is cheaper than a large one (measured).
 const READ_BUFFER: usize = 32 << 10;
+
+/// Bytes that wait to be written at most; then the connection ends.
+const MAX_UNWRITTEN: usize = 16 << 20;
 
 /// What servers are told of us: the version, and whom to ask. `contact` is what the operator gave, if anything.
 pub fn user_agent(contact: Option<&str>) -> String {
@@ -116,7 +119,7 @@ pub enum Event {
     Closed(String),
     /// What came is no websocket: the connection cannot go on.
     Broken(String),
-    /// A message over [`MAX_MESSAGE`]: the connection cannot go on behind it.
+    /// A message over the limit: the connection cannot go on behind it.
     TooLong(usize),
 }
 
@@ -125,13 +128,14 @@ pub struct Socket {
     fd: TcpStream,
     last_byte: Rc<Cell<Instant>>,
     last_ping: Instant,
+    last_tick: Instant,
     /// Something waits in the buffer that the socket did not take.
     unwritten: bool,
 }
 
 impl Socket {
-    /// Connects to `path_and_query` of the host.
-    pub fn connect(host: &Host, path_and_query: &str) -> Result<Socket, ConnectError> {
+    /// Connects to `path_and_query` of the host. Messages have `max_message` bytes at most.
+    pub fn connect(host: &Host, path_and_query: &str, max_message: usize) -> Result<Socket, ConnectError> {
         let tcp = dial(&host.host, host.port)?;
         let plain = |e: io::Error| ConnectError::new(e.to_string());
         tcp.set_nodelay(true).map_err(plain)?;
@@ -161,13 +165,15 @@ impl Socket {
         }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message))
+            // What the other side does not read is kept only so far.
+            .max_write_buffer_size(MAX_UNWRITTEN);
         let (ws, _) =
             tungstenite::client::client_with_config(request, transport, Some(config)).map_err(handshake_error)?;
         fd.set_nonblocking(true).map_err(plain)?;
         last_byte.set(Instant::now());
-        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now(), unwritten: false })
+        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now(), last_tick: Instant::now(), unwritten: false })
     }
 
     /// The next message, or [`Event::Nothing`].
@@ -218,6 +224,11 @@ impl Socket {
 
     /// Runs the timers: pings when due. An error means that the link is dead.
     pub fn tick(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        if now - std::mem::replace(&mut self.last_tick, now) > HELD_UP {
+            self.last_byte.set(now);
+        }
+        self.flush()?;
         let silent = self.last_byte.get().elapsed();
         if silent >= DEAD_AFTER {
             return Err(format!("silent for {} s", silent.as_secs()));
@@ -266,14 +277,7 @@ fn handshake_error<R: tungstenite::handshake::HandshakeRole>(e: HandshakeError<R
     };
     let tungstenite::Error::Http(response) = e else { return ConnectError::new(e.to_string()) };
     let status = response.status();
-    let advice = match status {
-        StatusCode::BAD_REQUEST => "; is the cursor a number?",
-        StatusCode::NOT_FOUND | StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED => {
-            "; is this a relay or PDS?"
-        }
-        s if s.is_redirection() => "; give the host that it redirects to",
-        _ => "",
-    };
+    let advice = if status.is_redirection() { "; give the host that it redirects to" } else { "" };
     let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let body: String = body.chars().take(200).collect();
     ConnectError {

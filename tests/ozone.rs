@@ -205,7 +205,22 @@ fn killed_nothing_is_missing_and_only_what_was_not_saved_repeats() {
     assert_eq!(twice_saved, 0, "what the file knows is not sent again");
 }
 
-/// A broker of its own, with a name of its own.
+#[test]
+fn on_an_ozone_that_is_never_quiet_the_window_is_read_again_all_the_same() {
+    // There is a next event whenever a page comes: a round that reads until nothing is left never ends.
+    let ozone = start(OzoneConfig { latency: Duration::from_millis(60), ..OzoneConfig::default() });
+    let bridge = bridge(&ozone, &["--poll-interval", "100ms", "--look-back", "4s"]);
+    wait_lines(&bridge, 0);
+    let mut ids = BTreeSet::new();
+    for part in 0..2 {
+        ids.extend(emit(&ozone, 700, 13 + part));
+    }
+    let ids = ids;
+    bridge.wait("all are delivered", SOON, |b| line_ids(b).len() >= ids.len());
+    assert_each_once(&counts(line_ids(&bridge)), &ids);
+}
+
+/// A broker of its own.
 struct Broker(String);
 
 impl Broker {
@@ -309,10 +324,11 @@ fn since_counts_for_the_first_start_and_the_saved_position_after_it() {
     assert_eq!(line_ids(&first), wanted);
     assert_eq!(first.stop().0, Some(0));
     let next = ozone.add(&at(since + 2));
-    let second = bridge(&ozone, &[&more[..3], &["2020-01-01T00:00:00Z"]].concat());
+    let second = bridge(&ozone, &[&more[..3], &["2040-01-01T00:00:00Z"]].concat());
     wait_lines(&second, 1);
     wait_saved(&second, &state, next);
-    assert_eq!(line_ids(&second), [next], "the saved position goes before --ozone-since");
+    let ids = line_ids(&second);
+    assert!(ids.contains(&next) && !ids.contains(&wanted[1]), "the saved position goes before --ozone-since: {ids:?}");
     drop(second);
 
     let file = &state_files(&state)[0];
@@ -439,7 +455,8 @@ fn osprey_reads_an_envelope_with_the_kind_as_action() {
 fn an_event_that_cannot_be_known_again_comes_once_and_what_is_no_object_is_a_dead_letter() {
     let ozone = start(OzoneConfig::default());
     let now = now_ms();
-    ozone.add_raw(1, now, r#"{"id":"text","event":{"$type":"a#b"},"createdAt":"2026-11-24T11:00:00.000Z"}"#);
+    let time = atkafka::atproto::time::format_ms(now);
+    ozone.add_raw(1, now, &format!(r#"{{"id":"text","event":{{"$type":"a#b"}},"createdAt":"{time}"}}"#));
     ozone.add_raw(2, now, "17");
     ozone.add_raw(3, now, r#"{"id":3,"event":null,"createdAt":"no time"}"#);
     let last = ozone.add(&late(1, 0));

@@ -2,9 +2,11 @@
 //!
 //! An event gets its `createdAt` before it can be seen, so that a cursor which only moves forward misses those that commit
 //! late (4 to 7 % were, measured). So each round begins a look-back before the newest event seen, and what was delivered
-//! before is known by its id.
+//! before is known by its id. A round is short for the same reason: on a busy Ozone there is always a next page, and one
+//! that only followed the cursor would be such a forward cursor.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +16,7 @@ use sonic_rs::LazyValue;
 use super::backoff::Backoff;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Link};
-use super::ozone_session::{Account, Failure, Session};
+use super::ozone_session::{Account, Failure, PAGE, Session};
 use crate::atproto::time;
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
@@ -22,6 +24,10 @@ use crate::metrics::Metrics;
 
 /// Pages of one round before a poll rests for as many tenths of a second: a PDS allows 3,000 requests in five minutes.
 const PAGE_REST: Duration = Duration::from_millis(100);
+/// But no longer: where a long catch-up was too much, the PDS says so with 429.
+const LONGEST_REST: Duration = Duration::from_secs(10);
+/// Events as old as this are committed: a round over them may be as long as it likes.
+const SETTLED_MS: i64 = 600_000;
 
 /// How the events are read.
 #[derive(Debug, Clone)]
@@ -42,6 +48,15 @@ pub struct Ozone<I> {
     /// Events of the window that were handed over: `(createdAt, id)`, and their ids.
     window: Vec<(i64, u64)>,
     seen: HashSet<u64>,
+    /// Events handed over so far.
+    fresh: u64,
+}
+
+/// What a round did.
+struct Round {
+    /// Whether it ended with the newest event.
+    caught_up: bool,
+    pages: u32,
 }
 
 #[derive(Deserialize)]
@@ -54,8 +69,9 @@ struct Page<'a> {
 
 #[derive(Deserialize)]
 struct Stamp<'a> {
-    id: u64,
-    #[serde(borrow, rename = "createdAt")]
+    #[serde(borrow)]
+    id: LazyValue<'a>,
+    #[serde(borrow, default, rename = "createdAt")]
     created_at: std::borrow::Cow<'a, str>,
 }
 
@@ -81,6 +97,7 @@ impl<I: Intake> Ozone<I> {
             high_water_ms: saved.map(|s| s.high_water_ms),
             reading,
             intake,
+            fresh: 0,
         }
     }
 
@@ -89,10 +106,12 @@ impl<I: Intake> Ozone<I> {
         let mut backoff = Backoff::default();
         loop {
             let began = Instant::now();
+            let before = self.fresh;
             let rest = match self.round() {
-                Ok(pages) => {
+                Ok(Round { caught_up, pages }) => {
                     backoff = Backoff::default();
-                    self.reading.poll_interval.max(PAGE_REST * pages).saturating_sub(began.elapsed())
+                    let rest = self.reading.poll_interval.max((PAGE_REST * pages).min(LONGEST_REST));
+                    if caught_up { rest.saturating_sub(began.elapsed()) } else { Duration::ZERO }
                 }
                 Err(Ended::Stopped) => break,
                 Err(Ended::Failed(Failure::Ever(reason))) => {
@@ -100,6 +119,7 @@ impl<I: Intake> Ozone<I> {
                     break;
                 }
                 Err(Ended::Failed(Failure::Later { reason, wait })) => {
+                    backoff.ended(began.elapsed(), self.fresh - before);
                     let wait = backoff.next(wait);
                     log::warn!("{}: {reason}; again in {:.1} s", self.link.name, wait.as_secs_f64());
                     self.link.gauges.connected.set(0);
@@ -115,12 +135,18 @@ impl<I: Intake> Ozone<I> {
         self.link.gauges.connected.set(0);
     }
 
-    /// From the look-back to the newest event. Gives the number of pages.
-    fn round(&mut self) -> Result<u32, Ended> {
+    /// From the look-back towards the newest event.
+    fn round(&mut self) -> Result<Round, Ended> {
         let look_back = self.reading.look_back.as_millis() as i64;
-        let from_ms = self.high_water_ms.map(|ms| ms - look_back).or(self.reading.since_ms);
+        let since_ms = self.reading.since_ms;
+        let from_ms = match self.high_water_ms {
+            // Not before the start that was asked for, unless the saved position is.
+            Some(ms) => Some((ms - look_back).max(since_ms.filter(|since| *since <= ms).unwrap_or(i64::MIN))),
+            None => since_ms,
+        };
         let created_after = from_ms.map(time::format_ms);
         self.forget_before(from_ms.unwrap_or(i64::MIN));
+        let mut began_ms = self.high_water_ms;
         let (mut cursor, mut pages) = (None, 0);
         loop {
             if self.intake.stopped() {
@@ -135,13 +161,25 @@ impl<I: Intake> Ozone<I> {
             self.link.metrics.ozone_pages.inc();
             self.link.connected();
             if page.events.is_empty() {
-                return Ok(pages);
+                return Ok(Round { caught_up: true, pages });
             }
+            let before = self.fresh;
             self.hand_over(&page)?;
+            // Without anything new another round would not come further than this one.
+            if self.fresh > before {
+                if page.events.len() < PAGE {
+                    return Ok(Round { caught_up: true, pages });
+                }
+                let (now_ms, high_water_ms) = (time::now_ms(), self.high_water_ms.unwrap_or(0));
+                let passed_ms = high_water_ms - *began_ms.get_or_insert(high_water_ms);
+                if passed_ms > look_back / 2 && high_water_ms > now_ms - SETTLED_MS {
+                    return Ok(Round { caught_up: false, pages });
+                }
+            }
             // An empty page has none: the old one stays.
             cursor = page.cursor.or(cursor);
             if cursor.is_none() {
-                return Ok(pages);
+                return Ok(Round { caught_up: true, pages });
             }
         }
     }
@@ -150,16 +188,22 @@ impl<I: Intake> Ozone<I> {
         let mut frames = Frames::default();
         for event in &page.events {
             let raw = event.as_raw_str();
-            // Without id and time it cannot be known again, and comes with each round: it is handed over, and refused there.
-            if let Ok(stamp) = sonic_rs::from_str::<Stamp<'_>>(raw) {
-                if !self.seen.insert(stamp.id) {
-                    self.link.metrics.ozone_repeats.inc();
-                    continue;
+            let (id, ms) = match sonic_rs::from_str::<Stamp<'_>>(raw) {
+                Ok(Stamp { id, created_at }) => {
+                    let id = id.as_raw_str();
+                    (id.parse().unwrap_or_else(|_| hash(id)), time::parse_ms(&created_at))
                 }
-                let ms = time::parse_ms(&stamp.created_at).unwrap_or(self.high_water_ms.unwrap_or(0));
-                self.window.push((ms, stamp.id));
-                self.high_water_ms = self.high_water_ms.max(Some(ms));
+                // Without an id it is known again by what it says.
+                Err(_) => (hash(raw), None),
+            };
+            if !self.seen.insert(id) {
+                self.link.metrics.ozone_repeats.inc();
+                continue;
             }
+            self.high_water_ms = self.high_water_ms.max(ms);
+            // One without a time is never forgotten when nothing came before it.
+            self.window.push((ms.or(self.high_water_ms).unwrap_or(i64::MAX), id));
+            self.fresh += 1;
             frames.push(raw.as_bytes(), Seen::Json);
         }
         let Some(frames) = frames.take() else { return Ok(()) };
@@ -176,6 +220,12 @@ impl<I: Intake> Ozone<I> {
         let seen = &mut self.seen;
         self.window.retain(|(at, id)| *at >= ms || !seen.remove(id));
     }
+}
+
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 enum Ended {

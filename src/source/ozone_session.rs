@@ -8,6 +8,8 @@ use ureq::tls::{TlsConfig, TlsProvider};
 
 use crate::metrics::Metrics;
 
+/// Events of a page: the most that Ozone gives.
+pub const PAGE: usize = 100;
 /// One request, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A page of 100 events was 60 kB (measured); one event may carry long comments.
@@ -72,6 +74,8 @@ pub struct Session {
     metrics: Arc<Metrics>,
     tokens: Option<Tokens>,
     last_login: Option<Instant>,
+    /// Whether there was a page: then the settings are right.
+    answered: bool,
 }
 
 /// An answer: status, how long the server asks to wait, body.
@@ -103,7 +107,7 @@ impl Session {
             .user_agent(account.user_agent.clone())
             .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build())
             .build();
-        Session { account, agent: config.new_agent(), metrics, tokens: None, last_login: None }
+        Session { account, agent: config.new_agent(), metrics, tokens: None, last_login: None, answered: false }
     }
 
     /// One page of `tools.ozone.moderation.queryEvents`, oldest first.
@@ -117,7 +121,7 @@ impl Session {
                 .get(&url)
                 .header("authorization", format!("Bearer {token}"))
                 .header("atproto-proxy", format!("{}#atproto_labeler", self.account.labeler_did))
-                .query("limit", "100")
+                .query("limit", PAGE.to_string())
                 .query("sortDirection", "asc");
             if let Some(created_after) = created_after {
                 request = request.query("createdAfter", created_after);
@@ -128,7 +132,10 @@ impl Session {
             let answer = self.answer("queryEvents", request.call())?;
             let name = answer.error().error;
             match (answer.status, name.as_str()) {
-                (200, _) => return Ok(answer.body),
+                (200, _) => {
+                    self.answered = true;
+                    return Ok(answer.body);
+                }
                 (400, "ExpiredToken" | "InvalidToken") if attempt == 0 => self.renew()?,
                 // The role is missing, or the member was disabled: logging in again does not mend it.
                 (401, "AuthenticationRequired" | "MemberDisabled") | (403, _) => {
@@ -139,7 +146,8 @@ impl Session {
                         self.account.labeler_did
                     )));
                 }
-                (400, "InvalidRequest") if cursor.is_none() && created_after.is_none() => {
+                // Later on it may also be that the PDS cannot look up the labeler just now.
+                (400, "InvalidRequest") if !self.answered => {
                     return Err(Failure::Ever(format!("{}; is --labeler-did right?", answer.describe("queryEvents"))));
                 }
                 _ => return Err(unexpected(answer, "queryEvents")),

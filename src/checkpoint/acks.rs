@@ -33,17 +33,19 @@ impl AckQueue {
 
     /// A new connection begins: what waits for an older one is dropped, and so is what comes for it later. Ids are not
     /// unique over restarts of Tap, and an old one could acknowledge an event that was not handled.
-    pub fn connected(&self, connection: u64) {
+    /// Gives how many were dropped.
+    pub fn connected(&self, connection: u64) -> usize {
         let mut waiting = self.waiting();
-        self.take_from(&mut waiting);
+        let dropped = self.take_from(&mut waiting).len();
         waiting.connection = connection;
+        dropped
     }
 
-    /// These events are safe in the broker. Gives how many wait now.
+    /// These events are safe in the broker. Gives how many are acknowledged with it.
     pub fn push(&self, position: &TapPosition) -> usize {
         let mut waiting = self.waiting();
         if position.connection != waiting.connection {
-            return waiting.ids.len();
+            return 0;
         }
         let was_empty = waiting.ids.is_empty();
         waiting.ids.extend_from_slice(&position.ids);
@@ -51,7 +53,7 @@ impl AckQueue {
             // Fails only when the counter is full: then the reader is awake already.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
-        waiting.ids.len()
+        position.ids.len()
     }
 
     /// Takes all, and lets the descriptor sleep.

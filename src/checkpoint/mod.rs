@@ -33,6 +33,15 @@ impl Position {
         }
     }
 
+    /// Bytes that it holds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Position::Relay(_) => 0,
+            Position::Tap(p) => p.messages * size_of::<u64>(),
+            Position::Ozone(p) => p.window.len() * size_of::<(i64, u64)>(),
+        }
+    }
+
     /// Notes the time of an event.
     pub fn saw_time(&mut self, ms: i64) {
         match self {

@@ -82,7 +82,7 @@ impl Frontier {
         if let Position::Tap(position) = &position {
             self.metrics.tap_events.sub(position.messages as i64);
             if let Some(acks) = &self.acks[source] {
-                self.metrics.tap_acks.set(acks.push(position) as i64);
+                self.metrics.tap_acks.add(acks.push(position) as i64);
             }
             return;
         }

@@ -41,7 +41,7 @@ impl Intake {
 impl job::Intake for Intake {
     fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped> {
         let frames = work.frames();
-        let cost = work.bytes() + PER_FRAME * (frames + 1);
+        let cost = work.bytes() + position.as_ref().map_or(0, Position::bytes) + PER_FRAME * (frames + 1);
         let received = Instant::now();
         self.permits.acquire(frames, cost)?;
         let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, cost };

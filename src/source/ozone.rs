@@ -164,7 +164,10 @@ impl<I: Intake> Ozone<I> {
                 return Ok(Round { caught_up: true, pages });
             }
             let before = self.fresh;
+            let read_at = Instant::now();
             self.hand_over(&page)?;
+            // Held up by the output: what committed late meanwhile stands behind the cursor.
+            let held_up = read_at.elapsed() > self.reading.look_back / 2;
             // Without anything new another round would not come further than this one.
             if self.fresh > before {
                 if page.events.len() < PAGE {
@@ -172,7 +175,7 @@ impl<I: Intake> Ozone<I> {
                 }
                 let (now_ms, high_water_ms) = (time::now_ms(), self.high_water_ms.unwrap_or(0));
                 let passed_ms = high_water_ms - *began_ms.get_or_insert(high_water_ms);
-                if passed_ms > look_back / 2 && high_water_ms > now_ms - SETTLED_MS {
+                if held_up || passed_ms > look_back / 2 && high_water_ms > now_ms - SETTLED_MS {
                     return Ok(Round { caught_up: false, pages });
                 }
             }
@@ -200,7 +203,8 @@ impl<I: Intake> Ozone<I> {
                 self.link.metrics.ozone_repeats.inc();
                 continue;
             }
-            self.high_water_ms = self.high_water_ms.max(ms);
+            // A clock that ran ahead must not hide what comes after it was put right.
+            self.high_water_ms = self.high_water_ms.max(ms.map(|ms| ms.min(time::now_ms())));
             // One without a time is never forgotten when nothing came before it.
             self.window.push((ms.or(self.high_water_ms).unwrap_or(i64::MAX), id));
             self.fresh += 1;
@@ -218,7 +222,13 @@ impl<I: Intake> Ozone<I> {
     /// Events older than the next round reads need not be known any more.
     fn forget_before(&mut self, ms: i64) {
         let seen = &mut self.seen;
-        self.window.retain(|(at, id)| *at >= ms || !seen.remove(id));
+        self.window.retain(|(at, id)| {
+            let keep = *at >= ms;
+            if !keep {
+                seen.remove(id);
+            }
+            keep
+        });
     }
 }
 

@@ -15,8 +15,12 @@ use super::link::{self, Ended, LOOK_UP, Link};
 use super::socket::{ConnectError, Event, Socket};
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::{Position, TapPosition};
+use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
+
+/// Bytes of one message at most: a record has 1 MB at most, and Go escapes some characters to six bytes.
+const MAX_MESSAGE: usize = 16 << 20;
 
 pub struct Tap<I> {
     host: Host,
@@ -53,9 +57,10 @@ impl<I: Intake> Tap<I> {
         self.fresh = 0;
         self.connection += 1;
         if let Some(acks) = &self.acks {
-            acks.connected(self.connection);
+            let dropped = acks.connected(self.connection);
+            self.link.metrics.tap_acks.sub(dropped as i64);
         }
-        let mut socket = match Socket::connect(&self.host, "/channel") {
+        let mut socket = match Socket::connect(&self.host, "/channel", MAX_MESSAGE) {
             Ok(socket) => socket,
             Err(refused) => return Ended::Refused(explain(refused)),
         };
@@ -88,10 +93,8 @@ impl<I: Intake> Tap<I> {
                 Event::Closed(reason) | Event::Broken(reason) => Err(Ended::Lost(reason)),
                 Event::TooLong(size) => {
                     // It comes again until it is acknowledged, which cannot be: its id was not read.
-                    Err(Ended::Lost(format!(
-                        "a message of {size} bytes, over the limit of {}",
-                        super::socket::MAX_MESSAGE
-                    )))
+                    self.link.metrics.dead_letter(Reason::OverLimit).inc();
+                    Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {MAX_MESSAGE}")))
                 }
             };
             let step = step.and_then(|()| {
@@ -134,7 +137,7 @@ impl<I: Intake> Tap<I> {
             socket.queue(format!("{{\"type\":\"ack\",\"id\":{id}}}")).map_err(Ended::Lost)?;
         }
         self.link.metrics.acks_sent.inc_by(ids.len() as u64);
-        self.link.metrics.tap_acks.set(0);
+        self.link.metrics.tap_acks.sub(ids.len() as i64);
         socket.flush().map_err(Ended::Lost)
     }
 

@@ -445,7 +445,8 @@ fn the_kafka_crate_loses_nothing_when_its_broker_is_killed() {
     bridge.wait_delivered(4_000, SOON);
     broker.kill();
     bridge.wait("/readyz says why not", SOON, |b| {
-        b.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("delivered") && why.contains("output: "))
+        b.get("/readyz")
+            .is_some_and(|(status, why)| status == 503 && why.contains("delivered") && why.contains("output: "))
     });
     broker.again();
     settled(&bridge, total);

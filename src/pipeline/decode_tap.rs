@@ -6,7 +6,7 @@ use serde::Deserialize;
 use sonic_rs::{JsonValueTrait, LazyValue};
 
 use super::batch::Batch;
-use super::decode::{Arrival, Decoder};
+use super::decode::{Arrival, Decoder, short};
 use crate::atproto::{json, tid, time};
 use crate::checkpoint::Position;
 use crate::dead_letter::{DeadLetter, Reason};
@@ -62,7 +62,7 @@ struct TapIdentity<'a> {
 type Wrong = (Reason, String);
 
 fn first_line(e: &sonic_rs::Error) -> String {
-    e.to_string().lines().next().unwrap_or_default().to_string()
+    short(e.to_string().lines().next().unwrap_or_default()).to_string()
 }
 
 impl Decoder<'_> {
@@ -70,7 +70,9 @@ impl Decoder<'_> {
     pub fn tap(&mut self, text: &[u8], seen: &Seen, out: &mut Batch) {
         let message = match seen {
             Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
-            _ if is_too_deep(text) => Err((Reason::BadFrame, format!("nested deeper than {DEEPEST} levels"))),
+            _ if json::is_too_deep(text, DEEPEST) => {
+                Err((Reason::BadFrame, format!("nested deeper than {DEEPEST} levels")))
+            }
             _ => sonic_rs::from_slice::<Message<'_>>(text)
                 .map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {}", first_line(&e)))),
         };
@@ -95,7 +97,9 @@ impl Decoder<'_> {
                 self.tap_identity(&identity, out);
                 Ok(())
             }
-            ("record" | "identity", ..) => Err((Reason::BadFrame, format!("{} without its body", message.kind))),
+            ("record" | "identity", ..) => {
+                Err((Reason::BadFrame, format!("{} without its body", short(&message.kind))))
+            }
             _ => {
                 self.metrics.unknown_frames.inc();
                 Ok(())
@@ -108,9 +112,9 @@ impl Decoder<'_> {
             self.metrics.filtered.inc();
             return Ok(());
         }
-        let detail = |what: &str| format!("at://{}/{}/{}: {what}", r.did, r.collection, r.rkey);
+        let detail = |what: &str| format!("at://{}/{}/{}: {what}", short(&r.did), short(&r.collection), short(&r.rkey));
         let action = Action::of_op(&r.action)
-            .ok_or_else(|| (Reason::BadOp, detail(&format!("unknown action {:?}", r.action))))?;
+            .ok_or_else(|| (Reason::BadOp, detail(&format!("unknown action {:?}", short(&r.action)))))?;
         if r.did.is_empty() || r.collection.is_empty() || r.rkey.is_empty() {
             return Err((Reason::BadOp, detail("an empty part")));
         }
@@ -166,31 +170,8 @@ impl Decoder<'_> {
     }
 }
 
-/// sonic-rs skips values by recursion, without a limit: a deep one would overflow the stack, which ends the process.
 /// The limit is that of the relay's records, which stand two levels down here.
 const DEEPEST: usize = json::MAX_DEPTH as usize + 2;
-
-fn is_too_deep(text: &[u8]) -> bool {
-    let opens = |b: &&u8| matches!(b, b'[' | b'{');
-    // Nearly every message has fewer brackets than that in all.
-    if text.iter().filter(opens).count() <= DEEPEST {
-        return false;
-    }
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for b in text {
-        match b {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' if depth == DEEPEST => return true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
 
 /// The id of a message whose rest may be anything. Tap writes it first.
 fn readable_id(text: &[u8]) -> Option<u64> {

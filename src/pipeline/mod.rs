@@ -67,7 +67,11 @@ pub struct Pipeline {
 /// Starts a named thread. Fails only when the system has none left, which a start cannot survive.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     // Address space only: sonic-rs takes up to 20 kB for each level of a JSON value where it is not optimised.
-    thread::Builder::new().name(name.into()).stack_size(8 << 20).spawn(work).expect("the system has threads left at the start")
+    thread::Builder::new()
+        .name(name.into())
+        .stack_size(8 << 20)
+        .spawn(work)
+        .expect("the system has threads left at the start")
 }
 
 impl Pipeline {

@@ -458,7 +458,8 @@ impl Run {
                     Some(reason) if alone => self.never(token, &failure.record, reason, failure.error),
                     Some(_) => {
                         self.p.metrics.produced_error.inc();
-                        self.errors.warn(&format!("output: {}; each record of that batch is sent alone", failure.error));
+                        self.errors
+                            .warn(&format!("output: {}; each record of that batch is sent alone", failure.error));
                         self.suspects.push_back((token, failure.record));
                     }
                     None => {

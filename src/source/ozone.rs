@@ -17,7 +17,7 @@ use super::backoff::Backoff;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Link};
 use super::ozone_session::{Account, Failure, PAGE, Session};
-use crate::atproto::time;
+use crate::atproto::{json, time};
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -28,6 +28,9 @@ const PAGE_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Events as old as this are committed: a round over them may be as long as it likes.
 const SETTLED_MS: i64 = 600_000;
+
+/// Levels of a page; an event stands three levels down.
+const DEEPEST: usize = json::MAX_DEPTH as usize + 3;
 
 /// How the events are read.
 #[derive(Debug, Clone)]
@@ -153,6 +156,10 @@ impl<I: Intake> Ozone<I> {
                 return Err(Ended::Stopped);
             }
             let body = self.session.page(created_after.as_deref(), cursor.as_deref()).map_err(Ended::Failed)?;
+            if json::is_too_deep(&body, DEEPEST) {
+                let reason = format!("a page with values nested deeper than {DEEPEST} levels");
+                return Err(Ended::Failed(Failure::Later { reason, wait: None }));
+            }
             let page: Page<'_> = sonic_rs::from_slice(&body).map_err(|e| {
                 let what = e.to_string().lines().next().unwrap_or_default().to_string();
                 Ended::Failed(Failure::Later { reason: format!("a page that cannot be read: {what}"), wait: None })

@@ -138,7 +138,7 @@ impl Session {
                 }
                 (400, "ExpiredToken" | "InvalidToken") if attempt == 0 => self.renew()?,
                 // The role is missing, or the member was disabled: logging in again does not mend it.
-                (401, "AuthenticationRequired" | "MemberDisabled") | (403, _) => {
+                (401, "AuthenticationRequired" | "MemberDisabled") => {
                     return Err(Failure::Ever(format!(
                         "{}; --identifier {} has to be an active member of the team of --labeler-did {}",
                         answer.describe("queryEvents"),
@@ -225,7 +225,8 @@ impl Session {
             400 | 401 => {
                 Err(Failure::Ever(format!("{}; check --identifier and --password", answer.describe("createSession"))))
             }
-            404 | 405 | 501 => {
+            // Later on it may also be a proxy during a deploy.
+            404 | 405 | 501 if !self.answered => {
                 Err(Failure::Ever(format!("{}; is --pds-host a PDS?", answer.describe("createSession"))))
             }
             _ => Err(unexpected(answer, "createSession")),

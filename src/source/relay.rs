@@ -138,10 +138,11 @@ impl<I: Intake> Relay<I> {
             (cursor, _) => Some(cursor + self.past),
         };
         let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        let mut socket = match Socket::connect(&self.host, &format!("/xrpc/com.atproto.sync.subscribeRepos{query}"), MAX_MESSAGE) {
-            Ok(socket) => socket,
-            Err(refused) => return Ended::Refused(explain(refused)),
-        };
+        let mut socket =
+            match Socket::connect(&self.host, &format!("/xrpc/com.atproto.sync.subscribeRepos{query}"), MAX_MESSAGE) {
+                Ok(socket) => socket,
+                Err(refused) => return Ended::Refused(explain(refused)),
+            };
         match asked {
             Some(0) => log::info!("{}: connected, from the oldest event kept", self.host.name),
             Some(seq) => log::info!("{}: connected, going on behind seq {seq}", self.host.name),

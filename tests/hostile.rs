@@ -4,6 +4,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use atkafka_fixtures::cbor::Writer;
@@ -612,6 +614,33 @@ fn a_message_that_breaks_every_connection_is_passed_and_reported_as_a_gap() {
     let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
     compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
     assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 1.0);
+    let (code, _) = bridge.stop();
+    assert_eq!(code, Some(0));
+}
+
+/// A host that answers each upgrade and then sends no websocket, until it is well again: what it has is not passed over.
+#[test]
+fn a_host_that_is_ill_for_a_while_loses_nothing() {
+    let mut s = Script::new(7);
+    s.good(60);
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    let url = format!("ws://127.0.0.1:{port}");
+    let bridge = Bridge::start(&["firehose", "relay", "--relay-host", &url, "--cursor", "oldest"]);
+    // Four in the same place are a message that the host keeps: some more, and it is being passed.
+    for _ in 0..7 {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let request = wire::read_request(&mut stream).expect("a request");
+        let answer = [wire::upgrade(&request.key.expect("a key")).into_bytes(), vec![0xff; 40]].concat();
+        stream.write_all(&answer).expect("an answer");
+    }
+    drop(listener);
+    let relay = Relay::start(RelayConfig { port, numbering: Numbering::AsIs, ..s.config() }).expect("a relay");
+    bridge.wait_delivered(s.seq, PATIENCE);
+    bridge.wait("every event is out", PATIENCE, |b| b.lines().len() >= s.events.len());
+    let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
+    compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
+    assert!(relay.stats().connections.len() < 10);
     let (code, _) = bridge.stop();
     assert_eq!(code, Some(0));
 }

@@ -3,6 +3,7 @@
 
 pub mod flags;
 pub mod layers;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,8 +20,8 @@ use crate::pipeline::decode::Rules;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
 use crate::source::ozone::Reading;
 use crate::source::ozone_session::Account;
-use crate::source::socket::user_agent;
 use crate::source::{Host, Start};
+use values::{did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start};
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
 #[derive(Debug)]
@@ -116,8 +117,6 @@ const DEFAULT_TAP: &str = "ws://localhost:2480";
 const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
 const DEFAULT_STATE_DIR: &str = "./atkafka-state";
 const DEFAULT_MEMORY: usize = 256 << 20;
-/// A frame may be 5.5 MB, and each connection holds one while the others wait.
-const LEAST_MEMORY: usize = 16 << 20;
 
 /// From `args` (without the program's name), the environment, and the text of `.env`.
 pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Command> {
@@ -246,20 +245,6 @@ fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
         writing: writing(&w, env)?,
     })
-}
-
-/// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
-fn duration(text: &str) -> Option<Duration> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..split].parse().ok()?;
-    let unit = match &text[split..] {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(unit).map(Duration::from_millis)
 }
 
 fn record(f: flags::Record) -> Checked<Record> {
@@ -449,171 +434,6 @@ fn filter(f: &flags::Writing) -> Checked<Filter> {
     })
 }
 
-/// A DID, or `@file` with one a line; blank lines and those that start with `#` are passed over.
-fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
-    let mut out = Vec::new();
-    for item in list(given) {
-        match item.strip_prefix('@') {
-            Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|e| invalid(flag, &item, &format!("cannot be read: {e}")))?;
-                let before = out.len();
-                out.extend(
-                    text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string),
-                );
-                if out.len() == before {
-                    return Err(invalid(flag, &item, "the file has no DID"));
-                }
-            }
-            None => out.push(item),
-        }
-    }
-    Ok(out)
-}
-
-/// A list flag: repeated, or with commas, or both.
-fn list(given: &[String]) -> Vec<String> {
-    given.iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).map(str::to_string).collect()
-}
-
-/// `--kafka-config`: pairs with commas between. A piece without `=` belongs to the value before it.
-fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
-    let mut out: Vec<(String, String)> = Vec::new();
-    for text in given {
-        let from = out.len();
-        for piece in text.split(',') {
-            match (piece.split_once('='), out[from..].is_empty()) {
-                (Some((key, value)), _) if !key.trim().is_empty() => out.push((key.trim().into(), value.trim().into())),
-                (None, false) => {
-                    if let Some((_, value)) = out.last_mut() {
-                        *value += &format!(",{piece}");
-                    }
-                }
-                _ => return Err(invalid("--kafka-config", text, "key=value, several with commas")),
-            }
-        }
-    }
-    Ok(out)
-}
-
-fn start(text: Option<&str>) -> Checked<Start> {
-    match text {
-        None | Some("live") => Ok(Start::Live),
-        Some("oldest") => Ok(Start::At(0)),
-        Some(number) => match number.parse::<u64>() {
-            Ok(seq) if seq < crate::atproto::frame::SEQ_END => Ok(Start::At(seq)),
-            _ => Err(invalid("--cursor", number, "live, oldest, or a seq below 2^53")),
-        },
-    }
-}
-
-/// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
-fn host(flag: &str, url: &str, contact: Option<&str>) -> Checked<Host> {
-    if let Some(bad) =
-        contact.filter(|c| c.is_empty() || !c.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'(' && b != b')'))
-    {
-        return Err(invalid("--contact", bad, "an e-mail address or a URL"));
-    }
-    const ALLOWED: &str = "a URL such as wss://bsky.network or ws://localhost:2470";
-    let uri: tungstenite::http::Uri = url.parse().map_err(|_| invalid(flag, url, ALLOWED))?;
-    let tls = match uri.scheme_str() {
-        Some("wss" | "https") => true,
-        Some("ws" | "http") => false,
-        _ => return Err(invalid(flag, url, ALLOWED)),
-    };
-    let authority = uri.authority().ok_or_else(|| invalid(flag, url, ALLOWED))?;
-    let name = uri
-        .host()
-        .filter(|h| !h.is_empty() && !authority.as_str().contains('@'))
-        .ok_or_else(|| invalid(flag, url, ALLOWED))?;
-    if uri.query().is_some() {
-        return Err(invalid(flag, url, "without a query: the cursor is --cursor"));
-    }
-    let after_host = &authority.as_str()[name.len()..];
-    if !after_host.is_empty() && authority.port_u16().is_none_or(|p| p == 0) {
-        return Err(invalid(flag, url, "a port is a number from 1 to 65535"));
-    }
-    let default_port = if tls { 443 } else { 80 };
-    let port = authority.port_u16().unwrap_or(default_port);
-    let prefix = uri.path().trim_end_matches('/').trim_end_matches("/xrpc/com.atproto.sync.subscribeRepos").to_string();
-    let shown_port = if port == default_port { String::new() } else { format!(":{port}") };
-    Ok(Host {
-        tls,
-        host: name.to_string(),
-        port,
-        name: format!("{name}{shown_port}{prefix}"),
-        prefix,
-        user_agent: user_agent(contact),
-        authorization: None,
-    })
-}
-
-fn listen(text: &str) -> Checked<Option<SocketAddr>> {
-    if text == "none" {
-        return Ok(None);
-    }
-    // Go programs are given `:6009`.
-    let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.replace("localhost:", "127.0.0.1:") };
-    full.parse()
-        .map(Some)
-        .map_err(|_| invalid("--metrics-listen-address", text, "ip:port such as 0.0.0.0:6009, or none"))
-}
-
-fn memory(text: &str) -> Checked<usize> {
-    let wrong = || invalid("--memory-limit", text, "at least 16MiB, as bytes or with MB, MiB, GB, GiB");
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: usize = text[..split].parse().map_err(|_| wrong())?;
-    let unit: usize = match text[split..].trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "k" | "kib" => 1 << 10,
-        "kb" => 1_000,
-        "m" | "mib" => 1 << 20,
-        "mb" => 1_000_000,
-        "g" | "gib" => 1 << 30,
-        "gb" => 1_000_000_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(unit).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(wrong)
-}
-
-fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclusive<u64>) -> Checked<Option<u64>> {
-    text.map(|text| match text.parse::<u64>() {
-        Ok(n) if range.contains(&n) => Ok(n),
-        _ if *range.end() == u64::MAX => Err(invalid(flag, text, &format!("a number from {}", range.start()))),
-        _ => Err(invalid(flag, text, &format!("a number from {} to {}", range.start(), range.end()))),
-    })
-    .transpose()
-}
-
-fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)]) -> Checked<Option<T>> {
-    text.map(|text| {
-        names
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text))
-            .map(|(_, value)| *value)
-            .ok_or_else(|| invalid(flag, text, &names.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")))
-    })
-    .transpose()
-}
-
-/// A password, from the flag (or its variable) or from a file, whose last line end is not part of it.
-fn secret(flag: &str, value: &Option<String>, file_flag: &str, file: &Option<String>) -> Checked<Option<String>> {
-    match (value, file) {
-        (Some(_), Some(_)) => Err(invalid(flag, "", &format!("contradicts {file_flag}: give one of them"))),
-        (Some(value), None) => Ok(Some(value.clone())),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map(|text| Some(text.trim_end_matches(['\r', '\n']).to_string()))
-            .map_err(|e| invalid(file_flag, path, &format!("cannot be read: {e}"))),
-        (None, None) => Ok(None),
-    }
-}
-
-fn is_topic(name: &str) -> bool {
-    (1..=249).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
 fn logging(debug: bool, level: Option<&str>, format: Option<&str>) -> Checked<Logging> {
     let levels = [
         ("error", LevelFilter::Error),
@@ -641,7 +461,7 @@ mod tests {
 
     #[test]
     fn hosts() {
-        let host = |url| super::host("--relay-host", url, None).map(|h| (h.tls, h.port, h.name));
+        let host = |url| values::host("--relay-host", url, None).map(|h| (h.tls, h.port, h.name));
         assert_eq!(host("wss://bsky.network").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("https://bsky.network:443/").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("ws://127.0.0.1:2470/a/b/").ok(), Some((false, 2470, "127.0.0.1:2470/a/b".into())));

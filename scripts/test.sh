@@ -51,4 +51,4 @@ export ATKAFKA_TEST_KAFKA_SSL=127.0.0.1:$((new + 2))
 export ATKAFKA_TEST_KAFKA_SASL_SSL=127.0.0.1:$((new + 3))
 export ATKAFKA_TEST_KAFKA_CA=$PWD/target/kafka/data-$new/ca.pem
 export ATKAFKA_TEST_KAFKA_39=127.0.0.1:$old
-cargo test --workspace "$@"
+cargo test --workspace --no-fail-fast "$@"

@@ -173,7 +173,10 @@ impl Run {
 
     fn deliver(&mut self, batches: &Receiver<Batch>) -> Result<(), End> {
         if !self.prepared {
-            // Stopped before: nothing can be delivered, and nothing needs to be.
+            // Stopped before: waiting would not help.
+            if !self.p.permits.is_idle() {
+                log::warn!("the output was never ready: what is in flight is read again after the restart");
+            }
             return Ok(());
         }
         let ready = self.p.sink.ready();

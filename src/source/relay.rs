@@ -239,9 +239,7 @@ impl<I: Intake> Relay<I> {
             self.forget_past();
         }
         self.fresh += 1;
-        // Not the seq itself: a leap that is not confirmed must not be saved.
-        let safe = self.resume.cursor();
-        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(safe))?)
+        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(seq))?)
     }
 
     /// Says a gap in the log, the metric, and an `info` event.

@@ -196,6 +196,7 @@ num.network.threads=2
 num.io.threads=4
 log.cleaner.dedupe.buffer.size=16777216
 # After kill -9 a node is served again only when its former session has ended (9 s by default).
+log.retention.ms=-1
 broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=500
 CONF

@@ -187,9 +187,6 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
     let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
     host.authorization =
         password.map(|p| format!("Basic {}", data_encoding::BASE64.encode(format!("admin:{p}").as_bytes())));
-    if f.disable_acks && w.state_dir.is_some() {
-        log::debug!("Tap keeps its own position: --state-dir holds nothing in this mode");
-    }
     Ok(Tap {
         host,
         connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::job::Stopped;
+use super::job::{Frames, Stopped};
 use super::socket::ConnectError;
 use crate::health::Health;
 use crate::metrics::{Metrics, SourceMetrics};
@@ -39,6 +39,12 @@ pub struct Link {
 impl Link {
     pub fn new(name: &str, index: usize, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Link { name: name.into(), index, gauges: metrics.source(name), metrics, health }
+    }
+
+    /// Counts what is handed over.
+    pub fn received(&self, frames: &Frames) {
+        self.metrics.received_frames.inc_by(frames.list.len() as u64);
+        self.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
     }
 
     pub fn connected(&self) {

@@ -218,8 +218,7 @@ impl<I: Intake> Ozone<I> {
             frames.push(raw.as_bytes(), Seen::Json);
         }
         let Some(frames) = frames.take() else { return Ok(()) };
-        self.link.metrics.received_frames.inc_by(frames.list.len() as u64);
-        self.link.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
+        self.link.received(&frames);
         let high_water_ms = self.high_water_ms.unwrap_or(0);
         self.forget_before(high_water_ms - self.reading.look_back.as_millis() as i64);
         let position = OzonePosition { high_water_ms, window: Arc::new(self.window.clone()) };

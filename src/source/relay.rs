@@ -300,8 +300,7 @@ impl<I: Intake> Relay<I> {
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
-        self.link.metrics.received_frames.inc_by(frames.list.len() as u64);
-        self.link.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
+        self.link.received(&frames);
         let seq = self.seq.take();
         if let Some(seq) = seq {
             self.link.gauges.last_seq_received.set(seq as i64);

@@ -121,8 +121,7 @@ impl<I: Intake> Tap<I> {
 
     fn hand_over(&mut self) -> Result<(), Ended> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
-        self.link.metrics.received_frames.inc_by(frames.list.len() as u64);
-        self.link.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
+        self.link.received(&frames);
         let messages = frames.list.len();
         self.link.metrics.tap_events.add(messages as i64);
         let position =

@@ -65,7 +65,7 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
         // A bench lives as long as its process.
         let metrics: &'static Metrics = Box::leak(Box::default());
         let filter = Filter::new(&Lists::default()).expect("no filter");
-        let mut decoder = Decoder::new(Rules { format, filter, verify }, metrics);
+        let mut decoder = Decoder::new(Rules { format, filter, verify, enrich: false }, metrics);
         Box::new(move || {
             for job in &jobs {
                 black_box(worker::work(&mut decoder, job));

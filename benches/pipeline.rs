@@ -74,7 +74,13 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
     let parts = Parts {
         sources: vec![Source { name: "relay".into(), keep: atkafka::pipeline::checkpointer::Keep::Nowhere, read }],
         sink: Box::new(Lines::new(Counting(written.clone()))),
-        rules: Rules { format, filter: Filter::new(&Lists::default()).expect("no filter"), verify: true },
+        rules: Rules {
+            format,
+            filter: Filter::new(&Lists::default()).expect("no filter"),
+            verify: true,
+            enrich: false,
+        },
+        knowledge: None,
         workers,
         memory_limit: MEMORY,
         snowflake: (0, 0),

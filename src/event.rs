@@ -164,6 +164,59 @@ fn inner<E>(
     Ok(())
 }
 
+/// What is known of the account behind an event, at the event's time. What is not known is left out.
+#[derive(Default)]
+pub struct Metadata<'a> {
+    /// JSON, and written as it is.
+    pub did_document: Option<&'a [u8]>,
+    pub pds_host: Option<&'a str>,
+    pub handle: Option<&'a str>,
+    pub created_at: Option<&'a str>,
+    /// Seconds.
+    pub account_age: Option<u64>,
+    /// JSON, and written as it is.
+    pub profile: Option<&'a [u8]>,
+}
+
+/// Appends `"eventMetadata":{...},`, which stands before the part that only this kind of event has; nothing where
+/// nothing is known.
+pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
+    let start = out.len();
+    out.extend_from_slice(br#""eventMetadata":{"#);
+    let empty = out.len();
+    if let Some(document) = known.did_document {
+        out.extend_from_slice(br#""didDocument":"#);
+        json::raw(out, document);
+        out.push(b',');
+    }
+    for (name, text) in [
+        (&br#""pdsHost":"#[..], known.pds_host),
+        (br#""handle":"#, known.handle),
+        (br#""didCreatedAt":"#, known.created_at),
+    ] {
+        if let Some(text) = text {
+            field(out, name, text);
+            out.push(b',');
+        }
+    }
+    if let Some(age) = known.account_age {
+        out.extend_from_slice(br#""accountAge":"#);
+        json::integer(out, age);
+        out.push(b',');
+    }
+    if let Some(profile) = known.profile {
+        out.extend_from_slice(br#""profile":"#);
+        json::raw(out, profile);
+        out.push(b',');
+    }
+    if out.len() == empty {
+        out.truncate(start);
+    } else {
+        out.pop();
+        out.extend_from_slice(b"},");
+    }
+}
+
 /// `prefix` and a string.
 fn field(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
     out.extend_from_slice(prefix);
@@ -321,6 +374,30 @@ mod tests {
         }
         // What Osprey reads out of it again.
         assert_eq!((Snowflake::new(0, 0).next(1_785_000_000_000) >> 22) as i64 + EPOCH_MS, 1_785_000_000_000);
+    }
+
+    #[test]
+    fn metadata_has_what_is_known_and_nothing_else() {
+        let text = |known: &Metadata<'_>| {
+            let mut out = Vec::new();
+            metadata(&mut out, known);
+            String::from_utf8(out).expect("UTF-8")
+        };
+        assert_eq!(text(&Metadata::default()), "");
+        let age = Metadata { account_age: Some(0), ..Metadata::default() };
+        assert_eq!(text(&age), r#""eventMetadata":{"accountAge":0},"#);
+        let all = Metadata {
+            did_document: Some(b"{\n}"),
+            pds_host: Some("https://p"),
+            handle: Some("a.b"),
+            created_at: Some("t"),
+            account_age: Some(7),
+            profile: Some(br#"{"n":1}"#),
+        };
+        assert_eq!(
+            text(&all),
+            r#""eventMetadata":{"didDocument":{ },"pdsHost":"https://p","handle":"a.b","didCreatedAt":"t","accountAge":7,"profile":{"n":1}},"#
+        );
     }
 
     #[test]

@@ -42,22 +42,75 @@ fn is_segment(s: &str) -> bool {
     !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// What passes when a list is given.
+/// Two lists: what passes, where that is said, and what of it does not.
 #[derive(Debug, Clone)]
-enum Rule<T> {
-    All,
-    Only(T),
-    Not(T),
+struct Rule<T> {
+    watched: Option<T>,
+    ignored: Option<T>,
 }
 
 impl<T> Rule<T> {
+    fn new<E>(watched: Result<Option<T>, E>, ignored: Result<Option<T>, E>) -> Result<Self, E> {
+        Ok(Rule { watched: watched?, ignored: ignored? })
+    }
+
     #[inline]
-    fn passes(&self, contains: impl FnOnce(&T) -> bool) -> bool {
-        match self {
-            Rule::All => true,
-            Rule::Only(list) => contains(list),
-            Rule::Not(list) => !contains(list),
-        }
+    fn passes(&self, contains: impl Fn(&T) -> bool) -> bool {
+        self.watched.as_ref().is_none_or(&contains) && !self.ignored.as_ref().is_some_and(contains)
+    }
+
+    fn is_given(&self) -> bool {
+        self.watched.is_some() || self.ignored.is_some()
+    }
+}
+
+/// One pattern of a service list: a scheme and a port count where they are given.
+#[derive(Debug, Clone)]
+struct Service {
+    scheme: Option<String>,
+    /// With a dot before it: every host below that name. Empty: every host.
+    host: String,
+    port: Option<String>,
+}
+
+impl Service {
+    fn parse(pattern: &str) -> Option<Self> {
+        let pattern = pattern.to_ascii_lowercase();
+        let (scheme, rest) = match pattern.split_once("://") {
+            Some((scheme, rest)) => (Some(scheme.to_string()), rest.strip_suffix('/').unwrap_or(rest)),
+            None => (None, pattern.as_str()),
+        };
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !rest.ends_with(']') => (host, Some(port.to_string())),
+            _ => (rest, None),
+        };
+        let host = match host.strip_prefix('*') {
+            Some(below) if below.is_empty() || below.starts_with('.') => below,
+            Some(_) => return None,
+            None if host.is_empty() || host.starts_with('.') => return None,
+            None => host,
+        };
+        let is_name = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]_".contains(&b)) && host != ".";
+        let is_port = port.as_ref().is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+        let is_scheme = scheme.as_ref().is_none_or(|s| s == "https" || s == "http");
+        (is_name && is_port && is_scheme).then(|| Service { scheme, host: host.into(), port })
+    }
+
+    /// `pds` is `https://host` or `https://host:port`, in lower case.
+    fn matches(&self, pds: &str) -> bool {
+        let Some((scheme, rest)) = pds.split_once("://") else { return false };
+        let (host, port) = match rest.rsplit_once(':') {
+            Some((host, port)) if !rest.ends_with(']') => (host, port),
+            _ => (rest, if scheme == "https" { "443" } else { "80" }),
+        };
+        let same_host = if self.host.is_empty() || self.host.starts_with('.') {
+            host.ends_with(&self.host)
+        } else {
+            host == self.host
+        };
+        same_host
+            && self.scheme.as_ref().is_none_or(|s| s == scheme)
+            && self.port.as_ref().is_none_or(|wanted| wanted == port)
     }
 }
 
@@ -66,15 +119,22 @@ impl<T> Rule<T> {
 pub struct Filter {
     collections: Rule<Collections>,
     dids: Rule<HashSet<String>>,
+    services: Rule<Vec<Service>>,
+    drop_unresolved: bool,
 }
 
-/// Lists as the user gave them. At most one of each pair has entries: the caller refuses both.
+/// Lists as the user gave them. What is watched passes, unless it is ignored as well.
 #[derive(Debug, Default)]
 pub struct Lists {
     pub watched_collections: Vec<String>,
     pub ignored_collections: Vec<String>,
     pub watched_dids: Vec<String>,
     pub ignored_dids: Vec<String>,
+    /// Hosts of accounts' PDS.
+    pub watched_services: Vec<String>,
+    pub ignored_services: Vec<String>,
+    /// Whether events of accounts whose PDS is not known are left out, where there is a list of services.
+    pub drop_unresolved: bool,
 }
 
 /// A pattern that can match nothing (or, ignored, leaves nothing).
@@ -88,27 +148,52 @@ pub struct BadPattern {
 impl Filter {
     /// Fails with the pattern that can match nothing, and the list that it stands in.
     pub fn new(lists: &Lists) -> Result<Self, BadPattern> {
-        let in_list = |list: &'static str| move |pattern: String| BadPattern { list, pattern };
-        let collections = |list, patterns: &[String]| Collections::parse(patterns).map_err(in_list(list));
-        let dids = |list, dids: &[String]| match dids.iter().find(|did| !is_did(did)) {
-            Some(bad) => Err(in_list(list)(bad.clone())),
-            None => Ok(dids.iter().cloned().collect::<HashSet<_>>()),
+        let bad = |list: &'static str| move |pattern: String| BadPattern { list, pattern };
+        let collections = |list, given: &[String]| match given {
+            [] => Ok(None),
+            _ => Collections::parse(given).map(Some).map_err(bad(list)),
         };
-        let (watched, ignored) = (&lists.watched_collections, &lists.ignored_collections);
-        if ignored.iter().any(|p| p == "*") {
-            return Err(in_list("ignored-collections")("*".into()));
+        let dids = |list, given: &[String]| match given.iter().find(|did| !is_did(did)) {
+            Some(wrong) => Err(bad(list)(wrong.clone())),
+            None => Ok((!given.is_empty()).then(|| given.iter().cloned().collect::<HashSet<_>>())),
+        };
+        let services = |list, given: &[String]| match given {
+            [] => Ok(None),
+            _ => {
+                let parse = |pattern: &String| Service::parse(pattern).ok_or_else(|| bad(list)(pattern.clone()));
+                given.iter().map(parse).collect::<Result<Vec<_>, _>>().map(Some)
+            }
+        };
+        for (list, given) in
+            [("ignored-collections", &lists.ignored_collections), ("ignored-services", &lists.ignored_services)]
+        {
+            if given.iter().any(|p| p == "*") {
+                return Err(bad(list)("*".into()));
+            }
+        }
+        // Nothing would be left.
+        let ignored = Collections::parse(&lists.ignored_collections).unwrap_or_default();
+        let covered = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => ignored.prefixes.iter().any(|p| prefix.starts_with(p)),
+            None => ignored.contains(pattern),
+        };
+        if !lists.watched_collections.is_empty() && lists.watched_collections.iter().all(covered) {
+            return Err(bad("watched-collections")(lists.watched_collections.join(",")));
+        }
+        if !lists.watched_dids.is_empty() && lists.watched_dids.iter().all(|did| lists.ignored_dids.contains(did)) {
+            return Err(bad("watched-dids")(lists.watched_dids.join(",")));
         }
         Ok(Filter {
-            collections: match (watched.is_empty(), ignored.is_empty()) {
-                (true, true) => Rule::All,
-                (false, _) => Rule::Only(collections("watched-collections", watched)?),
-                (true, false) => Rule::Not(collections("ignored-collections", ignored)?),
-            },
-            dids: match (lists.watched_dids.is_empty(), lists.ignored_dids.is_empty()) {
-                (true, true) => Rule::All,
-                (false, _) => Rule::Only(dids("watched-dids", &lists.watched_dids)?),
-                (true, false) => Rule::Not(dids("ignored-dids", &lists.ignored_dids)?),
-            },
+            collections: Rule::new(
+                collections("watched-collections", &lists.watched_collections),
+                collections("ignored-collections", &lists.ignored_collections),
+            )?,
+            dids: Rule::new(dids("watched-dids", &lists.watched_dids), dids("ignored-dids", &lists.ignored_dids))?,
+            services: Rule::new(
+                services("watched-services", &lists.watched_services),
+                services("ignored-services", &lists.ignored_services),
+            )?,
+            drop_unresolved: lists.drop_unresolved,
         })
     }
 
@@ -122,6 +207,19 @@ impl Filter {
     #[inline]
     pub fn did(&self, did: &str) -> bool {
         self.dids.passes(|list| list.contains(did))
+    }
+
+    /// Whether [`Filter::service`] has anything to say, so that accounts' PDS have to be known.
+    pub fn has_services(&self) -> bool {
+        self.services.is_given()
+    }
+
+    /// Whether events of accounts on this PDS (`https://host`, lower case) pass. `None`: it is not known.
+    pub fn service(&self, pds: Option<&str>) -> bool {
+        match pds {
+            Some(pds) => self.services.passes(|list| list.iter().any(|service| service.matches(pds))),
+            None => !(self.drop_unresolved && self.has_services()),
+        }
     }
 }
 
@@ -162,6 +260,59 @@ mod tests {
         }
         assert!(filter(&[], &["*"]).is_err());
         assert!(filter(&["a----b.keep.going"], &[]).is_ok());
+    }
+
+    #[test]
+    fn what_is_watched_passes_unless_it_is_ignored() {
+        let f = filter(&["app.bsky.*"], &["app.bsky.feed.like"]).expect("valid");
+        assert!(f.collection("app.bsky.feed.post") && !f.collection("app.bsky.feed.like") && !f.collection("a.b.c"));
+        assert!(filter(&["app.bsky.*", "a.b.c"], &["app.bsky.*"]).is_ok());
+        for (watched, ignored) in [("a.b.c", "a.b.c"), ("a.b.c", "a.*"), ("a.b.*", "a.*"), ("a.b.*", "a.b.*")] {
+            assert!(filter(&[watched], &[ignored]).is_err(), "{watched} {ignored} leaves nothing");
+        }
+    }
+
+    #[test]
+    fn services_by_name_below_a_name_with_scheme_and_with_port() {
+        let of = |watched: &str| {
+            let list = watched.split_whitespace().map(str::to_string).collect();
+            Filter::new(&Lists { watched_services: list, ..Lists::default() })
+        };
+        for (pattern, passes, stays) in [
+            ("*.bsky.network", "https://a.b.bsky.network", "https://bsky.network"),
+            ("*.bsky.network", "https://a.bsky.network:8443", "https://absky.network"),
+            ("bsky.network", "https://bsky.network", "https://a.bsky.network"),
+            ("Bsky.Network", "http://bsky.network:80", "https://bsky.network.example"),
+            ("https://blacksky.app", "https://blacksky.app", "http://blacksky.app"),
+            ("https://blacksky.app/", "https://blacksky.app:8443", "https://x.blacksky.app"),
+            ("pds.example:443", "https://pds.example", "https://pds.example:8443"),
+            ("localhost:2583", "http://localhost:2583", "http://localhost"),
+            ("a.example b.example", "https://b.example", "https://c.example"),
+            ("[::1]:2583", "http://[::1]:2583", "http://[::1]"),
+        ] {
+            let f = of(pattern).expect("valid");
+            assert!(f.service(Some(passes)), "{pattern} {passes}");
+            assert!(!f.service(Some(stays)), "{pattern} {stays}");
+        }
+        assert!(of("*").expect("valid").service(Some("https://any.example")));
+        for wrong in
+            ["", "*bsky.network", "a b", "ftp://a.example", "https://a.example/path", "a:0", "a:x", ".a", "https://"]
+        {
+            assert!(
+                Filter::new(&Lists { watched_services: vec![wrong.into()], ..Lists::default() }).is_err(),
+                "{wrong}"
+            );
+        }
+        assert!(Filter::new(&Lists { ignored_services: vec!["*".into()], ..Lists::default() }).is_err());
+    }
+
+    #[test]
+    fn accounts_whose_pds_is_not_known_pass_unless_they_are_dropped() {
+        let lists =
+            |drop| Lists { ignored_services: vec!["a.example".into()], drop_unresolved: drop, ..Lists::default() };
+        assert!(Filter::new(&lists(false)).expect("valid").service(None));
+        assert!(!Filter::new(&lists(true)).expect("valid").service(None));
+        assert!(Filter::new(&Lists { drop_unresolved: true, ..Lists::default() }).expect("valid").service(None));
     }
 
     #[test]

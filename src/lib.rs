@@ -5,13 +5,17 @@
 //! ```text
 //!     relay socket -- reader --+                       +-- producer -- Sink -- broker
 //!     (one a connection)       +- queue -- worker x W -+     |  ^
-//!                                                            |  +-- tracker -- frontier -- checkpoint
-//!                                                            +-- sequencer
+//!                                           |          |     |  +-- tracker -- frontier -- checkpoint
+//!                                           |          |     +-- sequencer
+//!                                           +- enricher+
+//!                                             |      ^
+//!                                             fetcher x F        (only with enrichment, for accounts not in the caches)
 //! ```
 //!
 //! A [reader](source::relay) looks at a message's kind and seq, takes a [permit](pipeline::permits) and hands frames over
 //! as a job with the next ordinal. Any [worker](pipeline::worker) takes any job: it decodes, verifies, filters and encodes,
-//! and gives one batch with the same ordinal. The [producer](pipeline::producer) puts batches back
+//! and gives one batch with the same ordinal. With [enrichment](enrich), a batch of unknown accounts waits at the
+//! [enricher](pipeline::enricher) for their look-ups, or the deadline. The [producer](pipeline::producer) puts batches back
 //! [in order](pipeline::sequencer), gives the records to the [sink], and moves the [frontier](pipeline::tracker) past each
 //! batch that is acknowledged whole. The [checkpoint] saves the frontier, and the permits come back. So the cursor never
 //! passes an event that the broker has not acknowledged, every partition is in upstream order, and memory is bounded.
@@ -25,7 +29,9 @@ pub mod dead_letter;
 pub mod metrics;
 pub mod log;
 pub mod health;
+pub mod client;
 pub mod checkpoint;
+pub mod enrich;
 pub mod source;
 pub mod sink;
 pub mod pipeline;

@@ -10,6 +10,7 @@ use atkafka::checkpoint::acks::AckQueue;
 use atkafka::checkpoint::file::StateFile;
 use atkafka::checkpoint::{OzonePosition, RelayPosition};
 use atkafka::config::{self, Command, Logging, Output, Writing};
+use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
@@ -33,6 +34,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOOK_UP: Duration = Duration::from_millis(200);
 /// After a stop: the drain, and a little for the last save. Then something hangs, such as a pipe that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::DRAIN);
+
+/// The caches are kept so often, and at the end: a kill loses what was looked up since.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(600);
 
 /// Why the process ends with something else than 0.
 enum Failure {
@@ -192,8 +196,10 @@ impl Run {
             self.health.add_source(&source.name);
         }
         serve_http(&writing, &self.metrics, &self.health)?;
+        let knowledge = knowledge(&writing, &self.metrics);
         let parts = Parts {
             sources,
+            knowledge: knowledge.clone(),
             sink,
             rules: writing.rules,
             workers: writing.workers,
@@ -211,7 +217,47 @@ impl Run {
         // A status line would mix with events on the same terminal.
         let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
-        supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line))
+        let ended = supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line));
+        knowledge.iter().for_each(keep);
+        ended
+    }
+}
+
+/// What is known of accounts, where anything is to be: as the last run left it, if it did.
+fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
+    let settings = writing.enrich.clone()?;
+    for (what, host) in [("documents", &settings.plc), ("profiles and handles", &settings.api)] {
+        if let Some(host) = host {
+            log::info!("{what} of accounts from {host}");
+        }
+    }
+    let knowledge = Knowledge::new(settings, metrics);
+    if let Some(path) = &knowledge.settings.snapshot {
+        match knowledge.load(path) {
+            Ok(entries) => log::info!("{}: {entries} answers of directories", path.display()),
+            Err(e) => log::warn!("{}: {e}; what follows in it is looked up anew", path.display()),
+        }
+    }
+    let knowledge = Arc::new(knowledge);
+    if knowledge.settings.snapshot.is_some() {
+        let kept = knowledge.clone();
+        // It ends with the process.
+        pipeline::spawn("snapshot", move || {
+            loop {
+                std::thread::sleep(SNAPSHOT_EVERY);
+                keep(&kept);
+            }
+        });
+    }
+    Some(knowledge)
+}
+
+/// Keeps the caches for the next run.
+fn keep(knowledge: &Arc<Knowledge>) {
+    let Some(path) = &knowledge.settings.snapshot else { return };
+    match knowledge.save(path) {
+        Ok(entries) => log::info!("{}: {entries} answers of directories kept", path.display()),
+        Err(e) => log::warn!("{}: {e}: the next start looks everything up anew", path.display()),
     }
 }
 

@@ -24,6 +24,9 @@ pub const MAX_OZONE_KINDS: usize = 100;
 /// The label for what is over a bound.
 pub const OTHER: &str = "other";
 
+/// The labels of look-ups. `status` is ok, not_found or error.
+const LOOKUP: &[&str] = &["kind", "status", "cached"];
+
 /// All metrics of the process.
 pub struct Metrics {
     registry: Registry,
@@ -62,6 +65,12 @@ pub struct Metrics {
     ozone_requests: IntCounterVec,
     pub checkpoint_ok: IntCounter,
     pub checkpoint_error: IntCounter,
+    plc_requests: IntCounterVec,
+    api_requests: IntCounterVec,
+    cache_size: IntGaugeVec,
+    metadata_missing: IntCounterVec,
+    pub fetch_queue: IntGauge,
+    breaker_open: IntGaugeVec,
 }
 
 /// The handles of one upstream connection.
@@ -182,6 +191,28 @@ impl Default for Metrics {
             ),
             checkpoint_ok: saves.with_label_values(&["ok"]),
             checkpoint_error: saves.with_label_values(&["error"]),
+            plc_requests: counters(
+                "atkafka_plc_requests",
+                "DID documents and audit logs: answers of the PLC directory (and of did:web hosts), and of the cache",
+                LOOKUP,
+            ),
+            api_requests: counters(
+                "atkafka_api_requests",
+                "Profiles and handles: answers of the AppView, and of the cache",
+                LOOKUP,
+            ),
+            cache_size: gauges("atkafka_cache_size", "Accounts in the caches of enrichment", &["kind"]),
+            metadata_missing: counters(
+                "atkafka_metadata_missing",
+                "Parts of metadata that an event went on without",
+                &["part"],
+            ),
+            fetch_queue: gauge("atkafka_fetch_queue", "Look-ups of accounts that are not answered yet"),
+            breaker_open: gauges(
+                "atkafka_breaker_open",
+                "1 while a directory is left alone because it is down",
+                &["host"],
+            ),
             registry: r,
         }
     }
@@ -227,6 +258,33 @@ impl Metrics {
         self.ozone_requests.with_label_values(&[method, itoa::Buffer::new().format(status)]).inc();
     }
 
+    /// An answer to a look-up. All three are names from the program.
+    pub fn lookup(&self, kind: &'static str, status: &'static str) {
+        self.lookups(kind).with_label_values(&[kind, status, "false"]).inc();
+    }
+
+    fn lookups(&self, kind: &str) -> &IntCounterVec {
+        if matches!(kind, "did_doc" | "audit_log") { &self.plc_requests } else { &self.api_requests }
+    }
+
+    /// The gauge of a directory's circuit breaker.
+    pub fn breaker(&self, host: &str) -> IntGauge {
+        if host.is_empty() {
+            // Nobody is asked: it has no sample.
+            return IntGauge::new("unused", "unused").expect("a valid name");
+        }
+        self.breaker_open.with_label_values(&[host])
+    }
+
+    pub fn cache_size(&self, kind: &'static str, entries: usize) {
+        self.cache_size.with_label_values(&[kind]).set(entries as i64);
+    }
+
+    /// The counter of events that went on without this part.
+    pub fn metadata_missing(&self, part: &'static str) -> IntCounter {
+        self.metadata_missing.with_label_values(&[part])
+    }
+
     pub fn reconnect(&self, host: &str) {
         self.reconnects.with_label_values(&[host]).inc();
     }
@@ -258,6 +316,24 @@ fn bounded<'a>(seen: &Mutex<HashSet<String>>, value: &'a str, limit: usize) -> &
     }
 }
 
+/// The counters of what the caches answered: looked up once.
+pub struct CacheHits(Vec<[IntCounter; 2]>);
+
+impl CacheHits {
+    /// For these kinds of look-up.
+    pub fn new(metrics: &Metrics, kinds: &[&'static str]) -> Self {
+        let counters =
+            |kind| ["not_found", "ok"].map(|status| metrics.lookups(kind).with_label_values(&[kind, status, "true"]));
+        CacheHits(kinds.iter().map(|kind| counters(kind)).collect())
+    }
+
+    /// A look-up of the kind at this place of the list was answered from the cache.
+    #[inline]
+    pub fn hit(&self, kind: usize, found: bool) {
+        self.0[kind][found as usize].inc();
+    }
+}
+
 /// The first actions are ops, which have a collection.
 const OPS: usize = 3;
 
@@ -274,7 +350,17 @@ impl<'m> Handled<'m> {
         Handled { metrics, ops: HashMap::new(), others }
     }
 
-    pub fn op(&mut self, action: Action, collection: &str) {
+    /// A record that was made: an op by its collection, another event by its action.
+    pub fn record(&mut self, action: Action, collection: &str) {
+        match action {
+            Action::Create | Action::Update | Action::Delete => self.op(action, collection),
+            // Counted by its type, where that is known.
+            Action::Ozone => {}
+            _ => self.others[action as usize - OPS].inc(),
+        }
+    }
+
+    fn op(&mut self, action: Action, collection: &str) {
         if let Some(counters) = self.ops.get(collection) {
             counters[action as usize].inc();
             return;
@@ -293,11 +379,6 @@ impl<'m> Handled<'m> {
     pub fn ozone(&mut self, kind: &str) {
         let name = bounded(&self.metrics.ozone_kinds, kind, MAX_OZONE_KINDS);
         self.metrics.handled.with_label_values(&[&format!("ozone#{name}"), ""]).inc();
-    }
-
-    /// An event that has no collection.
-    pub fn other(&self, action: Action) {
-        self.others[action as usize - OPS].inc();
     }
 }
 

@@ -351,12 +351,12 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--bootstrap-servers b:9092 --output-topic LONG", vec!["--output-topic", "ttt", "249"]),
             // filters
             (
-                "--watched-collections a.b.c --ignored-collections d.e.f",
-                vec!["--watched-collections", "\"a.b.c\"", "--ignored-collections", "\"d.e.f\"", "one of them"],
+                "--watched-collections a.b.c --ignored-collections a.b.*",
+                vec!["--watched-collections", "\"a.b.c\"", "everything is left out"],
             ),
             (
-                "--watched-dids did:plc:a --ignored-dids did:plc:b",
-                vec!["--watched-dids", "--ignored-dids", "one of them"],
+                "--watched-dids did:plc:a --ignored-dids did:plc:a",
+                vec!["--watched-dids", "did:plc:a", "everything is left out"],
             ),
             ("--watched-collections app.bsky*", vec!["--watched-collections", "\"app.bsky*\"", "app.bsky.*"]),
             ("--watched-collections post", vec!["--watched-collections", "\"post\"", "app.bsky.*"]),

@@ -668,7 +668,7 @@ fn text(value: &sonic_rs::Value) -> String {
 
 fn decoder(metrics: &Metrics) -> Decoder<'_> {
     let filter = Filter::new(&Lists::default()).expect("no filter");
-    Decoder::new(Rules { format: Format::Plain, filter, verify: true }, metrics)
+    Decoder::new(Rules { format: Format::Plain, filter, verify: true, enrich: false }, metrics)
 }
 
 /// Frames through the whole worker, as a reader hands them over.

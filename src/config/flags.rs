@@ -32,37 +32,48 @@ pub enum Mode {
     Tap(Tap),
 }
 
-/// Declares the commands that write events: each with its own flags and the shared ones, which stand here once.
+/// Declares the commands that write events: each with its own flags and the shared ones, which stand here once. Those of
+/// the second block are shared by the commands of the firehose.
 macro_rules! writing_commands {
-    (@shared { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
-        /// The flags that every command has which writes events.
+    (@shared $(#[$doc:meta])* $shared:ident { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
+        $(#[$doc])*
         #[derive(Debug, Clone)]
-        pub struct Writing {
+        pub struct $shared {
             $(pub $field: $outer $(<$inner>)?,)*
         }
     };
-    (@command { $($(#[$shared_meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* } $(#[$meta:meta])* $name:ident { $($own:tt)* }) => {
+    (@command $({ $($(#[$shared_meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* })* $(#[$meta:meta])* $name:ident { $($own:tt)* }) => {
         #[derive(FromArgs, ArgsInfo, Debug)]
         $(#[$meta])*
         pub struct $name {
             $($own)*
-            $($(#[$shared_meta])* pub $field: $outer $(<$inner>)?,)*
+            $($($(#[$shared_meta])* pub $field: $outer $(<$inner>)?,)*)*
         }
-
+    };
+    (@part $method:ident $shared:ident { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* } $name:ident) => {
         impl $name {
-            pub fn writing(&self) -> Writing {
-                Writing { $($field: self.$field.clone(),)* }
+            pub fn $method(&self) -> $shared {
+                $shared { $($field: self.$field.clone(),)* }
             }
         }
     };
-    ($shared:tt $($(#[$meta:meta])* $name:ident $own:tt)*) => {
-        writing_commands!(@shared $shared);
-        $(writing_commands!(@command $shared $(#[$meta])* $name $own);)*
+    (writing $writing:tt enriching $enriching:tt firehose { $($(#[$meta:meta])* $name:ident $own:tt)* } others { $($(#[$other_meta:meta])* $other:ident $other_own:tt)* }) => {
+        writing_commands!(@shared /** The flags that every command has which writes events. */ Writing $writing);
+        writing_commands!(@shared /** The flags about the accounts behind the events of the firehose. */ Enriching $enriching);
+        $(
+            writing_commands!(@command $writing $enriching $(#[$meta])* $name $own);
+            writing_commands!(@part writing Writing $writing $name);
+            writing_commands!(@part enriching Enriching $enriching $name);
+        )*
+        $(
+            writing_commands!(@command $writing $(#[$other_meta])* $other $other_own);
+            writing_commands!(@part writing Writing $writing $other);
+        )*
     };
 }
 
 writing_commands! {
-    {
+    writing {
         /// brokers of Kafka, host:port; without any, events go to standard output, one a line
         #[argh(option, arg_name = "host:port")]
         bootstrap_servers: Vec<String>,
@@ -168,73 +179,119 @@ writing_commands! {
         debug: bool,
     }
 
-    /// Reads the firehose of a relay, or of a PDS.
-    #[argh(subcommand, name = "relay")]
-    Relay {
-        /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
+    enriching {
+        /// PDS hosts to take events of: bsky.network, *.bsky.network, https://host, host:port (default: all)
+        #[argh(option, arg_name = "host")]
+        watched_services: Vec<String>,
+        /// PDS hosts to leave out
+        #[argh(option, arg_name = "host")]
+        ignored_services: Vec<String>,
+        /// events of accounts whose PDS is not known, with a list of services: pass or drop (default pass)
+        #[argh(option, arg_name = "policy")]
+        unresolved_services: Option<String>,
+        /// PLC directory, such as https://plc.directory: adds eventMetadata with document, PDS, handle and age of the account
         #[argh(option, arg_name = "url")]
-        pub relay_host: Vec<String>,
-        /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
-        #[argh(option, arg_name = "start")]
-        pub cursor: Option<String>,
-        /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
-        #[argh(option, arg_name = "contact")]
-        pub contact: Option<String>,
-    }
-
-    /// Reads a Tap: whole repositories, then live.
-    #[argh(subcommand, name = "tap")]
-    Tap {
-        /// tap to read, ws:// or http:// (default ws://localhost:2480)
+        plc_host: Option<String>,
+        /// appView, such as https://public.api.bsky.app: adds the profile to eventMetadata, and verifies the handle
         #[argh(option, arg_name = "url")]
-        pub tap_host: Option<String>,
-        /// connections that share Tap's queue, 1..32 (default 1)
-        #[argh(option, arg_name = "n")]
-        pub tap_connections: Option<String>,
-        /// the same as --workers
-        #[argh(option, arg_name = "n")]
-        pub tap_workers: Option<String>,
-        /// send no acknowledgements: for a Tap that runs without
+        api_host: Option<String>,
+        /// a look-up has so long, then its events go on without, 0s..1m (default 3s)
+        #[argh(option, arg_name = "time")]
+        metadata_timeout: Option<String>,
+        /// wait for the directory and the AppView, however long it takes
         #[argh(switch)]
-        pub disable_acks: bool,
-        /// tap's admin password; better in the environment or in a file
-        #[argh(option, arg_name = "password")]
-        pub tap_password: Option<String>,
-        /// file that holds Tap's admin password
-        #[argh(option, arg_name = "file")]
-        pub tap_password_file: Option<String>,
+        metadata_required: bool,
+        /// accounts in each cache (default 200000)
+        #[argh(option, arg_name = "n")]
+        metadata_cache: Option<String>,
+        /// how long a document is believed, and a profile up to an hour (default 24h)
+        #[argh(option, arg_name = "time")]
+        metadata_ttl: Option<String>,
+        /// keep the caches in the state directory over a restart
+        #[argh(switch)]
+        metadata_snapshot: bool,
+        /// requests at once, to the PLC directory and to the AppView each, 1..1000 (default 128)
+        #[argh(option, arg_name = "n")]
+        lookup_concurrency: Option<String>,
+        /// requests a second, to the PLC directory and to the AppView each (default 3000)
+        #[argh(option, arg_name = "n")]
+        lookup_rate: Option<String>,
+        /// ask did:web hosts with private addresses as well, and localhost over plain HTTP: for development networks
+        #[argh(switch)]
+        allow_private_did_web: bool,
+        /// whom hosts may write to about us, in the User-Agent: an e-mail address or a URL
+        #[argh(option, arg_name = "contact")]
+        contact: Option<String>,
     }
 
-    /// Reads the moderation events of an Ozone.
-    #[argh(subcommand, name = "ozone-events")]
-    Ozone {
-        /// the account's PDS, https://; Ozone is asked through it (required)
-        #[argh(option, arg_name = "url")]
-        pub pds_host: Option<String>,
-        /// handle, DID or e-mail of an account in Ozone's team (required)
-        #[argh(option, arg_name = "name")]
-        pub identifier: Option<String>,
-        /// its password, or an app password; better in the environment or in a file (required)
-        #[argh(option, arg_name = "password")]
-        pub password: Option<String>,
-        /// file that holds the password
-        #[argh(option, arg_name = "file")]
-        pub password_file: Option<String>,
-        /// DID of the labeler whose Ozone it is (required)
-        #[argh(option, arg_name = "did")]
-        pub labeler_did: Option<String>,
-        /// where the first start begins, a time such as 2026-01-01T00:00:00Z; a saved position goes before it (default: the first event)
-        #[argh(option, arg_name = "time")]
-        pub ozone_since: Option<String>,
-        /// how far before the newest event each round begins, since events commit late, 0s..1h (default 30s)
-        #[argh(option, arg_name = "time")]
-        pub look_back: Option<String>,
-        /// between two rounds, 100ms..1h (default 1s)
-        #[argh(option, arg_name = "time")]
-        pub poll_interval: Option<String>,
-        /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
-        #[argh(option, arg_name = "contact")]
-        pub contact: Option<String>,
+    firehose {
+        /// Reads the firehose of a relay, or of a PDS.
+        #[argh(subcommand, name = "relay")]
+        Relay {
+            /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
+            #[argh(option, arg_name = "url")]
+            pub relay_host: Vec<String>,
+            /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
+            #[argh(option, arg_name = "start")]
+            pub cursor: Option<String>,
+        }
+
+        /// Reads a Tap: whole repositories, then live.
+        #[argh(subcommand, name = "tap")]
+        Tap {
+            /// tap to read, ws:// or http:// (default ws://localhost:2480)
+            #[argh(option, arg_name = "url")]
+            pub tap_host: Option<String>,
+            /// connections that share Tap's queue, 1..32 (default 1)
+            #[argh(option, arg_name = "n")]
+            pub tap_connections: Option<String>,
+            /// the same as --workers
+            #[argh(option, arg_name = "n")]
+            pub tap_workers: Option<String>,
+            /// send no acknowledgements: for a Tap that runs without
+            #[argh(switch)]
+            pub disable_acks: bool,
+            /// tap's admin password; better in the environment or in a file
+            #[argh(option, arg_name = "password")]
+            pub tap_password: Option<String>,
+            /// file that holds Tap's admin password
+            #[argh(option, arg_name = "file")]
+            pub tap_password_file: Option<String>,
+        }
+    }
+
+    others {
+        /// Reads the moderation events of an Ozone.
+        #[argh(subcommand, name = "ozone-events")]
+        Ozone {
+            /// the account's PDS, https://; Ozone is asked through it (required)
+            #[argh(option, arg_name = "url")]
+            pub pds_host: Option<String>,
+            /// handle, DID or e-mail of an account in Ozone's team (required)
+            #[argh(option, arg_name = "name")]
+            pub identifier: Option<String>,
+            /// its password, or an app password; better in the environment or in a file (required)
+            #[argh(option, arg_name = "password")]
+            pub password: Option<String>,
+            /// file that holds the password
+            #[argh(option, arg_name = "file")]
+            pub password_file: Option<String>,
+            /// DID of the labeler whose Ozone it is (required)
+            #[argh(option, arg_name = "did")]
+            pub labeler_did: Option<String>,
+            /// where the first start begins, a time such as 2026-01-01T00:00:00Z; a saved position goes before it (default: the first event)
+            #[argh(option, arg_name = "time")]
+            pub ozone_since: Option<String>,
+            /// how far before the newest event each round begins, since events commit late, 0s..1h (default 30s)
+            #[argh(option, arg_name = "time")]
+            pub look_back: Option<String>,
+            /// between two rounds, 100ms..1h (default 1s)
+            #[argh(option, arg_name = "time")]
+            pub poll_interval: Option<String>,
+            /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+            #[argh(option, arg_name = "contact")]
+            pub contact: Option<String>,
+        }
     }
 }
 

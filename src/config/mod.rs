@@ -1,6 +1,7 @@
 //! Flags, environment and `.env` to one checked value per command. Only `main` reads those; everybody else gets
 //! the part that is his.
 
+mod enriching;
 pub mod flags;
 pub mod layers;
 mod values;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use argh::FromArgs;
 use log::LevelFilter;
 
+use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
@@ -81,6 +83,8 @@ pub struct Ozone {
 pub struct Writing {
     pub output: Output,
     pub rules: Rules,
+    /// `None`: nothing is looked up of the accounts.
+    pub enrich: Option<Settings>,
     pub snowflake: (u8, u8),
     pub record_headers: bool,
     /// `None`: nothing is kept.
@@ -165,11 +169,12 @@ fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let w = f.writing();
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
-    Ok(Relay { hosts, start, writing: writing(&w, env)?, logging })
+    Ok(Relay { hosts, start, writing: writing(&w, Some(&f.enriching()), env)?, logging })
 }
 
 fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
     let mut w = f.writing();
+    let enriching = f.enriching();
     if let Some(workers) = f.tap_workers {
         if w.workers.as_ref().is_some_and(|w| *w != workers) {
             return Err(invalid(
@@ -182,7 +187,7 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
         w.workers = Some(workers);
     }
     let url = f.tap_host.as_deref().unwrap_or(DEFAULT_TAP);
-    let mut host = host("--tap-host", url, None)?;
+    let mut host = host("--tap-host", url, f.contact.as_deref())?;
     host.prefix = host.prefix.trim_end_matches("/channel").to_string();
     let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
     host.authorization =
@@ -192,7 +197,7 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
         connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,
         acks: !f.disable_acks,
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, env)?,
+        writing: writing(&w, Some(&enriching), env)?,
     })
 }
 
@@ -240,7 +245,7 @@ fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
             )?,
         },
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, env)?,
+        writing: writing(&w, None, env)?,
     })
 }
 
@@ -254,7 +259,11 @@ fn record(f: flags::Record) -> Checked<Record> {
     })
 }
 
-fn writing(f: &flags::Writing, env: &HashMap<String, String>) -> Checked<Writing> {
+fn writing(
+    f: &flags::Writing,
+    enriching: Option<&flags::Enriching>,
+    env: &HashMap<String, String>,
+) -> Checked<Writing> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
     let servers = list(&f.bootstrap_servers);
@@ -269,6 +278,10 @@ fn writing(f: &flags::Writing, env: &HashMap<String, String>) -> Checked<Writing
             Some(PathBuf::from(systemd.unwrap_or(DEFAULT_STATE_DIR)))
         }
     };
+    let enrich = match enriching {
+        Some(f) => enriching::settings(f, state_dir.as_deref())?,
+        None => None,
+    };
     let small = |flag, value: &Option<String>| number(flag, value.as_deref(), 0..=31).map(|n| n.map(|n| n as u8));
     Ok(Writing {
         output,
@@ -282,7 +295,8 @@ fn writing(f: &flags::Writing, env: &HashMap<String, String>) -> Checked<Writing
             as usize,
         memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
-        rules: Rules { format, filter: filter(f)?, verify: !f.no_verify },
+        rules: Rules { format, filter: filter(f, enriching)?, verify: !f.no_verify, enrich: enrich.is_some() },
+        enrich,
     })
 }
 
@@ -400,29 +414,24 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     })
 }
 
-fn filter(f: &flags::Writing) -> Checked<Filter> {
+fn filter(f: &flags::Writing, enriching: Option<&flags::Enriching>) -> Checked<Filter> {
+    let services = |of: fn(&flags::Enriching) -> &Vec<String>| enriching.map(|e| list(of(e))).unwrap_or_default();
+    let policy = enriching.and_then(|e| e.unresolved_services.as_deref());
     let lists = Lists {
         watched_collections: list(&f.watched_collections),
         ignored_collections: list(&f.ignored_collections),
         watched_dids: did_list("--watched-dids", &f.watched_dids)?,
         ignored_dids: did_list("--ignored-dids", &f.ignored_dids)?,
+        watched_services: services(|e| &e.watched_services),
+        ignored_services: services(|e| &e.ignored_services),
+        drop_unresolved: one_of("--unresolved-services", policy, &[("pass", false), ("drop", true)])?.unwrap_or(false),
     };
-    for (watched, ignored, what) in [
-        (&lists.watched_collections, &lists.ignored_collections, "collections"),
-        (&lists.watched_dids, &lists.ignored_dids, "dids"),
-    ] {
-        if !watched.is_empty() && !ignored.is_empty() {
-            let flag = format!("--watched-{what}");
-            return Err(invalid(
-                &flag,
-                &watched.join(","),
-                &format!("contradicts --ignored-{what} {:?}: give one of them", ignored.join(",")),
-            ));
-        }
-    }
     Filter::new(&lists).map_err(|bad| {
-        let allowed =
-            if bad.list.ends_with("dids") { "DIDs such as did:plc:..." } else { "app.bsky.feed.post, app.bsky.*, *" };
+        let allowed = match bad.list {
+            list if list.ends_with("dids") => "DIDs such as did:plc:...",
+            list if list.ends_with("services") => "*.bsky.network, bsky.network, https://host, host:port",
+            _ => "app.bsky.feed.post, app.bsky.*, *",
+        };
         invalid(
             &format!("--{}", bad.list),
             &bad.pattern,
@@ -477,10 +486,13 @@ mod tests {
             ("firehose relay --output-topic t", vec!["--output-topic", "--bootstrap-servers"]),
             ("firehose relay --bootstrap-servers b:1", vec!["--output-topic", "required"]),
             ("firehose relay --relay-host bsky.network", vec!["--relay-host", "\"bsky.network\"", "wss://"]),
-            (
-                &format!("{base} --watched-collections a.b.c --ignored-collections d.e.f"),
-                vec!["--watched-collections", "--ignored-collections"],
-            ),
+            (&format!("{base} --watched-services bsky*"), vec!["--watched-services", "bsky*", "*.bsky.network"]),
+            (&format!("{base} --ignored-services *"), vec!["--ignored-services", "everything"]),
+            (&format!("{base} --unresolved-services drop"), vec!["--unresolved-services", "--watched-services"]),
+            (&format!("{base} --metadata-timeout 1s"), vec!["--metadata-timeout", "--plc-host"]),
+            (&format!("{base} --plc-host plc.directory"), vec!["--plc-host", "https://plc.directory"]),
+            (&format!("{base} --plc-host http://a --metadata-timeout 2h"), vec!["--metadata-timeout", "1m"]),
+            (&format!("{base} --plc-host http://a --lookup-rate 0"), vec!["--lookup-rate", "1 to"]),
             (&format!("{base} --watched-collections app.bsky*"), vec!["app.bsky*", "app.bsky.*"]),
             (&format!("{base} --compression zip"), vec!["--compression", "\"zip\"", "none, gzip, snappy, lz4, zstd"]),
             (&format!("{base} --kafka-client kafka --tls"), vec!["--tls", "librdkafka"]),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Checked, invalid};
-use crate::source::socket::user_agent;
+use crate::client::user_agent;
 use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
@@ -80,6 +80,20 @@ pub(super) fn start(text: Option<&str>) -> Checked<Start> {
             _ => Err(invalid("--cursor", number, "live, oldest, or a seq below 2^53")),
         },
     }
+}
+
+/// The URL of a service that is asked by HTTP, without a slash at the end.
+pub(super) fn service_url(flag: &str, url: &str) -> Checked<String> {
+    let wrong = || invalid(flag, url, "a URL such as https://plc.directory or http://localhost:2582");
+    let uri: tungstenite::http::Uri = url.parse().map_err(|_| wrong())?;
+    let authority = uri.authority().ok_or_else(wrong)?;
+    let port = &authority.as_str()[uri.host().unwrap_or_default().len().min(authority.as_str().len())..];
+    let good = matches!(uri.scheme_str(), Some("https" | "http"))
+        && uri.host().is_some_and(|h| !h.is_empty())
+        && !authority.as_str().contains('@')
+        && uri.query().is_none()
+        && (port.is_empty() || authority.port_u16().is_some_and(|p| p > 0));
+    if good { Ok(url.trim_end_matches('/').to_string()) } else { Err(wrong()) }
 }
 
 /// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.

@@ -4,16 +4,19 @@ use crate::atproto::car::CarIndex;
 use crate::atproto::frame::{self, Commit, Kind, Op};
 use crate::atproto::{cbor::CborError, cid, time};
 use crate::dead_letter::{DeadLetter, Reason};
+use crate::enrich::Forget;
 use crate::event::{self, Action, Format, Head, Operation, When};
 use crate::filter::Filter;
 use crate::metrics::{Handled, Metrics};
-use crate::pipeline::batch::{Batch, Record};
+use crate::pipeline::batch::{Batch, Hole, Record};
 use crate::source::job::Seen;
 
 /// What one commit may become: so many times its frame, and a little. Honest ones give eight times at most (deletes
 /// alone). Without a bound thousands of ops on one block of megabytes, or an endless DID, would fill the memory.
 const YIELD: usize = 16;
 const YIELD_ALWAYS: usize = 16 << 10;
+/// Records of this collection are what profiles are made of.
+const PROFILE: &str = "app.bsky.actor.profile";
 
 /// What a worker does with each frame.
 #[derive(Clone)]
@@ -22,6 +25,8 @@ pub struct Rules {
     pub filter: Filter,
     /// Whether each record is hashed and compared with its CID.
     pub verify: bool,
+    /// Whether something of the accounts is to be known: for metadata, or for the filter of services.
+    pub enrich: bool,
 }
 
 /// A worker's state: its rules and the buffers that it reuses.
@@ -208,7 +213,6 @@ impl<'m> Decoder<'m> {
         }
         let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev, live: None };
         self.append(out, head, collection, |o| operation.write(o))?;
-        self.handled.op(action, collection);
         Ok(())
     }
 
@@ -257,7 +261,6 @@ impl<'m> Decoder<'m> {
             Ok(())
         });
         infallible.unwrap_or_else(|never| match never {});
-        self.handled.other(action);
     }
 
     /// Appends one record of the common form.
@@ -270,7 +273,22 @@ impl<'m> Decoder<'m> {
     ) -> Result<(), E> {
         let (did, seq) = (head.did.unwrap_or_default(), head.seq.unwrap_or(0));
         let format = self.rules.format;
-        self.append_value(out, did, collection, head.when.ms, head.action, seq, |o| event::write(o, format, head, body))
+        let mut at = 0;
+        self.append_value(out, did, collection, head.when.ms, head.action, seq, |o| {
+            event::write(o, format, head, |o| {
+                at = o.len();
+                body(o)
+            })
+        })?;
+        if self.rules.enrich && !did.is_empty() {
+            let forget = match head.action {
+                Action::Identity => Forget::Identity,
+                _ if collection == PROFILE => Forget::Profile,
+                _ => Forget::Nothing,
+            };
+            out.holes.push(Hole { record: out.records.len() - 1, at, time_ms: head.when.ms, forget });
+        }
+        Ok(())
     }
 
     /// Appends one record: its key, its collection (for headers), and the value that `write` appends.

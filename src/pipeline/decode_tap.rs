@@ -150,7 +150,6 @@ impl Decoder<'_> {
         }
         self.append(out, head, &r.collection, |o| operation.write(o))
             .map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
-        self.handled.op(action, &r.collection);
         Ok(())
     }
 

@@ -5,7 +5,10 @@ pub mod checkpointer;
 pub mod decode;
 pub mod decode_ozone;
 pub mod decode_tap;
+pub mod enricher;
+pub mod fetcher;
 pub mod intake;
+pub mod metadata;
 pub mod permits;
 pub mod producer;
 pub mod sequencer;
@@ -20,13 +23,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::enrich::Knowledge;
+use crate::enrich::directory::Directory;
 use crate::event::Snowflake;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use checkpointer::Keep;
 use decode::Rules;
+use enricher::Enricher;
 use intake::Intake;
+use metadata::Metadata;
 use permits::Permits;
 use producer::{Lane, Producer};
 
@@ -48,6 +55,8 @@ pub struct Parts {
     pub sources: Vec<Source>,
     pub sink: Box<dyn Sink>,
     pub rules: Rules,
+    /// What is known of accounts, where events are to say it or filters need it.
+    pub knowledge: Option<Arc<Knowledge>>,
     pub workers: usize,
     /// Bytes in flight.
     pub memory_limit: usize,
@@ -98,17 +107,36 @@ impl Pipeline {
         }
         // Only readers hold the queue open: workers end when the last reader does.
         drop((jobs_in, beginnings_in));
+        let enriching = parts.knowledge.map(|knowledge| {
+            let metadata = Metadata::new(knowledge.clone(), parts.rules.filter.clone(), metrics.clone());
+            let (unfinished_in, unfinished) = bounded(QUEUE);
+            let enricher = Enricher {
+                directory: Arc::new(Directory::new(knowledge.settings.clone(), metrics.clone())),
+                knowledge,
+                metadata: metadata.clone(),
+                metrics: metrics.clone(),
+                unfinished,
+                batches: batches_in.clone(),
+            };
+            let failing = permits.clone();
+            threads.push(spawn("enricher", move || {
+                if catch_unwind(AssertUnwindSafe(|| enricher.run())).is_err() {
+                    failing.fail("the enricher panicked: a bug, please report it".into());
+                }
+            }));
+            (metadata, unfinished_in)
+        });
+        let outlets = worker::Outlets { batches: batches_in, enriching };
         for i in 0..parts.workers {
-            let (rules, metrics, jobs, batches_in) =
-                (parts.rules.clone(), metrics.clone(), jobs.clone(), batches_in.clone());
+            let (rules, metrics, jobs, outlets) = (parts.rules.clone(), metrics.clone(), jobs.clone(), outlets.clone());
             let failing = permits.clone();
             threads.push(spawn(&format!("worker-{i}"), move || {
-                if catch_unwind(AssertUnwindSafe(|| worker::run(rules, metrics, jobs, batches_in))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| worker::run(rules, metrics, jobs, outlets))).is_err() {
                     failing.fail(format!("worker {i} panicked: a bug, please report it"));
                 }
             }));
         }
-        drop((jobs, batches_in));
+        drop((jobs, outlets));
 
         let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone());
         let producer = Producer {

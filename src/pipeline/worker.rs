@@ -8,19 +8,41 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::batch::{Batch, Job};
 use super::decode::{Decoder, Rules};
+use super::metadata::{Metadata, Unfinished};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::metrics::Metrics;
+use crate::metrics::{Handled, Metrics};
 use crate::source::job::Work;
 
+/// Where a worker puts what it made.
+#[derive(Clone)]
+pub struct Outlets {
+    pub batches: Sender<Batch>,
+    /// With enrichment: what is looked at before, and who gets the batches whose accounts are not known yet.
+    pub enriching: Option<(Metadata, Sender<Unfinished>)>,
+}
+
 /// Works until no reader is left, or nobody takes the batches.
-pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, batches: Sender<Batch>) {
+pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Outlets) {
     let mut decoder = Decoder::new(rules, &metrics);
+    let mut handled = Handled::new(&metrics);
     for job in jobs {
         metrics.queue_depth.dec();
         let began = Instant::now();
-        let batch = work(&mut decoder, &job);
+        let mut batch = work(&mut decoder, &job);
+        if let Some((metadata, unfinished)) = outlets.enriching.as_ref().filter(|_| !batch.holes.is_empty()) {
+            let (accounts, missing) = metadata.look(&batch);
+            if !missing.is_empty() {
+                metrics.decode_seconds.observe(began.elapsed().as_secs_f64());
+                if unfinished.send(Unfinished { batch, accounts, missing }).is_err() {
+                    return;
+                }
+                continue;
+            }
+            metadata.fill(&mut batch, &accounts);
+        }
+        batch.count(&mut handled);
         metrics.decode_seconds.observe(began.elapsed().as_secs_f64());
-        if batches.send(batch).is_err() {
+        if outlets.batches.send(batch).is_err() {
             return;
         }
     }
@@ -36,7 +58,7 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
             out.bytes.reserve(frames.bytes.len() / 4);
             for at in &frames.list {
                 let frame = &frames.bytes[at.range.clone()];
-                let mark = (out.bytes.len(), out.records.len(), out.dead.len());
+                let mark = (out.bytes.len(), out.records.len(), out.holes.len(), out.dead.len());
                 let decode = || match &job.work {
                     Work::Tap(_) => decoder.tap(frame, &at.seen, &mut out),
                     Work::Ozone(_) => decoder.ozone(frame, &mut out),
@@ -45,7 +67,8 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
                 if catch_unwind(AssertUnwindSafe(decode)).is_err() {
                     out.bytes.truncate(mark.0);
                     out.records.truncate(mark.1);
-                    out.dead.truncate(mark.2);
+                    out.holes.truncate(mark.2);
+                    out.dead.truncate(mark.3);
                     let detail = "the program panicked on it: a bug, please report it with the bytes".into();
                     out.dead.push(DeadLetter { reason: Reason::Panic, detail, seq: 0, bytes: frame.to_vec() });
                 }

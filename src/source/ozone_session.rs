@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use ureq::tls::{TlsConfig, TlsProvider};
 
+use crate::client;
 use crate::metrics::Metrics;
 
 /// Events of a page: the most that Ozone gives.
@@ -18,8 +18,6 @@ const MAX_ANSWER: u64 = 32 << 20;
 const EARLY: i64 = 60;
 /// Between two logins at least: a PDS allows 30 in five minutes and 300 a day (successes included).
 const LOGIN_EVERY: Duration = Duration::from_secs(30);
-/// The longest wait that a `Retry-After` or `RateLimit-Reset` can ask for.
-const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
 /// Whom to log in as, and where.
 #[derive(Clone)]
@@ -99,15 +97,8 @@ impl Answer {
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(account.user_agent.clone())
-            .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build())
-            .build();
-        Session { account, agent: config.new_agent(), metrics, tokens: None, last_login: None, answered: false }
+        let agent = client::config(&account.user_agent, TIMEOUT, 1).new_agent();
+        Session { account, agent, metrics, tokens: None, last_login: None, answered: false }
     }
 
     /// One page of `tools.ozone.moderation.queryEvents`, oldest first.
@@ -244,7 +235,7 @@ impl Session {
         })?;
         let status = response.status().as_u16();
         self.metrics.ozone_request(method, status);
-        let wait = asked_wait(response.headers());
+        let wait = client::asked_wait(response.headers());
         let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
         Ok(Answer { status, wait, body: body.map_err(|e| later(format!("{method}: {e}")))? })
     }
@@ -256,19 +247,6 @@ fn unexpected(answer: Answer, what: &str) -> Failure {
 
 fn tokens_in(answer: &Answer, what: &str) -> Result<Tokens, Failure> {
     sonic_rs::from_slice(&answer.body).map_err(|_| later(format!("{what}: the answer has no tokens")))
-}
-
-/// What `Retry-After` asks for, or, where nothing is left, `RateLimit-Reset`.
-fn asked_wait(headers: &ureq::http::HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let after = text("retry-after").and_then(super::socket::retry_after);
-    let reset =
-        text("ratelimit-remaining").filter(|left| *left == "0").and_then(|_| text("ratelimit-reset")).and_then(|at| {
-            // A PDS gives the second since 1970 at which the window begins anew; others give the seconds until then.
-            let at = at.parse::<i64>().ok()?;
-            u64::try_from(if at > 1_000_000_000 { at - now() } else { at }).ok().map(Duration::from_secs)
-        });
-    after.or(reset).map(|wait| wait.min(LONGEST_WAIT))
 }
 
 fn now() -> i64 {
@@ -295,23 +273,5 @@ mod tests {
         let jwt = format!("x.{}.y", data_encoding::BASE64URL_NOPAD.encode(br#"{"sub":"did:plc:x","exp":1785000000}"#));
         assert_eq!(expires(&jwt), Some(1_785_000_000));
         assert_eq!(expires("opaque"), None);
-    }
-
-    #[test]
-    fn waits_that_servers_ask_for() {
-        let headers = |pairs: &[(&'static str, String)]| {
-            let mut map = ureq::http::HeaderMap::new();
-            for (name, value) in pairs {
-                map.insert(*name, value.parse().expect("a header"));
-            }
-            asked_wait(&map)
-        };
-        assert_eq!(headers(&[]), None);
-        assert_eq!(headers(&[("retry-after", "7".into())]), Some(Duration::from_secs(7)));
-        let reset = (now() + 100).to_string();
-        assert_eq!(headers(&[("ratelimit-remaining", "5".into()), ("ratelimit-reset", reset.clone())]), None);
-        let wait = headers(&[("ratelimit-remaining", "0".into()), ("ratelimit-reset", reset)]).expect("a wait");
-        assert!((95..=100).contains(&wait.as_secs()));
-        assert_eq!(headers(&[("retry-after", "99999".into())]), Some(LONGEST_WAIT));
     }
 }

@@ -30,12 +30,6 @@ const READ_BUFFER: usize = 32 << 10;
 /// Bytes that wait to be written at most; then the connection ends.
 const MAX_UNWRITTEN: usize = 16 << 20;
 
-/// What servers are told of us: the version, and whom to ask. `contact` is what the operator gave, if anything.
-pub fn user_agent(contact: Option<&str>) -> String {
-    let contact = contact.map(|c| format!("; {c}")).unwrap_or_default();
-    concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka").to_string() + &contact + ")"
-}
-
 /// The TCP stream, noting when bytes last came.
 #[derive(Debug)]
 struct Heard {
@@ -282,32 +276,11 @@ fn handshake_error<R: tungstenite::handshake::HandshakeRole>(e: HandshakeError<R
     let body: String = body.chars().take(200).collect();
     ConnectError {
         message: format!("HTTP {status}{advice} {}", body.trim()).trim().to_string(),
-        retry_after: response.headers().get("retry-after").and_then(|v| v.to_str().ok()).and_then(retry_after),
+        retry_after: response
+            .headers()
+            .get("retry-after")
+            .and_then(|v| v.to_str().ok())
+            .and_then(crate::client::retry_after),
         status: Some(status.as_u16()),
-    }
-}
-
-/// `Retry-After` in seconds or as a date; an hour at most, so that a broken server cannot silence us.
-pub fn retry_after(text: &str) -> Option<Duration> {
-    let seconds = match text.trim().parse::<u64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp().as_second();
-            u64::try_from(at - crate::atproto::time::now_ms() / 1000).unwrap_or(0)
-        }
-    };
-    Some(Duration::from_secs(seconds.min(3600)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_in_seconds_or_as_a_date() {
-        assert_eq!(retry_after("17"), Some(Duration::from_secs(17)));
-        assert_eq!(retry_after("99999999"), Some(Duration::from_secs(3600)));
-        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon"), None);
     }
 }

@@ -7,14 +7,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::tls::{TlsConfig, TlsProvider};
-
 use super::Host;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
 use super::socket::{ConnectError, Event, Socket};
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::{Position, TapPosition};
+use crate::client;
 use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -175,12 +174,7 @@ impl<I: Intake> link::Session for Tap<I> {
 pub fn check(host: &Host) -> Result<(), String> {
     let scheme = if host.tls { "https" } else { "http" };
     let url = format!("{scheme}://{}:{}{}/health", host.host, host.port, host.prefix);
-    let config = ureq::Agent::config_builder()
-        .timeout_global(Some(HEALTH))
-        .http_status_as_error(false)
-        .user_agent(host.user_agent.clone())
-        .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build());
-    let mut request = config.build().new_agent().get(&url);
+    let mut request = client::config(&host.user_agent, HEALTH, 1).new_agent().get(&url);
     if let Some(authorization) = &host.authorization {
         request = request.header("authorization", authorization);
     }

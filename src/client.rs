@@ -1,0 +1,94 @@
+//! What every HTTP client here has in common: who we are, TLS, redirects, and the waits that servers ask for.
+
+use std::time::Duration;
+
+use ureq::config::Config;
+use ureq::http::HeaderMap;
+use ureq::tls::{TlsConfig, TlsProvider};
+
+use crate::atproto::time::now_ms;
+
+/// The longest wait that a `Retry-After` or `RateLimit-Reset` can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(900);
+/// Bytes of the buffers of one connection, each way: most answers have 1 kB.
+const BUFFER: usize = 16 << 10;
+
+/// What servers are told of us: the version, and whom to ask. `contact` is what the operator gave, if anything.
+pub fn user_agent(contact: Option<&str>) -> String {
+    let contact = contact.map(|c| format!("; {c}")).unwrap_or_default();
+    concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka").to_string() + &contact + ")"
+}
+
+/// Settings for an agent: `timeout` is that of one request, to its last byte; `connections` are kept to a host at most.
+/// Any status is an answer, and redirects are not followed.
+pub fn config(user_agent: &str, timeout: Duration, connections: usize) -> Config {
+    ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(user_agent)
+        .input_buffer_size(BUFFER)
+        .output_buffer_size(BUFFER)
+        .max_idle_connections(connections)
+        .max_idle_connections_per_host(connections)
+        .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build())
+        .build()
+}
+
+/// What `Retry-After` asks for, or, where nothing is left, `RateLimit-Reset`.
+pub fn asked_wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let after = text("retry-after").and_then(retry_after);
+    let reset =
+        text("ratelimit-remaining").filter(|left| *left == "0").and_then(|_| text("ratelimit-reset")).and_then(|at| {
+            // A PDS gives the second since 1970 at which the window begins anew; others give the seconds until then.
+            let at = at.parse::<i64>().ok()?;
+            let now = now_ms() / 1000;
+            u64::try_from(if at > 1_000_000_000 { at - now } else { at }).ok().map(Duration::from_secs)
+        });
+    after.or(reset).map(|wait| wait.min(LONGEST_WAIT))
+}
+
+/// `Retry-After` in seconds or as a date; an hour at most, so that a broken server cannot silence us.
+pub fn retry_after(text: &str) -> Option<Duration> {
+    let seconds = match text.trim().parse::<u64>() {
+        Ok(seconds) => seconds,
+        Err(_) => {
+            let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp().as_second();
+            u64::try_from(at - now_ms() / 1000).unwrap_or(0)
+        }
+    };
+    Some(Duration::from_secs(seconds.min(3600)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_seconds_or_as_a_date() {
+        assert_eq!(retry_after("17"), Some(Duration::from_secs(17)));
+        assert_eq!(retry_after("99999999"), Some(Duration::from_secs(3600)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon"), None);
+    }
+
+    #[test]
+    fn waits_that_servers_ask_for() {
+        let headers = |pairs: &[(&'static str, String)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in pairs {
+                map.insert(*name, value.parse().expect("a header"));
+            }
+            asked_wait(&map)
+        };
+        assert_eq!(headers(&[]), None);
+        assert_eq!(headers(&[("retry-after", "7".into())]), Some(Duration::from_secs(7)));
+        let reset = (now_ms() / 1000 + 100).to_string();
+        assert_eq!(headers(&[("ratelimit-remaining", "5".into()), ("ratelimit-reset", reset.clone())]), None);
+        let wait = headers(&[("ratelimit-remaining", "0".into()), ("ratelimit-reset", reset)]).expect("a wait");
+        assert!((95..=100).contains(&wait.as_secs()));
+        assert_eq!(headers(&[("retry-after", "99999".into())]), Some(LONGEST_WAIT));
+    }
+}

@@ -1,0 +1,84 @@
+//! What is looked up of the accounts behind the events of the firehose.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::flags::Enriching;
+use super::values::{duration, list, number, service_url};
+use super::{Checked, invalid};
+use crate::client::user_agent;
+use crate::enrich::Settings;
+
+/// Where documents come from when only a filter of services needs them.
+const DEFAULT_PLC: &str = "https://plc.directory";
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
+const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_ACCOUNTS: u64 = 200_000;
+const DEFAULT_CONCURRENCY: u64 = 128;
+const DEFAULT_RATE: u64 = 3_000;
+
+/// `None`: nothing is looked up.
+pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>) -> Checked<Option<Settings>> {
+    let has_services = !list(&f.watched_services).is_empty() || !list(&f.ignored_services).is_empty();
+    if !has_services && f.unresolved_services.is_some() {
+        return Err(invalid("--unresolved-services", "", "goes with --watched-services or --ignored-services"));
+    }
+    if f.plc_host.is_none() && f.api_host.is_none() && !has_services {
+        let useless = [
+            ("--metadata-timeout", f.metadata_timeout.is_some()),
+            ("--metadata-required", f.metadata_required),
+            ("--metadata-cache", f.metadata_cache.is_some()),
+            ("--metadata-ttl", f.metadata_ttl.is_some()),
+            ("--metadata-snapshot", f.metadata_snapshot),
+            ("--lookup-concurrency", f.lookup_concurrency.is_some()),
+            ("--lookup-rate", f.lookup_rate.is_some()),
+            ("--allow-private-did-web", f.allow_private_did_web),
+        ];
+        return match useless.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(invalid(flag, "", "needs --plc-host, --api-host or a list of services")),
+            None => Ok(None),
+        };
+    }
+    let span = |flag, text: &Option<String>, range: std::ops::RangeInclusive<Duration>, what: &str, default| match text
+    {
+        None => Ok(default),
+        Some(text) => duration(text).filter(|d| range.contains(d)).ok_or_else(|| invalid(flag, text, what)),
+    };
+    let minute = Duration::from_secs(60);
+    let snapshot = match (f.metadata_snapshot, state_dir) {
+        (false, _) => None,
+        (true, Some(dir)) => Some(dir.join("metadata.jsonl.zst")),
+        (true, None) => return Err(invalid("--metadata-snapshot", "", "needs --state-dir")),
+    };
+    let url = |flag, text: &Option<String>| text.as_deref().map(|url| service_url(flag, url)).transpose();
+    let plc = url("--plc-host", &f.plc_host)?;
+    let count = |flag, text: &Option<String>, range, default| {
+        number(flag, text.as_deref(), range).map(|n| n.unwrap_or(default) as usize)
+    };
+    Ok(Some(Settings {
+        write_documents: plc.is_some(),
+        plc: plc.or_else(|| has_services.then(|| DEFAULT_PLC.to_string())),
+        api: url("--api-host", &f.api_host)?,
+        timeout: span(
+            "--metadata-timeout",
+            &f.metadata_timeout,
+            Duration::ZERO..=minute,
+            "from 0s to 1m, such as 500ms or 3s",
+            DEFAULT_TIMEOUT,
+        )?,
+        required: f.metadata_required,
+        accounts: count("--metadata-cache", &f.metadata_cache, 1..=100_000_000, DEFAULT_ACCOUNTS)?,
+        ttl: span(
+            "--metadata-ttl",
+            &f.metadata_ttl,
+            Duration::from_secs(1)..=minute * 60 * 24 * 365,
+            "from 1s to a year in hours, such as 10m or 24h",
+            DEFAULT_TTL,
+        )?,
+        concurrency: count("--lookup-concurrency", &f.lookup_concurrency, 1..=1_000, DEFAULT_CONCURRENCY)?,
+        rate: count("--lookup-rate", &f.lookup_rate, 1..=1_000_000, DEFAULT_RATE)? as u32,
+        private_did_web: f.allow_private_did_web,
+        snapshot,
+        user_agent: user_agent(f.contact.as_deref()),
+    }))
+}

@@ -1,0 +1,299 @@
+//! Who is behind an event: the account's DID document, its age and its profile, and how much of that is known.
+//!
+//! Nothing here starts a thread or waits: [`Knowledge`] answers from the caches, [`directory`] makes one request at a
+//! time for whoever calls it, and `pipeline::enricher` decides which look-ups are made.
+
+pub mod cache;
+pub mod directory;
+pub mod document;
+pub mod gate;
+pub mod snapshot;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::atproto::time;
+use crate::metrics::{CacheHits, Metrics};
+use cache::Cache;
+use document::Document;
+
+/// What is looked up, and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The PLC directory, `https://plc.directory`, without a slash at the end. `None`: no documents.
+    pub plc: Option<String>,
+    /// The AppView, for profiles and handles.
+    pub api: Option<String>,
+    /// Whether what documents say is written, or only used to filter.
+    pub write_documents: bool,
+    /// A look-up has so long from its start; then events go on without it.
+    pub timeout: Duration,
+    /// Whether events wait for the directory and the AppView, however long it takes.
+    pub required: bool,
+    /// Accounts in each cache.
+    pub accounts: usize,
+    /// How long a document is believed.
+    pub ttl: Duration,
+    /// Requests at once, to each of the two hosts.
+    pub concurrency: usize,
+    /// Requests a second, to each of the two hosts.
+    pub rate: u32,
+    /// Whether `did:web` of private addresses is asked, and `localhost` over plain HTTP.
+    pub private_did_web: bool,
+    /// Where the caches are kept over a restart.
+    pub snapshot: Option<PathBuf>,
+    pub user_agent: String,
+}
+
+/// What is looked up of an account, each with a cache of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The DID document, with the handle that was found to be right.
+    Document,
+    /// When a `did:plc` was made: the first entry of its audit log. Never changes.
+    Created,
+    Profile,
+}
+
+/// What an event says about the caches: it comes before the event itself is enriched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forget {
+    Nothing,
+    /// The profile was written anew.
+    Profile,
+    /// The document changed, and with it handle and PDS; the profile holds the handle as well.
+    Identity,
+}
+
+impl Forget {
+    pub fn covers(self, kind: Kind) -> bool {
+        match self {
+            Forget::Nothing => false,
+            Forget::Profile => kind == Kind::Profile,
+            Forget::Identity => kind != Kind::Created,
+        }
+    }
+}
+
+/// The first entry of an audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// As the log has it.
+    pub text: Box<str>,
+    pub ms: i64,
+}
+
+/// An answer to one look-up.
+#[derive(Debug, Clone)]
+pub enum Value {
+    Document(Arc<Document>),
+    Created(Arc<Created>),
+    /// Raw JSON.
+    Profile(Arc<[u8]>),
+}
+
+/// What is known of an account. What was not asked for, has no answer, or was not answered in time is absent.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    pub document: Option<Arc<Document>>,
+    pub created: Option<Arc<Created>>,
+    pub profile: Option<Arc<[u8]>>,
+}
+
+impl Account {
+    pub fn set(&mut self, value: Value) {
+        match value {
+            Value::Document(document) => self.document = Some(document),
+            Value::Created(created) => self.created = Some(created),
+            Value::Profile(profile) => self.profile = Some(profile),
+        }
+    }
+}
+
+/// A look-up that was answered: with a value, or with the news that there is none.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub value: Option<Value>,
+    /// How long it is believed.
+    pub ttl: Duration,
+}
+
+/// That there is no such account is believed for so long.
+pub const ABSENT: Duration = Duration::from_secs(300);
+/// A profile counts followers and posts: it is believed for an hour at most.
+const PROFILE: Duration = Duration::from_secs(3600);
+/// A creation time never changes.
+const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The caches.
+pub struct Knowledge {
+    pub settings: Settings,
+    documents: Cache<Arc<Document>>,
+    created: Cache<Arc<Created>>,
+    profiles: Cache<Arc<[u8]>>,
+    hits: CacheHits,
+    /// Held by who writes the snapshot.
+    saving: Mutex<()>,
+}
+
+impl Knowledge {
+    pub fn new(settings: Settings, metrics: &Metrics) -> Self {
+        let accounts = settings.accounts;
+        let hits = CacheHits::new(metrics, &Kind::ALL.map(Kind::metric));
+        Knowledge {
+            settings,
+            documents: Cache::new(accounts),
+            created: Cache::new(accounts),
+            profiles: Cache::new(accounts),
+            hits,
+            saving: Mutex::default(),
+        }
+    }
+
+    /// Whether this kind is looked up for `did` at all.
+    pub fn wants(&self, kind: Kind, did: &str) -> bool {
+        match kind {
+            Kind::Document => self.settings.plc.is_some() && (is_plc(did) || is_web(did)),
+            // Only a PLC directory keeps a log.
+            Kind::Created => self.settings.write_documents && is_plc(did),
+            Kind::Profile => self.settings.api.is_some() && (is_plc(did) || is_web(did)),
+        }
+    }
+
+    /// What is known of `did` now. What has to be looked up is given to `miss`.
+    pub fn look(&self, did: &str, forget: Forget, now_ms: i64, mut miss: impl FnMut(Kind)) -> Account {
+        self.forget(did, forget);
+        let mut account = Account::default();
+        for kind in Kind::ALL {
+            if !self.wants(kind, did) {
+                continue;
+            }
+            match self.cached(kind, did, now_ms) {
+                Some(value) => {
+                    self.hits.hit(kind as usize, value.is_some());
+                    if let Some(value) = value {
+                        account.set(value);
+                    }
+                }
+                None => miss(kind),
+            }
+        }
+        account
+    }
+
+    /// `None`: not known. `Some(None)`: it is known that there is nothing.
+    pub fn cached(&self, kind: Kind, did: &str, now_ms: i64) -> Option<Option<Value>> {
+        match kind {
+            Kind::Document => self.documents.get(did, now_ms).map(|v| v.map(Value::Document)),
+            Kind::Created => self.created.get(did, now_ms).map(|v| v.map(Value::Created)),
+            Kind::Profile => self.profiles.get(did, now_ms).map(|v| v.map(Value::Profile)),
+        }
+    }
+
+    /// Drops what is no longer true of `did`.
+    pub fn forget(&self, did: &str, forget: Forget) {
+        for kind in Kind::ALL.into_iter().filter(|kind| forget.covers(*kind)) {
+            self.drop_one(kind, did);
+        }
+    }
+
+    /// Drops one answer.
+    pub fn drop_one(&self, kind: Kind, did: &str) {
+        match kind {
+            Kind::Document => self.documents.remove(did),
+            Kind::Created => self.created.remove(did),
+            Kind::Profile => self.profiles.remove(did),
+        }
+    }
+
+    /// Keeps an answer.
+    pub fn learn(&self, kind: Kind, did: &str, answer: &Answer) {
+        let until_ms = time::now_ms().saturating_add(answer.ttl.as_millis() as i64);
+        match (kind, &answer.value) {
+            (Kind::Document, Some(Value::Document(value))) => self.documents.put(did, Some(value.clone()), until_ms),
+            (Kind::Created, Some(Value::Created(value))) => self.created.put(did, Some(value.clone()), until_ms),
+            (Kind::Profile, Some(Value::Profile(value))) => self.profiles.put(did, Some(value.clone()), until_ms),
+            (Kind::Document, _) => self.documents.put(did, None, until_ms),
+            (Kind::Created, _) => self.created.put(did, None, until_ms),
+            (Kind::Profile, _) => self.profiles.put(did, None, until_ms),
+        }
+    }
+
+    /// Accounts in each cache.
+    pub fn sizes(&self) -> [(&'static str, usize); 3] {
+        [
+            (Kind::Document.metric(), self.documents.len()),
+            (Kind::Created.metric(), self.created.len()),
+            (Kind::Profile.metric(), self.profiles.len()),
+        ]
+    }
+}
+
+impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Document, Kind::Created, Kind::Profile];
+
+    /// How long an answer of this kind is believed.
+    pub fn ttl(self, settings: &Settings) -> Duration {
+        match self {
+            Kind::Document => settings.ttl,
+            Kind::Created => FOR_GOOD,
+            Kind::Profile => settings.ttl.min(PROFILE),
+        }
+    }
+
+    /// Its name in metrics, that of the Go program.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Kind::Document => "did_doc",
+            Kind::Created => "audit_log",
+            Kind::Profile => "profile",
+        }
+    }
+}
+
+/// Whether it can be asked for at a PLC directory. Read generously; it goes into a URL as it is.
+pub fn is_plc(did: &str) -> bool {
+    did.strip_prefix("did:plc:").is_some_and(|id| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    })
+}
+
+/// Whether it names a host. atproto knows no `did:web` with a path.
+pub fn is_web(did: &str) -> bool {
+    web_host(did).is_some()
+}
+
+/// The host of a `did:web`, with its port where it has one.
+pub fn web_host(did: &str) -> Option<String> {
+    let id = did.strip_prefix("did:web:")?;
+    let (name, port) = match id.split_once("%3A").or_else(|| id.split_once("%3a")) {
+        Some((name, port)) => (name, Some(port)),
+        None => (id, None),
+    };
+    let is_name = (1..=253).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+        && !name.starts_with(['.', '-'])
+        && !name.ends_with(['.', '-']);
+    let is_port = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+    (is_name && is_port).then(|| port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dids_that_can_be_asked_for() {
+        assert!(is_plc("did:plc:ewvi7nxzyoun6zhxrhs64oiz"));
+        for no in ["did:plc:", "did:plc:../x", "did:plc:a/b", "did:plc:A", "did:web:a.example", "did:plc:a?b", ""] {
+            assert!(!is_plc(no), "{no}");
+        }
+        assert_eq!(web_host("did:web:a.example").as_deref(), Some("a.example"));
+        assert_eq!(web_host("did:web:localhost%3A2583").as_deref(), Some("localhost:2583"));
+        for no in ["did:web:", "did:web:a.example:path", "did:web:a%2Fb", "did:web:a@b", "did:web:-a", "did:web:a%3A0"]
+        {
+            assert!(web_host(no).is_none(), "{no}");
+        }
+    }
+}

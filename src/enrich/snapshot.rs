@@ -1,0 +1,146 @@
+//! The caches on disk, so that a restart does not begin with all look-ups at once. One JSON object a line, zstd-compressed;
+//! it may be deleted at any time.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::document::{self, Document};
+use super::{Answer, Created, Kind, Knowledge, Value};
+use crate::atproto::time;
+
+/// A line has a document or a profile, escaped.
+const LINE: u64 = 8 * document::MAX as u64;
+/// The kind of the first line, which says where the answers come from.
+const FROM: &str = "from";
+
+#[derive(Serialize, Deserialize)]
+struct Line<'a> {
+    kind: Cow<'a, str>,
+    did: Cow<'a, str>,
+    /// Until when it holds: milliseconds since 1970.
+    until: i64,
+    /// The document, the creation time or the profile as text; none where it is known that there is nothing.
+    #[serde(default)]
+    text: Option<Cow<'a, str>>,
+    /// Of a document, as it was found to be.
+    #[serde(default)]
+    handle: Option<Cow<'a, str>>,
+}
+
+impl Knowledge {
+    /// Writes what still holds, beside the old file first. Gives the number of entries.
+    pub fn save(&self, path: &Path) -> io::Result<usize> {
+        let _alone = self.saving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let beside = path.with_extension("new");
+        let mut out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
+        let now = time::now_ms();
+        let (mut entries, mut failed) = (0, None);
+        let mut write = |kind: &str, did: &str, until: i64, text: Option<&[u8]>, handle: Option<&str>| {
+            let line = Line {
+                kind: kind.into(),
+                did: did.into(),
+                until,
+                text: text.map(String::from_utf8_lossy),
+                handle: handle.map(Into::into),
+            };
+            let written = sonic_rs::to_vec(&line).map_err(io::Error::other).and_then(|mut text| {
+                text.push(b'\n');
+                out.write_all(&text)
+            });
+            entries += 1;
+            failed = written.err();
+            failed.is_none()
+        };
+        write(FROM, &self.from(), 0, None, None);
+        self.documents.each(now, |did, value, until| {
+            let handle = value.and_then(|d| d.handle.as_deref());
+            write(Kind::Document.metric(), did, until, value.map(|d| &d.json[..]), handle)
+        });
+        self.created.each(now, |did, value, until| {
+            write(Kind::Created.metric(), did, until, value.map(|c| c.text.as_bytes()), None)
+        });
+        self.profiles
+            .each(now, |did, value, until| write(Kind::Profile.metric(), did, until, value.map(|p| &p[..]), None));
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        fs::rename(&beside, path)?;
+        Ok(entries - 1)
+    }
+
+    /// Takes over what a snapshot has and what still holds. Gives the number of entries; 0 when there is no snapshot.
+    pub fn load(&self, path: &Path) -> io::Result<usize> {
+        let file = match File::open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            file => file?,
+        };
+        let mut input = BufReader::new(zstd::Decoder::new(file)?);
+        let (mut line, mut entries) = (Vec::new(), 0);
+        (&mut input).take(LINE).read_until(b'\n', &mut line)?;
+        let first = parse(&line)?;
+        if first.kind != FROM || first.did != self.from() {
+            log::info!("{}: of other directories, not used", path.display());
+            return Ok(0);
+        }
+        loop {
+            line.clear();
+            (&mut input).take(LINE).read_until(b'\n', &mut line)?;
+            if line.is_empty() {
+                return Ok(entries);
+            }
+            entries += self.take(&line)? as usize;
+        }
+    }
+
+    fn take(&self, line: &[u8]) -> io::Result<bool> {
+        let line = parse(line)?;
+        let left = line.until.saturating_sub(time::now_ms());
+        let text = line.text.as_deref();
+        let (kind, value) = match &*line.kind {
+            "did_doc" => (Kind::Document, text.map(|json| self.document(&line, json)).transpose()?),
+            "audit_log" => (Kind::Created, text.map(created).transpose()?),
+            "profile" => (Kind::Profile, text.map(profile).transpose()?),
+            _ => return Ok(false),
+        };
+        let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return Ok(false) };
+        // A clock that was wrong then must not make an entry last for ever now.
+        let ttl = Duration::from_millis(left).min(kind.ttl(&self.settings));
+        self.learn(kind, &line.did, &Answer { value, ttl });
+        Ok(true)
+    }
+
+    /// Where the answers come from: others say other things.
+    fn from(&self) -> String {
+        let host = |host: &Option<String>| host.clone().unwrap_or_default();
+        format!("{} {}", host(&self.settings.plc), host(&self.settings.api))
+    }
+
+    fn document(&self, line: &Line<'_>, json: &str) -> io::Result<Value> {
+        let document = Document::parse(&line.did, json.as_bytes()).map_err(io::Error::other)?;
+        Ok(Value::Document(Arc::new(document.with_handle(line.handle.as_deref()))))
+    }
+}
+
+fn parse(line: &[u8]) -> io::Result<Line<'_>> {
+    sonic_rs::from_slice(line).map_err(|_| io::Error::other("a line is not one of ours"))
+}
+
+fn created(text: &str) -> io::Result<Value> {
+    let ms = time::parse_ms(text).ok_or_else(|| io::Error::other("a creation time is none"))?;
+    Ok(Value::Created(Arc::new(Created { text: text.into(), ms })))
+}
+
+fn profile(text: &str) -> io::Result<Value> {
+    document::checked(text.as_bytes()).map_err(io::Error::other)?;
+    Ok(Value::Profile(text.as_bytes().into()))
+}

@@ -1,0 +1,374 @@
+//! The enricher: holds batches until their accounts are known, and sees to it that each look-up is made once. All of it is
+//! the private state of one thread; only the caches are shared, and only it writes them.
+//!
+//! A batch comes here when a worker finds an account that is not in the caches. It leaves when the last of its look-ups is
+//! answered or over its deadline; the sequencer puts it back in order. What waits here is bounded by the permits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+
+use super::batch::Batch;
+use super::fetcher::{self, Answered};
+use super::metadata::{Metadata, Unfinished};
+use crate::atproto::time;
+use crate::enrich::directory::{AGAIN, Desk, Directory, Outcome, PROFILES, Question};
+use crate::enrich::document::Document;
+use crate::enrich::{Account, Answer, Kind, Knowledge, Value, is_web};
+use crate::metrics::{Handled, Metrics};
+
+/// How often it looks around at least.
+const LOOK_UP: Duration = Duration::from_millis(250);
+/// Threads for the hosts of `did:web`, of which there are some hundreds.
+const WEB: usize = 8;
+
+pub struct Enricher {
+    pub knowledge: Arc<Knowledge>,
+    pub directory: Arc<Directory>,
+    pub metadata: Metadata,
+    pub metrics: Arc<Metrics>,
+    pub unfinished: Receiver<Unfinished>,
+    pub batches: Sender<Batch>,
+}
+
+/// One thing that is looked up of one account.
+type Key = (Kind, Box<str>);
+
+/// A look-up that is not answered yet.
+struct LookUp {
+    /// Tells it from an earlier one of the same account.
+    serial: u64,
+    /// Whether a fetcher has it, or had it.
+    asked: bool,
+    /// Its deadline is over: nobody waits for it any more.
+    late: bool,
+    /// The document, while its handle is looked up.
+    unverified: Option<Arc<Document>>,
+    /// Batches, and their holes, that its answer is for.
+    waiting: Vec<Place>,
+    /// What it will say is out of date: it is not kept, and asked for once more for these.
+    stale: Option<Vec<Place>>,
+}
+
+/// A batch that waits, and its hole.
+type Place = (u64, usize);
+
+/// A batch that waits.
+struct Waiting {
+    batch: Batch,
+    accounts: Vec<Account>,
+    /// Answers that are still to come.
+    left: usize,
+}
+
+/// The fetchers of one desk, and what waits for them.
+struct Queue {
+    /// Threads at most; they are started as they are needed.
+    limit: usize,
+    started: usize,
+    busy: usize,
+    questions: Sender<Question>,
+    taken: Receiver<Question>,
+    backlog: VecDeque<(u64, Key)>,
+}
+
+impl Queue {
+    fn new(limit: usize) -> Self {
+        let (questions, taken) = bounded(limit);
+        Queue { limit, started: 0, busy: 0, questions, taken, backlog: VecDeque::new() }
+    }
+}
+
+struct Run<'m> {
+    e: Enricher,
+    handled: Handled<'m>,
+    answers_in: Sender<Answered>,
+    answers: Receiver<Answered>,
+    waiting: HashMap<u64, Waiting>,
+    lookups: HashMap<Key, LookUp>,
+    /// In the order of their start, since all have the same time.
+    deadlines: VecDeque<(Instant, u64, Key)>,
+    /// By [`Desk`].
+    queues: [Queue; 4],
+    serial: u64,
+}
+
+impl Enricher {
+    /// Runs until the workers are gone and nothing waits.
+    pub fn run(self) {
+        let metrics = self.metrics.clone();
+        let n = self.knowledge.settings.concurrency;
+        let (answers_in, answers) = bounded(2 * n + WEB);
+        let mut run = Run {
+            handled: Handled::new(&metrics),
+            e: self,
+            answers_in,
+            answers,
+            waiting: HashMap::new(),
+            lookups: HashMap::new(),
+            deadlines: VecDeque::new(),
+            queues: [
+                Queue::new(n),
+                Queue::new(WEB),
+                // Both go to one host.
+                Queue::new(n.div_ceil(4)),
+                Queue::new((n - n.div_ceil(4)).max(1)),
+            ],
+            serial: 0,
+        };
+        run.run();
+    }
+}
+
+impl Run<'_> {
+    fn run(&mut self) {
+        let mut unfinished = self.e.unfinished.clone();
+        let mut open = true;
+        let answers = self.answers.clone();
+        let mut looked = Instant::now();
+        loop {
+            let until = self.deadlines.front().map_or(LOOK_UP, |(at, ..)| at.saturating_duration_since(Instant::now()));
+            select! {
+                recv(unfinished) -> message => match message {
+                    Ok(message) => {
+                        self.accept(message);
+                        while let Ok(message) = unfinished.try_recv() {
+                            self.accept(message);
+                        }
+                    }
+                    // The workers are gone: nothing comes any more.
+                    Err(_) => (open, unfinished) = (false, never()),
+                },
+                recv(answers) -> answered => if let Ok(answered) = answered {
+                    self.answered(answered);
+                    while let Ok(answered) = answers.try_recv() {
+                        self.answered(answered);
+                    }
+                },
+                default(until.min(LOOK_UP)) => {}
+            }
+            self.expire();
+            self.ask();
+            if looked.elapsed() >= LOOK_UP {
+                looked = Instant::now();
+                self.report();
+            }
+            if self.waiting.is_empty() && !open {
+                self.report();
+                return;
+            }
+        }
+    }
+
+    /// Takes a batch, and sees to its look-ups.
+    fn accept(&mut self, unfinished: Unfinished) {
+        let Unfinished { batch, accounts, missing } = unfinished;
+        self.serial += 1;
+        let id = self.serial;
+        let dids: Vec<Box<str>> = missing.iter().map(|m| batch.did(batch.holes[m.hole].record).into()).collect();
+        self.waiting.insert(id, Waiting { batch, accounts, left: missing.len() });
+        for (m, did) in missing.into_iter().zip(dids) {
+            self.want((m.kind, did), m.forget.covers(m.kind), (id, m.hole));
+        }
+    }
+
+    /// `fresh`: only an answer that is asked for from now on will do.
+    fn want(&mut self, key: Key, fresh: bool, place: Place) {
+        if fresh {
+            // An answer may have come in since the worker dropped it.
+            self.e.knowledge.drop_one(key.0, &key.1);
+        }
+        match self.lookups.get_mut(&key) {
+            Some(lookup) if lookup.late => {
+                if fresh {
+                    lookup.stale.get_or_insert_default();
+                }
+                self.give(place, None);
+            }
+            Some(lookup) if fresh && lookup.asked => lookup.stale.get_or_insert_default().push(place),
+            Some(lookup) => lookup.stale.as_mut().unwrap_or(&mut lookup.waiting).push(place),
+            // Or another batch had it looked up meanwhile.
+            None => match self.e.knowledge.cached(key.0, &key.1, time::now_ms()).filter(|_| !fresh) {
+                Some(value) => self.give(place, value),
+                None => self.start(key, vec![place]),
+            },
+        }
+    }
+
+    fn start(&mut self, key: Key, waiting: Vec<Place>) {
+        self.serial += 1;
+        let serial = self.serial;
+        let desk = match key.0 {
+            Kind::Document if is_web(&key.1) => Desk::Web,
+            Kind::Document | Kind::Created => Desk::Plc,
+            Kind::Profile => Desk::Profiles,
+        };
+        let settings = &self.e.knowledge.settings;
+        // Whoever made a `did:web` may take its host away: nobody waits for that longer than for others.
+        if !settings.required || desk == Desk::Web {
+            self.deadlines.push_back((Instant::now() + settings.timeout, serial, key.clone()));
+        }
+        self.queue(desk).backlog.push_back((serial, key.clone()));
+        self.lookups.insert(key, LookUp { serial, asked: false, late: false, unverified: None, waiting, stale: None });
+    }
+
+    fn queue(&mut self, desk: Desk) -> &mut Queue {
+        &mut self.queues[desk as usize]
+    }
+
+    /// Look-ups whose deadline is over: whoever waits goes on without.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        while self.deadlines.front().is_some_and(|(at, ..)| *at <= now)
+            && let Some((_, serial, key)) = self.deadlines.pop_front()
+        {
+            let Some(lookup) = self.lookups.get_mut(&key).filter(|l| l.serial == serial) else { continue };
+            lookup.late = true;
+            let mut places = std::mem::take(&mut lookup.waiting);
+            places.extend(lookup.stale.iter_mut().flat_map(std::mem::take));
+            if !lookup.asked {
+                // Else the backlog of a host that is too slow would have no bound.
+                self.lookups.remove(&key);
+            }
+            for place in places {
+                self.give(place, None);
+            }
+        }
+    }
+
+    /// Gives the fetchers what they can take.
+    fn ask(&mut self) {
+        for desk in [Desk::Plc, Desk::Web, Desk::Profiles, Desk::Handles] {
+            loop {
+                // A host that is down holds nobody.
+                let closed = self.e.directory.is_closed(desk);
+                let queue = self.queue(desk);
+                if !closed && queue.busy >= queue.limit {
+                    break;
+                }
+                let Some(key) = self.next(desk) else { break };
+                if closed {
+                    let unverified = self.lookups.get_mut(&key).and_then(|l| l.unverified.take());
+                    let without = unverified.map(|d| Value::Document(Arc::new(d.with_handle(None))));
+                    self.settle(&key, without.map(|value| Answer { value: Some(value), ttl: AGAIN }));
+                    continue;
+                }
+                let question = match desk {
+                    Desk::Plc | Desk::Web if key.0 == Kind::Document => Question::Document(key.1),
+                    Desk::Plc | Desk::Web => Question::Created(key.1),
+                    Desk::Profiles => {
+                        let mut dids = vec![key.1];
+                        while dids.len() < PROFILES
+                            && let Some((_, did)) = self.next(desk)
+                        {
+                            dids.push(did);
+                        }
+                        Question::Profiles(dids)
+                    }
+                    Desk::Handles => match self.lookups.get_mut(&key).and_then(|l| l.unverified.take()) {
+                        Some(document) => Question::Handle(key.1, document),
+                        None => continue,
+                    },
+                };
+                self.hand_over(desk, question);
+            }
+        }
+    }
+
+    /// The next look-up of a backlog that is still wanted; it counts as asked.
+    fn next(&mut self, desk: Desk) -> Option<Key> {
+        while let Some((serial, key)) = self.queue(desk).backlog.pop_front() {
+            if let Some(lookup) = self.lookups.get_mut(&key).filter(|l| l.serial == serial) {
+                lookup.asked = true;
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    fn hand_over(&mut self, desk: Desk, question: Question) {
+        let (directory, answers) = (self.e.directory.clone(), self.answers_in.clone());
+        let queue = self.queue(desk);
+        if queue.busy == queue.started {
+            let (taken, name) = (queue.taken.clone(), format!("fetch-{}", queue.started));
+            super::spawn(&name, move || fetcher::run(directory, desk, taken, answers));
+            queue.started += 1;
+        }
+        queue.busy += 1;
+        // It has room for every fetcher, and we hold its other end: this neither waits nor fails.
+        let _ = queue.questions.send(question);
+    }
+
+    fn answered(&mut self, answered: Answered) {
+        let Answered { desk, question, outcomes } = answered;
+        self.queue(desk).busy -= 1;
+        let (kind, dids) = match question {
+            Question::Document(did) | Question::Handle(did, _) => (Kind::Document, vec![did]),
+            Question::Created(did) => (Kind::Created, vec![did]),
+            Question::Profiles(dids) => (Kind::Profile, dids),
+        };
+        for (did, outcome) in dids.into_iter().zip(outcomes) {
+            let key = (kind, did);
+            match &outcome {
+                Some(Answer { value: Some(Value::Document(document)), .. })
+                    if desk != Desk::Handles && document.handle.is_some() && self.verifies() =>
+                {
+                    if let Some(lookup) = self.lookups.get_mut(&key) {
+                        lookup.unverified = Some(document.clone());
+                        let serial = lookup.serial;
+                        self.queue(Desk::Handles).backlog.push_back((serial, key));
+                    }
+                }
+                _ => self.settle(&key, outcome),
+            }
+        }
+    }
+
+    /// Whether handles are written, and there is somebody who can tell whether they are right.
+    fn verifies(&self) -> bool {
+        let settings = &self.e.knowledge.settings;
+        settings.write_documents && settings.api.is_some()
+    }
+
+    /// The end of a look-up.
+    fn settle(&mut self, key: &Key, outcome: Outcome) {
+        let Some(lookup) = self.lookups.remove(key) else { return };
+        if let Some(answer) = outcome.as_ref().filter(|_| lookup.stale.is_none()) {
+            self.e.knowledge.learn(key.0, &key.1, answer);
+        }
+        let value = outcome.and_then(|answer| answer.value);
+        for place in lookup.waiting {
+            self.give(place, value.clone());
+        }
+        if let Some(places) = lookup.stale.filter(|places| !places.is_empty()) {
+            self.start(key.clone(), places);
+        }
+    }
+
+    /// Puts an answer where it is waited for; a batch that has all of them goes on.
+    fn give(&mut self, (id, hole): Place, value: Option<Value>) {
+        let Some(waiting) = self.waiting.get_mut(&id) else { return };
+        if let Some(value) = value {
+            waiting.accounts[hole].set(value);
+        }
+        waiting.left -= 1;
+        if waiting.left > 0 {
+            return;
+        }
+        if let Some(Waiting { mut batch, accounts, .. }) = self.waiting.remove(&id) {
+            self.e.metadata.fill(&mut batch, &accounts);
+            batch.count(&mut self.handled);
+            // Fails when the producer is gone: then nobody needs it any more.
+            let _ = self.e.batches.send(batch);
+        }
+    }
+
+    fn report(&self) {
+        self.e.metrics.fetch_queue.set(self.lookups.len() as i64);
+        for (kind, entries) in self.e.knowledge.sizes() {
+            self.e.metrics.cache_size(kind, entries);
+        }
+    }
+}

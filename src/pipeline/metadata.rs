@@ -1,0 +1,159 @@
+//! What is known of the accounts, put into a batch.
+
+use std::sync::Arc;
+
+use prometheus::IntCounter;
+
+use super::batch::{Batch, Hole};
+use crate::atproto::time;
+use crate::enrich::{Account, Forget, Kind, Knowledge};
+use crate::event;
+use crate::filter::Filter;
+use crate::metrics::Metrics;
+
+/// What metadata may add to one batch, in bytes: a batch has 128 kB of frames, whose thousand ops could all be of one
+/// account with a long document. The rest goes on without.
+const MOST: usize = 16 << 20;
+
+/// A batch whose accounts are not all known.
+pub struct Unfinished {
+    pub batch: Batch,
+    /// One for each hole.
+    pub accounts: Vec<Account>,
+    pub missing: Vec<Missing>,
+}
+
+/// A look-up that a batch waits for.
+pub struct Missing {
+    /// Index of the hole.
+    pub hole: usize,
+    pub kind: Kind,
+    /// What the event says about answers that are older than it.
+    pub forget: Forget,
+}
+
+/// How batches get their metadata. One for each thread that does it.
+#[derive(Clone)]
+pub struct Metadata {
+    knowledge: Arc<Knowledge>,
+    filter: Filter,
+    metrics: Arc<Metrics>,
+    missing: MissingParts,
+}
+
+/// Counters of what events went on without.
+#[derive(Clone)]
+struct MissingParts {
+    did_document: IntCounter,
+    pds_host: IntCounter,
+    handle: IntCounter,
+    created_at: IntCounter,
+    profile: IntCounter,
+}
+
+impl Metadata {
+    pub fn new(knowledge: Arc<Knowledge>, filter: Filter, metrics: Arc<Metrics>) -> Self {
+        let missing = MissingParts {
+            did_document: metrics.metadata_missing("did_document"),
+            pds_host: metrics.metadata_missing("pds_host"),
+            handle: metrics.metadata_missing("handle"),
+            created_at: metrics.metadata_missing("did_created_at"),
+            profile: metrics.metadata_missing("profile"),
+        };
+        Metadata { knowledge, filter, metrics, missing }
+    }
+
+    /// What is known of the account of each hole, and what has to be looked up.
+    pub fn look(&self, batch: &Batch) -> (Vec<Account>, Vec<Missing>) {
+        let now = time::now_ms();
+        let mut missing = Vec::new();
+        let accounts = batch.holes.iter().enumerate().map(|(index, hole)| {
+            let miss = |kind| missing.push(Missing { hole: index, kind, forget: hole.forget });
+            self.knowledge.look(batch.did(hole.record), hole.forget, now, miss)
+        });
+        (accounts.collect(), missing)
+    }
+
+    /// Fills the holes with `accounts`, one for each, and leaves out the records whose PDS the filter does not let pass.
+    pub fn fill(&self, batch: &mut Batch, accounts: &[Account]) {
+        let old = std::mem::take(&mut batch.bytes);
+        let mut filled = std::mem::take(&mut batch.holes).into_iter().zip(accounts).peekable();
+        let added: usize = accounts.iter().map(size).sum();
+        let mut new = Vec::with_capacity(old.len() + added.min(MOST));
+        let mut index = 0;
+        batch.records.retain_mut(|record| {
+            let (start, end) = (record.key.start, record.value.end);
+            let mut cut = start;
+            let begin = new.len();
+            if let Some((hole, account)) = filled.next_if(|(hole, _)| hole.record == index) {
+                if self.filter.has_services() && !self.passes(account) {
+                    index += 1;
+                    return false;
+                }
+                cut = hole.at;
+                new.extend_from_slice(&old[start..cut]);
+                if new.len() < old.len() + MOST {
+                    let did = std::str::from_utf8(&old[record.key.clone()]).unwrap_or_default();
+                    self.write(&mut new, did, &hole, account);
+                }
+            }
+            index += 1;
+            new.extend_from_slice(&old[cut..end]);
+            // Key and collection stand before the hole, the value around it.
+            for range in [&mut record.key, &mut record.collection, &mut record.value] {
+                *range = range.start - start + begin..range.end - start + begin;
+            }
+            record.value.end = new.len();
+            true
+        });
+        batch.bytes = new;
+    }
+
+    fn passes(&self, account: &Account) -> bool {
+        let pds = account.document.as_ref().and_then(|d| d.pds.as_deref());
+        if pds.is_none() {
+            self.missing.pds_host.inc();
+        }
+        let passes = self.filter.service(pds);
+        if !passes {
+            self.metrics.filtered.inc();
+        }
+        passes
+    }
+
+    fn write(&self, out: &mut Vec<u8>, did: &str, hole: &Hole, account: &Account) {
+        let settings = &self.knowledge.settings;
+        let document = account.document.as_ref().filter(|_| settings.write_documents);
+        let created = account.created.as_ref();
+        let known = event::Metadata {
+            did_document: document.map(|d| &d.json[..]),
+            pds_host: document.and_then(|d| d.pds.as_deref()),
+            handle: document.and_then(|d| d.handle.as_deref()),
+            created_at: created.map(|c| &c.text[..]),
+            // An event before the account's creation is one with a wrong clock.
+            account_age: created.map(|c| u64::try_from((hole.time_ms - c.ms) / 1000).unwrap_or(0)),
+            profile: account.profile.as_deref(),
+        };
+        if settings.write_documents {
+            count(&self.missing.did_document, known.did_document.is_none());
+            // The filter has counted it.
+            count(&self.missing.pds_host, known.pds_host.is_none() && !self.filter.has_services());
+            count(&self.missing.handle, known.handle.is_none());
+            count(&self.missing.created_at, known.created_at.is_none() && self.knowledge.wants(Kind::Created, did));
+        }
+        count(&self.missing.profile, known.profile.is_none() && settings.api.is_some());
+        event::metadata(out, &known);
+    }
+}
+
+fn count(counter: &IntCounter, missing: bool) {
+    if missing {
+        counter.inc();
+    }
+}
+
+/// About what an account adds to an event.
+fn size(account: &Account) -> usize {
+    let document = account.document.as_ref().map_or(0, |d| d.json.len() + 100);
+    document + account.profile.as_ref().map_or(0, |p| p.len()) + 150
+}

@@ -1,7 +1,9 @@
-//! `/metrics`, `/healthz`, `/readyz`.
+//! `/metrics`, `/healthz`, `/readyz`, and the question of a container's health check.
 
-use std::net::SocketAddr;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tiny_http::{Header, Method, Response, Server};
 
@@ -56,3 +58,25 @@ impl Http {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
+/// How long a health check waits for each step of an answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// `GET path` of the program that listens at `address` of this machine. `Err` says why that is not well.
+pub fn ask(mut address: SocketAddr, path: &str) -> Result<(), String> {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let answer = || -> io::Result<String> {
+        let mut socket = TcpStream::connect_timeout(&address, ANSWER)?;
+        socket.set_read_timeout(Some(ANSWER))?;
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        socket.take(1 << 16).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = answer().map_err(|e| format!("http://{address}{path}: {e}"))?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    if head.split(' ').nth(1) == Some("200") { Ok(()) } else { Err(body.trim().to_string()) }
+}

@@ -81,6 +81,7 @@ fn run() -> Result<(), Failure> {
         Command::Tap(tap) => firehose_tap(tap),
         Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
+        Command::Healthcheck(path, address) => http::ask(address, path).map_err(Failure::Run),
     }
 }
 

@@ -68,7 +68,7 @@ fn help_and_version_of_each_command_end_well_and_name_only_what_there_is() {
         let (code, out, err) = run(&words(&format!("{command} --help")), &[]);
         assert_eq!((code, err.as_str()), (Some(0), ""), "{command}");
         assert!(
-            out.contains(&format!("Usage: atkafka {command} [flags]")) && entries(&out).len() > 8,
+            out.contains(&format!("Usage: atkafka {command} [flags]")) && entries(&out).len() >= 4,
             "{command}: {out}"
         );
     }

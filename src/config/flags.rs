@@ -15,6 +15,7 @@ pub enum Command {
     Firehose(Firehose),
     Ozone(Ozone),
     Record(Record),
+    Healthcheck(Healthcheck),
 }
 
 /// Reads repository events.
@@ -293,6 +294,18 @@ writing_commands! {
             pub contact: Option<String>,
         }
     }
+}
+
+/// Asks a running atkafka whether it lives: exit code 0 or 1. For containers.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "healthcheck")]
+pub struct Healthcheck {
+    /// ask whether it is connected and delivers (/readyz), not only whether it lives (/healthz)
+    #[argh(switch)]
+    pub ready: bool,
+    /// where it listens (default 0.0.0.0:6009)
+    #[argh(option, arg_name = "ip:port")]
+    pub metrics_listen_address: Option<String>,
 }
 
 /// Saves frames of a live firehose to a file, for tests and benches.

@@ -48,6 +48,8 @@ pub enum Command {
     Tap(Tap),
     Ozone(Ozone),
     Record(Record),
+    /// Which of `/healthz` and `/readyz` to ask, and where.
+    Healthcheck(&'static str, SocketAddr),
     /// A text to print.
     Print(String),
 }
@@ -136,6 +138,11 @@ pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Comman
         flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Tap(f) }) => tap(f, env).map(Command::Tap),
         flags::Command::Ozone(f) => ozone(f, env).map(Command::Ozone),
         flags::Command::Record(f) => record(f).map(Command::Record),
+        flags::Command::Healthcheck(f) => {
+            let address = listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?
+                .ok_or_else(|| invalid("--metrics-listen-address", "none", "then there is nothing to ask"))?;
+            Ok(Command::Healthcheck(if f.ready { "/readyz" } else { "/healthz" }, address))
+        }
     }
 }
 

@@ -5,9 +5,13 @@ ARGS ?=
 KAFKA_VERSION ?= 4.3.1
 KAFKA_PORT ?= 9092
 FRAMES ?=
+IMAGE ?= atkafka
+PLATFORMS ?=
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures clean
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -49,6 +53,16 @@ lint: ## rustfmt, clippy and shellcheck, as far as they are installed
 fixtures: ## make the recordings in fixtures/ anew
 	@scripts/deps.sh build
 	cargo run --release -p atkafka-fixtures --bin make-fixtures
+
+image: ## the image IMAGE=atkafka; PLATFORMS=linux/amd64,linux/arm64 builds and pushes those with buildx
+	docker $(if $(PLATFORMS),buildx build --platform $(PLATFORMS) --push,build) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
+image-check: ## build the Dockerfile without an engine, by buildah, and run the program out of it (root, Debian)
+	scripts/image-check.sh
+
+deploy-check: build ## compose files, dashboard and alerts against real Prometheus and Kafka (root, Debian)
+	scripts/deploy-check.sh
 
 clean: ## remove target/, with the local broker and its data
 	@scripts/kafka.sh kill --clean --port $(KAFKA_PORT)

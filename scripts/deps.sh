@@ -4,15 +4,15 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: scripts/deps.sh build|test
+usage: scripts/deps.sh build|test|deploy
 
-Checks for what building (or testing and the demo, too) needs. What is missing is installed
+Checks for what building (or testing and the demo, too; or checking what is deployed) needs. What is missing is installed
 when run by root on Debian or Ubuntu; else the command that installs it is printed.
 USAGE
 }
 
 case ${1:-} in
-  build | test) ;;
+  build | test | deploy) ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -23,6 +23,10 @@ java17() { have java && [[ $(java -version 2>&1) =~ version\ \"([0-9]+) ]] && [ 
 
 # missing KIND: print the Debian packages of what is not there.
 missing() {
+  if [ "$1" = deploy ]; then
+    have promtool || echo prometheus
+    return 0
+  fi
   have gcc || echo gcc
   have g++ || echo g++
   have make || echo make

@@ -38,6 +38,7 @@ missing() {
   have mvn || echo maven
   have openssl || echo openssl
   have flock || echo util-linux
+  have kcat || echo kcat
 }
 
 if ! have cargo; then

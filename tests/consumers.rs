@@ -1,0 +1,91 @@
+//! The commands of the README for consumers, as they stand there, against a real broker.
+
+mod support;
+
+use std::process::Command;
+use std::time::Duration;
+
+use atkafka_fixtures::frames;
+use atkafka_fixtures::relay::{Relay, RelayConfig};
+use sonic_rs::JsonValueTrait;
+use support::*;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
+const FRAMES: usize = 1_000;
+const SOON: Duration = Duration::from_secs(60);
+
+/// The lines of the README that begin with this, and stand in a block of commands.
+fn commands(beginning: &str) -> Vec<String> {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines = blocks.flat_map(str::lines).filter(|line| line.starts_with(beginning));
+    lines.map(|line| line.split("    #").next().unwrap_or_default().trim().to_string()).collect()
+}
+
+/// What a command of the README prints with this broker and topic, and no longer than some seconds.
+fn printed(command: &str, broker: &str, topic: &str) -> String {
+    let here = command.replace("localhost:9092", broker).replace("atproto-events", topic);
+    assert_ne!(here, command);
+    let out = Command::new("timeout").args(["8", "bash", "-c", &here]).output().expect("bash");
+    String::from_utf8(out.stdout).expect("UTF-8")
+}
+
+#[test]
+fn kcat_reads_what_is_written() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let list: Vec<Vec<u8>> = frames::read(FIXTURE).expect("the fixture").into_iter().take(FRAMES).collect();
+    let last = list.iter().filter_map(|f| frames::seq_of(f)).max().expect("seqs");
+    let relay = Relay::start(RelayConfig::script(list)).expect("a relay");
+    let (topic, state) = (unique("consumers"), folder("state"));
+    let (url, state) = (relay.url(), state.to_string_lossy());
+    let bridge = Bridge::start(&[
+        "firehose",
+        "relay",
+        "--relay-host",
+        &url,
+        "--cursor",
+        "oldest",
+        "--bootstrap-servers",
+        &broker,
+        "--output-topic",
+        &topic,
+        "--state-dir",
+        &state,
+    ]);
+    bridge.wait_delivered(last, SOON);
+    bridge.stop();
+    let arrived = consume(&broker, &topic);
+
+    let commands = commands("kcat ");
+    let (mut tails, mut keys, mut seqs) = (0, 0, 0);
+    for command in &commands {
+        let out = printed(command, &broker, &topic);
+        if command.contains("-o -5") {
+            tails += 1;
+            let partitions: std::collections::HashSet<i32> = arrived.iter().map(|a| a.partition).collect();
+            let all: Vec<&str> = out.lines().collect();
+            assert!(!all.is_empty() && all.len() <= 5 * partitions.len(), "{command}: {} lines", all.len());
+            assert!(all.iter().all(|line| line.starts_with("{\"did\":")), "{command}: {out}");
+        } else if command.contains("'%k %S\\n'") {
+            keys += 1;
+            let mut want: Vec<String> =
+                arrived.iter().map(|a| format!("{} {}", a.key.clone().unwrap_or_default(), a.value.len())).collect();
+            let mut got: Vec<String> = out.lines().map(str::to_string).collect();
+            (want.sort(), got.sort());
+            assert_eq!(got, want, "{command}");
+        } else if command.contains("tail -1") {
+            seqs += 1;
+            let of = |a: &Arrived| {
+                let event = a.json();
+                ["account", "identity"].iter().find_map(|kind| event.get(kind).get("seq").as_u64())
+            };
+            let newest = arrived.iter().filter_map(of).max();
+            assert!(newest.is_some(), "the fixture has such events");
+            assert_eq!(out.trim().parse::<u64>().ok(), newest, "{command}: {out}");
+        } else {
+            // Shows what arrives, for people.
+            assert!(out.lines().count() >= arrived.len(), "{command}: {} lines", out.lines().count());
+        }
+    }
+    assert_eq!((tails, keys, seqs), (1, 1, 1), "{commands:#?}");
+}

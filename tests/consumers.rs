@@ -2,11 +2,16 @@
 
 mod support;
 
+use std::collections::{HashMap, HashSet};
 use std::process::Command;
 use std::time::Duration;
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sonic_rs::JsonValueTrait;
 use support::*;
 
@@ -62,7 +67,7 @@ fn kcat_reads_what_is_written() {
         let out = printed(command, &broker, &topic);
         if command.contains("-o -5") {
             tails += 1;
-            let partitions: std::collections::HashSet<i32> = arrived.iter().map(|a| a.partition).collect();
+            let partitions: HashSet<i32> = arrived.iter().map(|a| a.partition).collect();
             let all: Vec<&str> = out.lines().collect();
             assert!(!all.is_empty() && all.len() <= 5 * partitions.len(), "{command}: {} lines", all.len());
             assert!(all.iter().all(|line| line.starts_with("{\"did\":")), "{command}: {out}");
@@ -88,4 +93,68 @@ fn kcat_reads_what_is_written() {
         }
     }
     assert_eq!((tails, keys, seqs), (1, 1, 1), "{commands:#?}");
+}
+
+/// Kafka's hash of keys, as `org.apache.kafka.common.utils.Utils.murmur2` has it; at-kafka's client has the same.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h = 0x9747_b28c ^ key.len() as u32;
+    let (whole, rest) = key.as_chunks::<4>();
+    for four in whole {
+        let k = u32::from_le_bytes(*four).wrapping_mul(M);
+        h = h.wrapping_mul(M) ^ (k ^ (k >> 24)).wrapping_mul(M);
+    }
+    for (i, byte) in rest.iter().enumerate() {
+        h ^= u32::from(*byte) << (8 * i);
+    }
+    if !rest.is_empty() {
+        h = h.wrapping_mul(M);
+    }
+    h = (h ^ (h >> 13)).wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
+#[test]
+fn a_running_topic_of_at_kafka_goes_on_with_the_same_keys_on_the_same_partitions() {
+    const PARTITIONS: i32 = 7;
+    let Some(broker) = broker(KAFKA) else { return };
+    let Some(file) = shared("data/jetstream-corpus/frames.bin.zst") else { return };
+    let Some(golden) = shared("golden/corpus-plain.tsv") else { return };
+    let topic = unique("switch");
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &broker);
+    let admin: AdminClient<DefaultClientContext> = config.create().expect("an admin client");
+    let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
+    pollster::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("a topic");
+    // What at-kafka left there.
+    let producer: BaseProducer = config.create().expect("a producer");
+    let rows = std::fs::read_to_string(golden).expect("golden");
+    for (key, value) in rows.lines().filter_map(|line| line.split_once('\t')) {
+        let partition = ((murmur2(key.as_bytes()) & 0x7fff_ffff) % PARTITIONS as u32) as i32;
+        producer.send(BaseRecord::to(&topic).key(key).payload(value).partition(partition)).expect("sent");
+    }
+    producer.flush(SOON).expect("delivered");
+
+    let list = frames::read(file).expect("frames");
+    let last = list.iter().filter_map(|f| frames::seq_of(f)).max().expect("seqs");
+    let relay = Relay::start(RelayConfig::script(list)).expect("a relay");
+    let (url, state) = (relay.url(), folder("state"));
+    let mut args =
+        vec!["firehose", "relay", "--relay-host", &url, "--cursor", "oldest", "--bootstrap-servers", &broker];
+    let state = state.to_string_lossy();
+    args.extend(["--output-topic", &topic, "--state-dir", &state]);
+    let bridge = Bridge::start(&args);
+    bridge.wait_delivered(last, SOON);
+    bridge.stop();
+
+    let mut places: HashMap<String, Vec<i32>> = HashMap::new();
+    for record in consume(&broker, &topic) {
+        places.entry(record.key.expect("each has a key")).or_default().push(record.partition);
+    }
+    assert_eq!(places.values().map(Vec::len).sum::<usize>(), 2 * rows.lines().count(), "theirs and ours");
+    for (key, partitions) in &places {
+        assert!(partitions.len() >= 2 && partitions.iter().all(|p| *p == partitions[0]), "{key}: {partitions:?}");
+    }
+    let used: HashSet<i32> = places.values().map(|p| p[0]).collect();
+    assert_eq!(used.len(), PARTITIONS as usize, "all partitions have accounts");
 }

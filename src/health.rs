@@ -17,6 +17,7 @@ struct State {
     sources: Vec<(String, Result<(), String>)>,
     sink: Option<Result<(), String>>,
     oldest_in_flight: Option<Instant>,
+    turns: u64,
 }
 
 impl Health {
@@ -42,6 +43,16 @@ impl Health {
     /// When the oldest batch that is not acknowledged was read.
     pub fn in_flight_since(&self, oldest: Option<Instant>) {
         self.with(|s| s.oldest_in_flight = oldest);
+    }
+
+    /// The producer has come round: it hangs nowhere, whether or not anything can be delivered.
+    pub fn turn(&self) {
+        self.with(|s| s.turns += 1);
+    }
+
+    /// How often it has.
+    pub fn turns(&self) -> u64 {
+        self.with(|s| s.turns)
     }
 
     /// `Err` with the reasons when events do not flow.

@@ -37,5 +37,6 @@ pub mod sink;
 pub mod pipeline;
 pub mod http;
 pub mod record;
+pub mod systemd;
 pub mod report;
 pub mod config;

@@ -23,6 +23,7 @@ use atkafka::sink::lines::Lines;
 use atkafka::source::ozone::Ozone;
 use atkafka::source::relay::Relay;
 use atkafka::source::tap::{self, Tap};
+use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
 use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -209,6 +210,12 @@ impl Run {
             record_headers: writing.record_headers,
             dead_letter_topic: matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some()),
         };
+        let systemd = writing
+            .manager
+            .as_ref()
+            .map(Systemd::new)
+            .transpose()
+            .map_err(|e| Failure::Run(format!("NOTIFY_SOCKET: {e}")))?;
         log::info!(
             "atkafka {}: into {output}, {} workers, {} MiB in flight at most",
             env!("CARGO_PKG_VERSION"),
@@ -218,7 +225,7 @@ impl Run {
         // A status line would mix with events on the same terminal.
         let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
-        let ended = supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line));
+        let ended = supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
         knowledge.iter().for_each(keep);
         ended
     }
@@ -296,11 +303,15 @@ fn supervise(pipeline: Pipeline, stop: &AtomicBool, mut report: report::Report) 
     loop {
         if let Some(outcome) = pipeline.wait(LOOK_UP) {
             report.last();
+            if let Err(why) = &outcome {
+                report.stopping(why);
+            }
             pipeline.join();
             return outcome.map_err(Failure::Run);
         }
         if stop.load(Ordering::Relaxed) && stopping.is_none() {
             log::info!("stopping: what is in flight is delivered first; a second signal ends at once");
+            report.stopping("stopping: what is in flight is delivered");
             stopping = Some(Instant::now());
             pipeline.stop();
         }

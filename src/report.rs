@@ -1,10 +1,11 @@
-//! How it goes: a log line each ten seconds, or a status line on a terminal.
+//! How it goes: a log line each ten seconds, or a status line on a terminal; and the service manager hears it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::health::Health;
 use crate::metrics::Metrics;
+use crate::systemd::Systemd;
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -13,17 +14,21 @@ pub struct Report {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     status_line: bool,
+    systemd: Option<Systemd>,
     since: Instant,
     produced: u64,
 }
 
 impl Report {
-    pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, status_line: bool) -> Self {
-        Report { metrics, health, status_line, since: Instant::now(), produced: 0 }
+    pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, status_line: bool, systemd: Option<Systemd>) -> Self {
+        Report { metrics, health, status_line, systemd, since: Instant::now(), produced: 0 }
     }
 
     /// Says something when it is time.
     pub fn tick(&mut self) {
+        if let Some(systemd) = &mut self.systemd {
+            systemd.tick(&self.health);
+        }
         if self.since.elapsed() < if self.status_line { STATUS_EVERY } else { LINE_EVERY } {
             return;
         }
@@ -33,7 +38,17 @@ impl Report {
         } else {
             log::info!("{text}");
         }
+        if let Some(systemd) = &self.systemd {
+            systemd.status(&text);
+        }
         (self.since, self.produced) = (Instant::now(), self.metrics.produced_ok.get());
+    }
+
+    /// It comes to its end, and why.
+    pub fn stopping(&mut self, why: &str) {
+        if let Some(systemd) = &mut self.systemd {
+            systemd.stopping(why);
+        }
     }
 
     /// The last words.

@@ -23,6 +23,7 @@ use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic,
 use crate::source::ozone::Reading;
 use crate::source::ozone_session::Account;
 use crate::source::{Host, Start};
+use crate::systemd::Manager;
 use values::{did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start};
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
@@ -96,6 +97,8 @@ pub struct Writing {
     pub memory_limit: usize,
     /// `None`: no HTTP.
     pub listen: Option<SocketAddr>,
+    /// `None`: no service manager waits for news.
+    pub manager: Option<Manager>,
 }
 
 pub enum Output {
@@ -302,9 +305,19 @@ fn writing(
             as usize,
         memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
+        manager: manager(env),
         rules: Rules { format, filter: filter(f, enriching)?, verify: !f.no_verify, enrich: enrich.is_some() },
         enrich,
     })
+}
+
+/// What systemd says in the environment of a service with `Type=notify` and `WatchdogSec=`.
+fn manager(env: &HashMap<String, String>) -> Option<Manager> {
+    let socket = env.get("NOTIFY_SOCKET").filter(|socket| !socket.is_empty())?.clone();
+    // The watchdog of a parent is none of ours.
+    let ours = env.get("WATCHDOG_PID").is_none_or(|pid| *pid == std::process::id().to_string());
+    let micros = env.get("WATCHDOG_USEC").and_then(|text| text.parse().ok()).filter(|micros| ours && *micros > 0);
+    Some(Manager { socket, watchdog: micros.map(Duration::from_micros) })
 }
 
 /// Without servers, flags that only Kafka has are a mistake.

@@ -147,6 +147,7 @@ impl Producer {
 impl Run {
     fn prepare(&mut self, start_background: impl FnOnce(Box<dyn FnMut() + Send>)) -> Result<(), End> {
         loop {
+            self.p.health.turn();
             match self.p.sink.prepare() {
                 Ok(()) => break,
                 Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
@@ -206,6 +207,7 @@ impl Run {
             let now = Instant::now();
             if now - looked >= LOOK_UP {
                 looked = now;
+                self.p.health.turn();
                 if let Some(complaint) = self.p.sink.complaint() {
                     self.p.health.sink(Err(complaint));
                 }

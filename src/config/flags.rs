@@ -16,6 +16,8 @@ pub enum Command {
     Ozone(Ozone),
     Record(Record),
     Healthcheck(Healthcheck),
+    Completions(Completions),
+    Man(Man),
 }
 
 /// Reads repository events.
@@ -337,3 +339,39 @@ pub struct Record {
     #[argh(switch)]
     pub debug: bool,
 }
+
+/// Prints what a shell needs to complete our command lines.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "completions")]
+pub struct Completions {
+    #[argh(subcommand)]
+    pub shell: Shell,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+pub enum Shell {
+    Bash(Bash),
+    Zsh(Zsh),
+    Fish(Fish),
+}
+
+/// Prints the completions for bash.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "bash")]
+pub struct Bash {}
+
+/// Prints the completions for zsh.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "zsh")]
+pub struct Zsh {}
+
+/// Prints the completions for fish.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "fish")]
+pub struct Fish {}
+
+/// Prints the manual page.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "man")]
+pub struct Man {}

@@ -177,12 +177,16 @@ fn help_text(words: &[&str], command: &CommandInfoWithArgs) -> String {
     let mut out = format!("{}\n\n", command.description.trim());
     let name = ["atkafka"].iter().chain(words).copied().collect::<Vec<_>>().join(" ");
     if command.commands.is_empty() {
-        out += &format!(
-            "Usage: {name} [flags]\n\nFlags, at any place of the line, as --flag value or --flag=value; lists repeated or with commas.\n"
-        );
-        out +=
-            "In brackets the variable that does the same; a flag goes before it, and it before a line of ./.env.\n\n";
-        for flag in command.flags.iter().filter(|f| f.long != "--help") {
+        let flags: Vec<_> = command.flags.iter().filter(|f| f.long != "--help").collect();
+        if flags.is_empty() {
+            out += &format!("Usage: {name}\n\n");
+        } else {
+            out += &format!(
+                "Usage: {name} [flags]\n\nFlags, at any place of the line, as --flag value or --flag=value; lists repeated or with commas.\n"
+            );
+            out += "In brackets the variable that does the same; a flag goes before it, and it before a line of ./.env.\n\n";
+        }
+        for flag in flags {
             let left = match flag.kind {
                 FlagInfoKind::Switch => flag.long.to_string(),
                 FlagInfoKind::Option { arg_name } => format!("{} <{arg_name}>", flag.long),

@@ -4,6 +4,7 @@
 mod enriching;
 pub mod flags;
 pub mod layers;
+mod man;
 mod values;
 
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argh::FromArgs;
+use argh::{ArgsInfo, FromArgs};
+use argh_complete::{Generator, bash, fish, zsh};
 use log::LevelFilter;
 
 use crate::enrich::Settings;
@@ -146,6 +148,18 @@ pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Comman
                 .ok_or_else(|| invalid("--metrics-listen-address", "none", "then there is nothing to ask"))?;
             Ok(Command::Healthcheck(if f.ready { "/readyz" } else { "/healthz" }, address))
         }
+        flags::Command::Completions(f) => {
+            let all = flags::TopLevel::get_args_info();
+            Ok(Command::Print(match f.shell {
+                flags::Shell::Bash(_) => bash::Bash::generate("atkafka", &all),
+                flags::Shell::Zsh(_) => zsh::Zsh::generate("atkafka", &all),
+                // `-x` came with fish 4; Debian 12 has 3.6, and the old name works in both.
+                flags::Shell::Fish(_) => {
+                    fish::Fish::generate("atkafka", &all).replace("commandline -x", "commandline -o")
+                }
+            }))
+        }
+        flags::Command::Man(_) => Ok(Command::Print(man::page())),
     }
 }
 

@@ -1,0 +1,145 @@
+//! What comes with the program: completions that complete, and a manual page that lists every flag.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use support::*;
+
+const COMMANDS: [&str; 4] = ["firehose relay", "firehose tap", "ozone-events", "record"];
+
+fn printed(args: &[&str]) -> String {
+    let (code, out, err) = run(args, &[]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{args:?}");
+    out
+}
+
+/// The flags of all commands, from their help, with the variable of each.
+fn flags() -> BTreeSet<(String, String)> {
+    let mut all = BTreeSet::new();
+    for command in COMMANDS {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let mut flag = String::new();
+        for line in printed(&words).lines().filter(|l| l.starts_with("  ")) {
+            if let Some(rest) = line.strip_prefix("  --") {
+                flag = format!("--{}", rest.split([' ', '<']).next().unwrap_or_default());
+            }
+            if let Some((_, rest)) = line.rsplit_once('[').filter(|_| line.ends_with(']')) {
+                all.insert((flag.clone(), rest.trim_end_matches(']').to_string()));
+            }
+        }
+    }
+    assert!(all.len() > 50, "{all:?}");
+    all
+}
+
+/// Standard output of a program of this machine that reads `input`. `None`, and a line that says so, where it is missing.
+fn tool(name: &str, args: &[&str], input: &str) -> Option<(bool, String)> {
+    let child = Command::new(name)
+        .args(args)
+        .env("HOME", folder("home"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        println!("skipped: {name} is not installed");
+        return None;
+    };
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("written");
+    let out = child.wait_with_output().expect("output");
+    let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    Some((out.status.success(), text))
+}
+
+// --- completions --------------------------------------------------------------------------------
+
+#[test]
+fn each_shell_knows_each_flag() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = printed(&["completions", shell]);
+        for (flag, _) in flags() {
+            let written = if shell == "fish" { format!("-l {}", &flag[2..]) } else { flag };
+            let whole = |c: char| !(c.is_ascii_alphanumeric() || c == '-');
+            let found = script.match_indices(&written).any(|(at, _)| script[at + written.len()..].starts_with(whole));
+            assert!(found, "{shell}: {written}");
+        }
+    }
+}
+
+/// Lines to complete, and what each is completed to.
+const LINES: [(&str, &[&str]); 6] = [
+    ("atkafka oz", &["ozone-events"]),
+    ("atkafka firehose ", &["relay", "tap"]),
+    ("atkafka firehose relay --tls-c", &["--tls-ca-file", "--tls-cert-file"]),
+    ("atkafka firehose tap --tap-w", &["--tap-workers"]),
+    ("atkafka --contact x firehose relay --osp", &["--osprey-compatible"]),
+    ("atkafka completions ", &["bash", "fish", "zsh"]),
+];
+
+#[test]
+fn bash_completes() {
+    let script = printed(&["completions", "bash"]);
+    for (line, want) in LINES {
+        // As bash does on TAB, which calls what `complete -p` names with the words of the line.
+        let ask = format!(
+            "{script}
+             line='{line}'; read -ra COMP_WORDS <<<\"$line\"
+             [[ $line != *' ' ]] || COMP_WORDS+=('')
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
+             [[ $(complete -p atkafka) =~ -F\\ ([^ ]+) ]] && \"${{BASH_REMATCH[1]}}\"
+             printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let (well, said) = tool("bash", &["--norc", "-s"], &ask).expect("bash");
+        let mut got: Vec<&str> = said.lines().filter(|l| *l != "--help").collect();
+        got.sort();
+        assert!(well && got == want, "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn fish_completes() {
+    let script = printed(&["completions", "fish"]);
+    for (line, want) in LINES {
+        let Some((well, said)) = tool("fish", &["--no-config"], &format!("{script}\ncomplete -C '{line}'\n")) else {
+            return;
+        };
+        let mut got: Vec<&str> = said.lines().filter_map(|l| l.split('\t').next()).collect();
+        got.sort();
+        assert!(well && got == want, "{line:?}: {said}");
+    }
+}
+
+#[test]
+fn zsh_reads_its_completions() {
+    let Some((well, said)) = tool("zsh", &["-f", "-n"], &printed(&["completions", "zsh"])) else { return };
+    assert!(well && said.is_empty(), "{said}");
+}
+
+// --- the manual page ----------------------------------------------------------------------------
+
+#[test]
+fn the_manual_page_has_each_flag_with_its_variable_and_is_well_formed() {
+    let page = printed(&["man"]);
+    for (flag, variable) in flags() {
+        let flag = flag.replace('-', "\\-");
+        let entry = page.split(".TP\n").find(|e| e.starts_with(&format!("\\fB{flag}\\fR")));
+        assert!(entry.is_some_and(|e| e.contains(&format!("[{variable}]"))), "{flag} [{variable}]");
+    }
+    for command in COMMANDS {
+        assert!(page.contains(&format!(".SS atkafka {}\n", command.replace('-', "\\-"))), "{command}");
+    }
+    let file = folder("man").join("atkafka.1");
+    std::fs::write(&file, &page).expect("written");
+    let file = file.to_string_lossy().into_owned();
+    if let Some((well, said)) = tool("man", &["--warnings", "-l", "-Tutf8", &file], "") {
+        assert!(well && said.contains("NAME") && !said.contains("warning:"), "{said}");
+    }
+    if let Some((_, said)) = tool("mandoc", &["-T", "lint", &file], "") {
+        // Long lines are a matter of taste; a date would differ from one build to the next.
+        let odd = said.lines().filter(|l| !l.contains("STYLE: input text line longer") && !l.contains("missing date"));
+        assert_eq!(odd.collect::<Vec<_>>(), Vec::<&str>::new());
+    }
+}

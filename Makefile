@@ -11,7 +11,7 @@ PLATFORMS ?=
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,16 @@ help: ## this list
 build: ## the release binary, target/release/atkafka
 	@scripts/deps.sh build
 	cargo build --release
+
+# Not build: root installs, and root should not compile.
+target/release/atkafka:
+	$(MAKE) build
+
+install: $(if $(BIN),,target/release/atkafka) ## with unit, settings, manual page, completions: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+	@scripts/install.sh
+
+uninstall: ## remove what install put there; settings that were changed stay
+	@scripts/install.sh --uninstall
 
 run-relay: build ## RELAY_HOST=wss://bsky.network to BOOTSTRAP_SERVERS=host:port (none: stdout), OUTPUT_TOPIC, ARGS
 	target/release/atkafka firehose relay --relay-host "$(RELAY_HOST)" \

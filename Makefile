@@ -11,7 +11,7 @@ PLATFORMS ?=
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall dist
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ install: $(if $(BIN),,target/release/atkafka) ## with unit, settings, manual pag
 
 uninstall: ## remove what install put there; settings that were changed stay
 	@scripts/install.sh --uninstall
+
+dist: ## target/dist/atkafka-VERSION-TARGET.tar.gz, OpenSSL and zlib inside the program
+	@scripts/dist.sh
 
 run-relay: build ## RELAY_HOST=wss://bsky.network to BOOTSTRAP_SERVERS=host:port (none: stdout), OUTPUT_TOPIC, ARGS
 	target/release/atkafka firehose relay --relay-host "$(RELAY_HOST)" \

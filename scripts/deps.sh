@@ -4,15 +4,15 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: scripts/deps.sh build|test|deploy
+usage: scripts/deps.sh build|test|deploy|dist
 
-Checks for what building (or testing and the demo, too; or checking what is deployed) needs. What is missing is installed
+Checks for what building (or testing and the demo, what is deployed, a release) needs. What is missing is installed
 when run by root on Debian or Ubuntu; else the command that installs it is printed.
 USAGE
 }
 
 case ${1:-} in
-  build | test | deploy) ;;
+  build | test | deploy | dist) ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -33,6 +33,11 @@ missing() {
   have pkg-config || echo pkg-config
   library openssl || echo libssl-dev
   library zlib || echo zlib1g-dev
+  if [ "$1" = dist ]; then
+    # OpenSSL is built, by Perl.
+    perl -MIPC::Cmd -MFindBin -e 1 2>/dev/null || echo perl
+    have strip || echo binutils
+  fi
   [ "$1" = test ] || return 0
   java17 || echo "${jre:-openjdk-17-jre-headless}"
   have mvn || echo maven

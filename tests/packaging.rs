@@ -1,13 +1,16 @@
-//! What comes with the program: completions that complete, and a manual page that lists every flag.
+//! What comes with the program: completions that complete, a manual page that lists every flag, and a release that is whole
+//! and the same each time.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use support::*;
 
+const BINARY: &str = env!("CARGO_BIN_EXE_atkafka");
 const COMMANDS: [&str; 4] = ["firehose relay", "firehose tap", "ozone-events", "record"];
 
 fn printed(args: &[&str]) -> String {
@@ -142,4 +145,58 @@ fn the_manual_page_has_each_flag_with_its_variable_and_is_well_formed() {
         let odd = said.lines().filter(|l| !l.contains("STYLE: input text line longer") && !l.contains("missing date"));
         assert_eq!(odd.collect::<Vec<_>>(), Vec::<&str>::new());
     }
+}
+
+// --- a release ----------------------------------------------------------------------------------
+
+fn sh(dir: &Path, line: &str) -> String {
+    let out = Command::new("bash").args(["-c", line]).current_dir(dir).env("BIN", BINARY).output().expect("bash");
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.success(), "{line}: {err}");
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+#[test]
+fn a_release_is_whole_and_the_same_each_time() {
+    let dist = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/dist.sh");
+    let dir = folder("dist");
+    for out in ["one", "two"] {
+        sh(&dir, &format!("OUT={out} SOURCE_DATE_EPOCH=1700000000 {dist}"));
+    }
+    sh(&dir, "cmp one/SHA256SUMS two/SHA256SUMS && cd one && sha256sum --check SHA256SUMS");
+    let target = sh(&dir, "rustc -vV | sed -n 's/^host: //p'");
+    let name = format!("atkafka-{}-{}", env!("CARGO_PKG_VERSION"), target.trim());
+    let list = sh(&dir, &format!("tar tvzf one/{name}.tar.gz --numeric-owner"));
+    let times_and_owners = list.lines().all(|l| l.contains(" 0/0 ") && l.contains(" 2023-11-1"));
+    assert!(times_and_owners, "{list}");
+    let files: Vec<&str> = list
+        .lines()
+        .filter(|l| !l.starts_with('d'))
+        .filter_map(|l| l.split_once(&format!("{name}/")).map(|(_, file)| file))
+        .collect();
+    let want = [
+        "LICENSE",
+        "README.md",
+        "SHA256SUMS",
+        "atkafka",
+        "completions/atkafka.bash",
+        "completions/atkafka.fish",
+        "completions/atkafka.zsh",
+        "man/atkafka.1",
+        "packaging/systemd/atkafka@.service",
+        "packaging/systemd/ozone.env",
+        "packaging/systemd/relay.env",
+        "packaging/systemd/tap.env",
+        "scripts/install.sh",
+    ];
+    assert_eq!(files, want);
+
+    // It installs out of itself.
+    sh(&dir, &format!("tar xzf one/{name}.tar.gz && cd {name} && sha256sum --check SHA256SUMS"));
+    sh(&dir, &format!("unset BIN; DESTDIR=$PWD/dest PREFIX=/usr {name}/scripts/install.sh"));
+    let version = format!("atkafka {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(sh(&dir, "dest/usr/bin/atkafka --version"), version);
+    assert!(dir.join("dest/usr/lib/systemd/system/atkafka@.service").exists());
+    // The program is large.
+    let _ = std::fs::remove_dir_all(&dir);
 }

@@ -225,7 +225,8 @@ impl Run {
         // A status line would mix with events on the same terminal.
         let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
-        let ended = supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
+        let ended =
+            supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
         knowledge.iter().for_each(keep);
         ended
     }

@@ -216,6 +216,37 @@ fn every_flag_stands_in_the_readme() {
     assert!(missing.is_empty(), "not in README.md: {missing:?}");
 }
 
+#[test]
+fn every_log_line_of_the_readme_is_one_of_the_program() {
+    let readme = read(&root().join("README.md"));
+    let table = readme.split("| log line |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
+    let mut source = String::new();
+    for path in rust_files("src") {
+        // A long text stands on several lines, with a backslash at the end of each.
+        source += &read(&path).replace("\\\n", "").split_whitespace().collect::<Vec<_>>().join(" ");
+    }
+    let (mut checked, mut missing) = (0, Vec::new());
+    for row in table.lines().skip(2) {
+        let said = row.split('|').nth(1).unwrap_or_default();
+        for piece in said.split('`').skip(1).step_by(2).flat_map(|line| line.split("...")) {
+            // Capitals stand for what differs.
+            let words = piece
+                .split([' ', ':', ';', ','])
+                .map(|w| if w.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit()) { "\n" } else { w });
+            for fixed in words.collect::<Vec<_>>().join(" ").split('\n').map(|f| f.trim_matches([' ', ';', ','])) {
+                if fixed.len() >= 5 {
+                    checked += 1;
+                    if !source.contains(fixed) {
+                        missing.push(fixed.to_string());
+                    }
+                }
+            }
+        }
+    }
+    assert!(checked > 15, "{checked}");
+    assert!(missing.is_empty(), "not in src/: {missing:#?}");
+}
+
 /// The names in one section of Cargo.toml.
 fn dependencies(section: &str) -> Vec<String> {
     let toml = read(&root().join("Cargo.toml"));

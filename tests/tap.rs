@@ -198,6 +198,36 @@ fn the_record_passes_through_byte_for_byte() {
     }
 }
 
+/// What people write as the time of a record may be anything, or nothing; and an rkey has up to 512 characters.
+#[test]
+fn the_time_in_a_record_is_not_that_of_its_event_and_a_long_rkey_passes() {
+    let tap = tap(TapConfig::default());
+    let rkey = "k".repeat(512);
+    let times = [
+        r#""0001-01-01T00:00:00Z""#,
+        r#""""#,
+        r#""tomorrow""#,
+        r#""9999-12-31T23:59:59Z""#,
+        "-62135596800",
+        "null",
+        "{}",
+    ];
+    tap.push(times.map(|time| {
+        let op = format!(r#""rev":"{REV}","collection":"a.b.c","rkey":"{rkey}","action":"update""#);
+        TapEvent::record("did:plc:a", true, &format!(r#"{op},"record":{{"createdAt":{time}}},"cid":"{CID}""#))
+    }));
+    let bridge = start(&tap.url(), &[]);
+    settled(&bridge, &tap);
+    bridge.wait("the lines", SOON, |b| b.lines().len() == times.len());
+    for (line, time) in bridge.lines().iter().zip(times) {
+        assert!(line.contains(&format!(r#""timestamp":"{REV_TIME}""#)), "{line}");
+        assert!(line.contains(&format!(r#""rkey":"{rkey}""#)), "{line}");
+        assert!(line.contains(&format!(r#""record":{{"createdAt":{time}}}"#)), "{line}");
+    }
+    assert_eq!(bridge.metric("atkafka_dead_letters"), 0.0);
+    stop(bridge);
+}
+
 #[test]
 fn what_is_malformed_is_a_dead_letter_and_acknowledged_where_its_id_can_be_read() {
     let Some(broker) = broker(KAFKA) else { return };
@@ -564,6 +594,22 @@ fn http_addresses_and_paths_work_and_a_tap_that_was_away_is_read_on() {
     let stats = tap.stats();
     assert!(stats.requests.iter().all(|r| ["/deep/tap/channel", "/deep/tap/health"].contains(&r.target.as_str())));
     assert!(stats.requests.iter().all(|r| r.user_agent.as_deref().is_some_and(|a| a.starts_with("atkafka/"))));
+}
+
+/// It is not kept in memory; it ends the connection, and what stands behind it comes on the next one. A Tap sends none:
+/// its records have 1 MB at most.
+#[test]
+fn a_message_over_the_limit_is_counted_and_ends_its_connection() {
+    let tap = tap(quick());
+    let bridge = start(&tap.url(), &[]);
+    bridge.wait("a connection", SOON, |b| b.metric("atkafka_connected") == 1.0);
+    tap.push([post("did:plc:a", true, 0), TapEvent::raw(wire::TEXT, &vec![b'x'; 17 << 20])]);
+    tap.push((1..50).map(|n| post(&did(n), n % 2 == 0, n)));
+    let stats = settled(&bridge, &tap);
+    assert_eq!(stats.connections, 2);
+    assert_eq!(bridge.metric(r#"atkafka_dead_letters{reason="over_limit"}"#), 1.0);
+    assert!(bridge.log_contains("over the limit of 16777216"), "{:?}", bridge.log());
+    stop(bridge);
 }
 
 /// A minute for three: a link that died is noticed, an idle one is legal, and so is one that was not read for a minute

@@ -11,7 +11,7 @@ PLATFORMS ?=
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall dist
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -50,6 +50,12 @@ demo: ## a recorded firehose through atkafka into a local Kafka, offline
 test: ## all tests, against real Kafka 4.3.1 and 3.9.1
 	scripts/test.sh
 
+tap-check: ## a real Tap of a real PDS, killed and compared with its repositories; needs npm, go and the internet
+	scripts/tap-check.sh
+
+ozone-check: ## a real Ozone, closed, expired and limited; needs npm, PostgreSQL, Redis and the internet
+	scripts/ozone-check.sh
+
 bench: ## cargo bench; FRAMES=path of a recording
 	@scripts/deps.sh build
 	$(if $(FRAMES),ATKAFKA_BENCH_FRAMES="$(abspath $(FRAMES))") cargo bench
@@ -60,7 +66,7 @@ lint: ## rustfmt, clippy and shellcheck, as far as they are installed
 		else echo 'lint: cargo fmt is not installed, skipped'; fi
 	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo 'lint: cargo clippy is not installed, skipped'; fi
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh scripts/check/*.sh .ci/run; \
 		else echo 'lint: shellcheck is not installed, skipped'; fi
 
 fixtures: ## make the recordings in fixtures/ anew

@@ -144,7 +144,7 @@ const traffic = paced(EVENTS, 16, RATE, async (i) => {
 })
 const after = (share) => until('the events', 600, () => emittedSoFar.all >= share * EVENTS)
 await Promise.all([
-  traffic,
+  traffic.then(() => say(`emitted, ${((EVENTS * 1000) / (Date.now() - began)).toFixed(0)} a second`)),
   after(0.3).then(async () => {
     await until('the reports', 60, () => emittedSoFar.reports >= TOGETHER)
     say(`one acknowledgement of ${TOGETHER} reports`)
@@ -159,7 +159,6 @@ await Promise.all([
     await kill()
   }),
 ])
-say(`emitted, ${((EVENTS * 1000) / (Date.now() - began)).toFixed(0)} a second`)
 const settled = () => until('everything in the topic', 400, async () => (await missingNow()) === 0)
 await settled()
 const burst = await table()

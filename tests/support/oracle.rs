@@ -1,4 +1,5 @@
 //! What must arrive, and what did.
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

@@ -29,8 +29,10 @@ struct State {
     failures: u32,
     /// How often it was closed in a row.
     closed: u32,
-    /// Nobody passes before.
+    /// It is down: nobody passes before.
     until: Option<Instant>,
+    /// It asked for a pause: nobody passes before, whatever else it answers meanwhile.
+    paused: Option<Instant>,
     /// Somebody looks whether the host is back.
     probing: bool,
     /// When the next request may begin.
@@ -57,7 +59,7 @@ impl Gate {
             return Err(wait);
         }
         // After a pause one goes first.
-        state.probing = state.until.is_some();
+        state.probing = opens(&state).is_some();
         let next = state.next.map_or(now, |next| next.max(now - BURST)) + self.interval;
         state.next = Some(next);
         drop(state);
@@ -75,6 +77,8 @@ impl Gate {
         let mut state = self.state();
         let was_down = state.closed > 0;
         (state.failures, state.closed, state.until, state.probing) = (0, 0, None, false);
+        let now = Instant::now();
+        state.paused = state.paused.filter(|until| *until > now);
         drop(state);
         self.open.set(0);
         if was_down {
@@ -87,7 +91,7 @@ impl Gate {
         let mut state = self.state();
         state.failures += 1;
         // Those that were under way when it closed say nothing new.
-        if !state.probing && (state.failures < DOWN_AFTER || state.until.is_some()) {
+        if !state.probing && (state.failures < DOWN_AFTER || opens(&state).is_some()) {
             return;
         }
         state.probing = false;
@@ -110,14 +114,19 @@ impl Gate {
         let mut state = self.state();
         state.probing = false;
         let until = Instant::now() + wait;
-        state.until = Some(state.until.map_or(until, |before| before.max(until)));
+        state.paused = state.paused.max(Some(until));
         drop(state);
         log::warn!("{}: it asks for a pause of {} s", self.host, wait.as_secs());
     }
 }
 
+/// When somebody may pass again. `None`: it is open.
+fn opens(state: &State) -> Option<Instant> {
+    state.until.max(state.paused)
+}
+
 fn closed_for(state: &State, now: Instant) -> Option<Duration> {
-    let until = state.until?;
+    let until = opens(state)?;
     match until.checked_duration_since(now) {
         Some(left) if !left.is_zero() => Some(left),
         _ => state.probing.then_some(BURST),
@@ -168,7 +177,14 @@ mod tests {
         assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)));
         gate.pause(Duration::from_secs(3));
         assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)), "the longer one counts");
+        // One that was under way.
+        gate.answered();
+        assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)), "and an answer does not end it");
         assert_eq!(gate.open.get(), 0);
+        gate.state().paused = Some(Instant::now());
+        assert!(gate.pass().is_ok() && gate.pass().is_err(), "one looks");
+        gate.answered();
+        assert!(gate.pass().is_ok() && gate.pass().is_ok());
     }
 
     #[test]

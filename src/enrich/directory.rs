@@ -106,9 +106,9 @@ impl Directory {
         }
     }
 
-    /// Whether a desk would refuse at once: events need not wait for it.
+    /// Whether a desk has no answer within the deadline: events need not wait for it.
     pub fn is_closed(&self, desk: Desk) -> bool {
-        !self.settings.required && self.gate(desk).is_some_and(Gate::is_closed)
+        !self.settings.required && self.gate(desk).is_some_and(|gate| gate.is_closed(self.settings.timeout))
     }
 
     fn gate(&self, desk: Desk) -> Option<&Gate> {

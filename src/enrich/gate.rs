@@ -67,9 +67,11 @@ impl Gate {
         Ok(())
     }
 
-    /// Whether nobody passes now.
-    pub fn is_closed(&self) -> bool {
-        closed_for(&self.state(), Instant::now()).is_some()
+    /// Whether waiting would not help: it is down, or its pause is longer than `patience`.
+    pub fn is_closed(&self, patience: Duration) -> bool {
+        let state = self.state();
+        let left = closed_for(&state, Instant::now());
+        left.is_some_and(|left| state.closed > 0 || left > patience)
     }
 
     /// The host answered.
@@ -152,9 +154,9 @@ mod tests {
             assert!(gate.pass().is_ok());
             gate.failed("refused");
         }
-        assert!(!gate.is_closed());
+        assert!(!gate.is_closed(Duration::MAX));
         gate.failed("refused");
-        assert!(gate.is_closed() && gate.open.get() == 1);
+        assert!(gate.is_closed(Duration::MAX) && gate.open.get() == 1);
         assert!(gate.pass().is_err_and(|wait| wait <= FIRST));
         // One that was under way.
         gate.failed("refused");
@@ -175,6 +177,7 @@ mod tests {
         let gate = gate();
         gate.pause(Duration::from_secs(30));
         assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)));
+        assert!(gate.is_closed(Duration::from_secs(3)) && !gate.is_closed(Duration::from_secs(31)));
         gate.pause(Duration::from_secs(3));
         assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)), "the longer one counts");
         // One that was under way.

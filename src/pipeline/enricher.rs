@@ -149,8 +149,9 @@ impl Run<'_> {
                 },
                 default(until.min(LOOK_UP)) => {}
             }
-            self.expire();
+            // In this order: with a deadline of 0 nobody waits, and the answer is still for the next event.
             self.ask();
+            self.expire();
             if looked.elapsed() >= LOOK_UP {
                 looked = Instant::now();
                 self.report();

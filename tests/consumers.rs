@@ -76,7 +76,8 @@ fn kcat_reads_what_is_written() {
             let mut want: Vec<String> =
                 arrived.iter().map(|a| format!("{} {}", a.key.clone().unwrap_or_default(), a.value.len())).collect();
             let mut got: Vec<String> = out.lines().map(str::to_string).collect();
-            (want.sort(), got.sort());
+            want.sort();
+            got.sort();
             assert_eq!(got, want, "{command}");
         } else if command.contains("tail -1") {
             seqs += 1;

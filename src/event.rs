@@ -178,8 +178,8 @@ pub struct Metadata<'a> {
     pub profile: Option<&'a [u8]>,
 }
 
-/// Appends `"eventMetadata":{...},`, which stands before the part that only this kind of event has; nothing where
-/// nothing is known.
+/// Appends `"eventMetadata":{...},`, which stands before the part that only this kind of event has; `null` where nothing is
+/// known, as the Go program has it.
 pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
     let start = out.len();
     out.extend_from_slice(br#""eventMetadata":{"#);
@@ -211,6 +211,7 @@ pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
     }
     if out.len() == empty {
         out.truncate(start);
+        out.extend_from_slice(br#""eventMetadata":null,"#);
     } else {
         out.pop();
         out.extend_from_slice(b"},");
@@ -383,7 +384,7 @@ mod tests {
             metadata(&mut out, known);
             String::from_utf8(out).expect("UTF-8")
         };
-        assert_eq!(text(&Metadata::default()), "");
+        assert_eq!(text(&Metadata::default()), r#""eventMetadata":null,"#);
         let age = Metadata { account_age: Some(0), ..Metadata::default() };
         assert_eq!(text(&age), r#""eventMetadata":{"accountAge":0},"#);
         let all = Metadata {

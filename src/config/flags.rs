@@ -213,10 +213,10 @@ writing_commands! {
         /// keep the caches in the state directory over a restart
         #[argh(switch)]
         metadata_snapshot: bool,
-        /// requests at once, to the PLC directory and to the AppView each, 1..1000 (default 128)
+        /// requests at once, to the PLC directory and to the AppView each, 1..1000 (default 256)
         #[argh(option, arg_name = "n")]
         lookup_concurrency: Option<String>,
-        /// requests a second, to the PLC directory and to the AppView each (default 3000)
+        /// requests a second, to the PLC directory and to the AppView each (default 5000)
         #[argh(option, arg_name = "n")]
         lookup_rate: Option<String>,
         /// ask did:web hosts with private addresses as well, and localhost over plain HTTP: for development networks

@@ -22,7 +22,8 @@ use crate::metrics::Metrics;
 
 /// Profiles in one request at most: the limit of `getProfiles`.
 pub const PROFILES: usize = 25;
-/// One request, to its last byte. It may outlive the deadline of its look-up: the answer is still worth caching.
+/// One request, to its last byte, or the deadline where that is longer. It may outlive its look-up's: the answer is still
+/// worth caching.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A host of a `did:web` is whoever's: it gets less.
 const WEB_TIMEOUT: Duration = Duration::from_secs(3);
@@ -98,7 +99,8 @@ impl Directory {
         Directory {
             plc: gate(&settings.plc),
             api: gate(&settings.api),
-            agent: client::config(&settings.user_agent, TIMEOUT, 2 * settings.concurrency).new_agent(),
+            agent: client::config(&settings.user_agent, TIMEOUT.max(settings.timeout), 2 * settings.concurrency)
+                .new_agent(),
             web: ureq::Agent::with_parts(web, DefaultConnector::default(), resolver),
             settings,
             metrics,

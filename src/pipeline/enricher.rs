@@ -21,6 +21,9 @@ use crate::metrics::{Handled, Metrics};
 
 /// How often it looks around at least.
 const LOOK_UP: Duration = Duration::from_millis(250);
+/// Between the starts of two fetchers of one desk: each opens a connection, and a host whose queue for new ones is full lets
+/// them wait for a second (Linux: the first retry of a SYN).
+const START_EVERY: Duration = Duration::from_millis(1);
 /// Threads for the hosts of `did:web`, of which there are some hundreds.
 const WEB: usize = 8;
 
@@ -68,6 +71,7 @@ struct Queue {
     /// Threads at most; they are started as they are needed.
     limit: usize,
     started: usize,
+    last_start: Option<Instant>,
     busy: usize,
     questions: Sender<Question>,
     taken: Receiver<Question>,
@@ -77,7 +81,17 @@ struct Queue {
 impl Queue {
     fn new(limit: usize) -> Self {
         let (questions, taken) = bounded(limit);
-        Queue { limit, started: 0, busy: 0, questions, taken, backlog: VecDeque::new() }
+        Queue { limit, started: 0, last_start: None, busy: 0, questions, taken, backlog: VecDeque::new() }
+    }
+
+    /// Whether a question would be taken up at once.
+    fn has_room(&self) -> bool {
+        self.busy < self.started || (self.started < self.limit && self.next_start().is_none())
+    }
+
+    /// How long until one more fetcher may be started.
+    fn next_start(&self) -> Option<Duration> {
+        START_EVERY.checked_sub(self.last_start?.elapsed()).filter(|left| !left.is_zero())
     }
 }
 
@@ -129,7 +143,13 @@ impl Run<'_> {
         let answers = self.answers.clone();
         let mut looked = Instant::now();
         loop {
-            let until = self.deadlines.front().map_or(LOOK_UP, |(at, ..)| at.saturating_duration_since(Instant::now()));
+            let deadline = self.deadlines.front().map(|(at, ..)| at.saturating_duration_since(Instant::now()));
+            let start = self
+                .queues
+                .iter()
+                .filter(|q| !q.backlog.is_empty() && q.started < q.limit)
+                .filter_map(Queue::next_start);
+            let until = start.chain(deadline).fold(LOOK_UP, Duration::min);
             select! {
                 recv(unfinished) -> message => match message {
                     Ok(message) => {
@@ -147,7 +167,7 @@ impl Run<'_> {
                         self.answered(answered);
                     }
                 },
-                default(until.min(LOOK_UP)) => {}
+                default(until) => {}
             }
             // In this order: with a deadline of 0 nobody waits, and the answer is still for the next event.
             self.ask();
@@ -246,7 +266,7 @@ impl Run<'_> {
                 // A host that is down holds nobody.
                 let closed = self.e.directory.is_closed(desk);
                 let queue = self.queue(desk);
-                if !closed && queue.busy >= queue.limit {
+                if !closed && !queue.has_room() {
                     break;
                 }
                 let Some(key) = self.next(desk) else { break };
@@ -296,6 +316,7 @@ impl Run<'_> {
             let (taken, name) = (queue.taken.clone(), format!("fetch-{}", queue.started));
             super::spawn(&name, move || fetcher::run(directory, desk, taken, answers));
             queue.started += 1;
+            queue.last_start = Some(Instant::now());
         }
         queue.busy += 1;
         // It has room for every fetcher, and we hold its other end: this neither waits nor fails.

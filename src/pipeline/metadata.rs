@@ -92,7 +92,7 @@ impl Metadata {
                 }
                 cut = hole.at;
                 new.extend_from_slice(&old[start..cut]);
-                if new.len() < old.len() + MOST {
+                if self.writes() && new.len() < old.len() + MOST {
                     let did = std::str::from_utf8(&old[record.key.clone()]).unwrap_or_default();
                     self.write(&mut new, did, &hole, account);
                 }
@@ -107,6 +107,12 @@ impl Metadata {
             true
         });
         batch.bytes = new;
+    }
+
+    /// Whether events say anything, or the filter alone wants to know.
+    fn writes(&self) -> bool {
+        let settings = &self.knowledge.settings;
+        settings.write_documents || settings.api.is_some()
     }
 
     fn passes(&self, account: &Account) -> bool {

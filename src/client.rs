@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::HeaderMap;
 use ureq::tls::{TlsConfig, TlsProvider};
@@ -19,11 +20,12 @@ pub fn user_agent(contact: Option<&str>) -> String {
     concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka").to_string() + &contact + ")"
 }
 
-/// Settings for an agent: `timeout` is that of one request, to its last byte; `connections` are kept to a host at most.
-/// Any status is an answer, and redirects are not followed.
-pub fn config(user_agent: &str, timeout: Duration, connections: usize) -> Config {
+/// Settings for an agent: `timeout` is that of one request, to its last byte; `connections` are kept to a host at most; the
+/// `proxy` is usually that of the environment. Any status is an answer, and redirects are not followed.
+pub fn config(user_agent: &str, timeout: Duration, connections: usize, proxy: Option<Proxy>) -> Config {
     ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
+        .proxy(proxy)
         .http_status_as_error(false)
         .max_redirects(0)
         .max_redirects_will_error(false)

@@ -36,9 +36,6 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 /// After a stop: the drain, and a little for the last save. Then something hangs, such as a pipe that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::DRAIN);
 
-/// The caches are kept so often, and at the end: a kill loses what was looked up since.
-const SNAPSHOT_EVERY: Duration = Duration::from_secs(600);
-
 /// Why the process ends with something else than 0.
 enum Failure {
     Usage(String),
@@ -247,18 +244,7 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
             Err(e) => log::warn!("{}: {e}; what follows in it is looked up anew", path.display()),
         }
     }
-    let knowledge = Arc::new(knowledge);
-    if knowledge.settings.snapshot.is_some() {
-        let kept = knowledge.clone();
-        // It ends with the process.
-        pipeline::spawn("snapshot", move || {
-            loop {
-                std::thread::sleep(SNAPSHOT_EVERY);
-                keep(&kept);
-            }
-        });
-    }
-    Some(knowledge)
+    Some(Arc::new(knowledge))
 }
 
 /// Keeps the caches for the next run.

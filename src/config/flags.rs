@@ -210,7 +210,7 @@ writing_commands! {
         /// how long a document is believed, and a profile up to an hour (default 24h)
         #[argh(option, arg_name = "time")]
         metadata_ttl: Option<String>,
-        /// keep the caches in the state directory over a restart
+        /// keep the caches in the state directory from a stop to the next start
         #[argh(switch)]
         metadata_snapshot: bool,
         /// requests at once, to the PLC directory and to the AppView each, 1..1000 (default 256)

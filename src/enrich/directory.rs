@@ -2,11 +2,12 @@
 
 use std::io::Read;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use sonic_rs::{JsonValueTrait, LazyValue};
+use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -27,6 +28,10 @@ pub const PROFILES: usize = 25;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A host of a `did:web` is whoever's: it gets less.
 const WEB_TIMEOUT: Duration = Duration::from_secs(3);
+/// Requests a second to all of them. There are some hundreds of such accounts.
+const WEB_RATE: u32 = 50;
+/// How long the address of a host is remembered.
+const ADDRESS: Duration = Duration::from_secs(60);
 /// An audit log may have hundreds of entries; only the first one counts, so the rest need not arrive.
 const MAX_LOG: u64 = 1 << 20;
 const MAX_PROFILES: u64 = 1 << 20;
@@ -84,6 +89,8 @@ pub struct Directory {
     web: ureq::Agent,
     plc: Gate,
     api: Gate,
+    /// For all hosts of `did:web` together: a name with wildcards may be one machine.
+    web_rate: Gate,
     metrics: Arc<Metrics>,
     complaints: Periodic,
 }
@@ -94,13 +101,18 @@ impl Directory {
             let host = host.as_deref().unwrap_or_default();
             Gate::new(host, settings.rate, metrics.breaker(host))
         };
-        let web = client::config(&settings.user_agent, WEB_TIMEOUT, 1);
+        let unused = metrics.breaker("");
+        // A proxy would resolve the names itself, and could be had to ask the machines around it.
+        let web = client::config(&settings.user_agent, WEB_TIMEOUT, 1, None);
         let resolver = Public { all: settings.private_did_web, dns: DefaultResolver::default() };
+        let connections = 2 * settings.concurrency;
+        let ours =
+            client::config(&settings.user_agent, TIMEOUT.max(settings.timeout), connections, Proxy::try_from_env());
         Directory {
             plc: gate(&settings.plc),
             api: gate(&settings.api),
-            agent: client::config(&settings.user_agent, TIMEOUT.max(settings.timeout), 2 * settings.concurrency)
-                .new_agent(),
+            web_rate: Gate::new("did:web", WEB_RATE, unused),
+            agent: ureq::Agent::with_parts(ours, DefaultConnector::default(), Remembered::default()),
             web: ureq::Agent::with_parts(web, DefaultConnector::default(), resolver),
             settings,
             metrics,
@@ -124,7 +136,7 @@ impl Directory {
     /// Asks, and asks again while that may help. One outcome for each account, in the order of the question.
     pub fn ask(&self, question: &Question) -> Vec<Outcome> {
         match question {
-            Question::Document(did) if web_host(did).is_some() => vec![Some(self.web_document(did))],
+            Question::Document(did) if web_host(did).is_some() => vec![self.web_document(did)],
             Question::Document(did) => {
                 let url = format!("{}/{did}", self.settings.plc.as_deref().unwrap_or_default());
                 vec![self.one(Desk::Plc, Kind::Document.metric(), &url, super::document::MAX as u64, |body| {
@@ -141,16 +153,12 @@ impl Directory {
     }
 
     /// For a question whose answer will not come. A gate that waited for it goes on.
-    pub fn gave_up(&self, question: &Question) -> Vec<Outcome> {
-        let (desk, accounts) = match question {
-            Question::Document(_) | Question::Created(_) => (Desk::Plc, 1),
-            Question::Profiles(dids) => (Desk::Profiles, dids.len()),
-            Question::Handle(..) => (Desk::Handles, 1),
-        };
+    pub fn gave_up(&self, desk: Desk, question: &Question) -> Vec<Outcome> {
         if let Some(gate) = self.gate(desk) {
             gate.failed("a look-up panicked");
         }
-        (0..accounts).map(|_| None).collect()
+        let accounts = if let Question::Profiles(dids) = question { dids.len() } else { 1 };
+        vec![None; accounts]
     }
 
     /// One look-up at a host of ours, to its answer.
@@ -212,7 +220,7 @@ impl Directory {
 
     fn attempt(&self, desk: Desk, kind: &'static str, url: &str, limit: u64) -> Result<Reply, Trouble> {
         let gate = self.gate(desk);
-        gate.map_or(Ok(()), Gate::pass).map_err(Trouble::Closed)?;
+        gate.unwrap_or(&self.web_rate).pass().map_err(Trouble::Closed)?;
         let agent = if gate.is_some() { &self.agent } else { &self.web };
         let result = get(agent, url, limit);
         let status = match &result {
@@ -262,17 +270,22 @@ impl Directory {
     }
 
     /// One attempt: whoever made the account also chose the host, and must not hold the others' events.
-    fn web_document(&self, did: &str) -> Answer {
+    fn web_document(&self, did: &str) -> Outcome {
         let host = web_host(did).unwrap_or_default();
-        let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+        let (name, has_port) = host.rsplit_once(':').map_or((host.as_str(), false), |(name, _)| (name, true));
         let plain = self.settings.private_did_web && (name == "localhost" || name == "127.0.0.1");
+        // Ports are for development networks (https://atproto.com/specs/did): else anybody could have us knock at each one.
+        if has_port && !self.settings.private_did_web {
+            return Some(Answer { value: None, ttl: ABSENT });
+        }
         let url = format!("{}://{host}/.well-known/did.json", if plain { "http" } else { "https" });
         match self.attempt(Desk::Web, Kind::Document.metric(), &url, super::document::MAX as u64) {
             Ok(Reply::Body(body)) => {
                 let value = self.document(did, &body);
-                Answer { ttl: if value.is_some() { Kind::Document.ttl(&self.settings) } else { ABSENT }, value }
+                Some(Answer { ttl: if value.is_some() { Kind::Document.ttl(&self.settings) } else { ABSENT }, value })
             }
-            Ok(Reply::Absent) | Err(_) => Answer { value: None, ttl: ABSENT },
+            Err(Trouble::Closed(_)) => None,
+            Ok(Reply::Absent) | Err(_) => Some(Answer { value: None, ttl: ABSENT }),
         }
     }
 
@@ -282,19 +295,18 @@ impl Directory {
         let api = self.settings.api.as_deref().unwrap_or_default();
         let url = format!("{api}/xrpc/com.atproto.identity.resolveHandle?handle={handle}");
         let resolved = match self.insist(Desk::Handles, "handle", &url, 4 << 10) {
-            Ok(Reply::Body(body)) => sonic_rs::get(&body[..], ["did"])
-                .ok()
-                .and_then(|did| sonic_rs::from_str::<String>(did.as_raw_str()).ok())
-                .unwrap_or_default(),
-            Ok(Reply::Absent) => String::new(),
-            Err(_) => {
-                let value = Some(Value::Document(Arc::new(document.with_handle(None))));
-                return Some(Answer { value, ttl: AGAIN });
-            }
+            Ok(Reply::Body(body)) => resolved(&body),
+            Ok(Reply::Absent) => Some(String::new()),
+            Err(_) => None,
         };
-        let verified = if resolved == did { handle } else { INVALID_HANDLE };
-        let value = Some(Value::Document(Arc::new(document.with_handle(Some(verified)))));
-        Some(Answer { value, ttl: Kind::Document.ttl(&self.settings) })
+        let (handle, ttl) = match resolved {
+            Some(resolved) if resolved == did => (handle, Kind::Document.ttl(&self.settings)),
+            // A new handle may take a while to be known everywhere.
+            Some(_) => (INVALID_HANDLE, ABSENT),
+            None => return Some(unverified(document)),
+        };
+        let value = Some(Value::Document(Arc::new(document.with_handle(Some(handle)))));
+        Some(Answer { value, ttl: ttl.min(Kind::Document.ttl(&self.settings)) })
     }
 
     fn profiles(&self, dids: &[Box<str>]) -> Vec<Outcome> {
@@ -309,7 +321,8 @@ impl Directory {
         let all = |outcome: Outcome| dids.iter().map(|_| outcome.clone()).collect();
         let body = match self.insist(Desk::Profiles, kind, &url, MAX_PROFILES) {
             Ok(Reply::Body(body)) => body,
-            Ok(Reply::Absent) => return all(Some(Answer { value: None, ttl: ABSENT })),
+            // It may be for the sake of one of them.
+            Ok(Reply::Absent) => return dids.iter().flat_map(|did| self.profiles(std::slice::from_ref(did))).collect(),
             Err(Trouble::Host(_)) => return all(Some(Answer { value: None, ttl: AGAIN })),
             Err(_) => return all(None),
         };
@@ -336,24 +349,37 @@ fn get(agent: &ureq::Agent, url: &str, limit: u64) -> Result<(Reply, Option<Dura
     let trouble = |e: &dyn std::fmt::Display| Trouble::Host(format!("{url}: {e}"));
     let mut response = agent.get(url).call().map_err(|e| trouble(&e))?;
     let pause = client::asked_wait(response.headers());
-    match response.status().as_u16() {
-        200 => {}
-        // An AppView says 400 of an account that it does not have, a PLC directory 410 of one that is no more.
-        400 | 404 | 410 => return Ok((Reply::Absent, pause)),
-        429 => return Err(Trouble::Pause(pause.unwrap_or(Duration::from_secs(5)))),
-        status => return Err(pause.map_or_else(|| trouble(&format!("HTTP {status}")), Trouble::Pause)),
-    }
-    // One byte more, so that what is too long shows, and is judged by whoever reads it.
+    // Of every answer, since a connection whose answer is not read to its end cannot be used again. One byte more, so that
+    // what is too long shows, and is judged by whoever reads it.
     let mut body = Vec::new();
-    response.body_mut().as_reader().take(limit + 1).read_to_end(&mut body).map_err(|e| trouble(&e))?;
-    Ok((Reply::Body(body), pause))
+    let read = response.body_mut().as_reader().take(limit + 1).read_to_end(&mut body);
+    match response.status().as_u16() {
+        200 => read.map(|_| (Reply::Body(body), pause)).map_err(|e| trouble(&e)),
+        // An AppView says 400 of an account that it does not have, a PLC directory 410 of one that is no more.
+        400 | 404 | 410 => Ok((Reply::Absent, pause)),
+        429 => Err(Trouble::Pause(pause.unwrap_or(Duration::from_secs(5)))),
+        status => Err(trouble(&format!("HTTP {status}"))),
+    }
+}
+
+/// The account that a handle names.
+fn resolved(body: &[u8]) -> Option<String> {
+    checked(body).ok()?;
+    let did = sonic_rs::get(body, ["did"]).ok()?;
+    sonic_rs::from_str(did.as_raw_str()).ok()
+}
+
+/// The document while nobody can say whether its handle is right: without it, and to be asked about again soon.
+pub fn unverified(document: &Document) -> Answer {
+    Answer { value: Some(Value::Document(Arc::new(document.with_handle(None)))), ttl: AGAIN }
 }
 
 /// `createdAt` of the first entry of an audit log. What stands behind it is not looked at: a long log may be cut off.
 fn first_entry(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let begin = text.find('{')?;
-    if json::is_too_deep(body, 64) {
+    // From where the parser begins: a quote before it would turn strings inside out.
+    if json::is_too_deep(&body[begin..], 64) {
         return None;
     }
     let entry = sonic_rs::get(&text[begin..], ["createdAt"]).ok()?;
@@ -398,6 +424,30 @@ impl Resolver for Public {
             public.push(*address);
         }
         if public.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(public) }
+    }
+}
+
+/// Remembers the addresses of our two hosts: ureq asks for each request, also on a connection that it has, and the system
+/// would be asked as often, each time in a thread of its own.
+#[derive(Debug, Default)]
+struct Remembered {
+    dns: DefaultResolver,
+    known: Mutex<Vec<(String, Instant, ResolvedSocketAddrs)>>,
+}
+
+impl Resolver for Remembered {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+        let known = || self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let fresh = |(name, at, _): &&(String, Instant, _)| name == authority && at.elapsed() < ADDRESS;
+        if let Some((.., found)) = known().iter().find(fresh) {
+            return Ok(found.clone());
+        }
+        let found = self.dns.resolve(uri, config, timeout)?;
+        let mut known = known();
+        known.retain(|(name, ..)| name != authority);
+        known.push((authority.to_string(), Instant::now(), found.clone()));
+        Ok(found)
     }
 }
 
@@ -471,7 +521,17 @@ mod tests {
         assert_eq!(first_entry(log.as_bytes()).as_deref(), Some("2023-05-01T12:00:00.000Z"));
         // Cut off behind the first one.
         assert_eq!(first_entry(&log.as_bytes()[..log.len() - 20]).as_deref(), Some("2023-05-01T12:00:00.000Z"));
-        for wrong in ["[]", "", "[{}]", r#"[{"createdAt":7}]"#, "null", "{"] {
+        let deep = "[".repeat(1 << 20);
+        for wrong in [
+            &format!("\"{{\"a\":{deep}"),
+            &format!("[{{\"a\":{deep}"),
+            "[]",
+            "",
+            "[{}]",
+            r#"[{"createdAt":7}]"#,
+            "null",
+            "{",
+        ] {
             assert_eq!(first_entry(wrong.as_bytes()), None, "{wrong}");
         }
     }
@@ -485,6 +545,10 @@ mod tests {
             raw,
             [("did:plc:a", r#"{"did":"did:plc:a","n":12345678901234567890}"#), ("did:plc:b", r#"{"did":"did:plc:b"}"#)]
         );
+        assert_eq!(resolved(br#"{"did":"did:plc:a"}"#).as_deref(), Some("did:plc:a"));
+        for wrong in ["", "<html>", "{}", "7", r#"{"did":7}"#, &format!(r#"{{"a":{}"#, "[".repeat(4000))] {
+            assert_eq!(resolved(wrong.as_bytes()), None, "{wrong}");
+        }
         assert!(many(b"{}").is_none() && many(b"[").is_none());
     }
 }

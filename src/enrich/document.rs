@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use sonic_rs::LazyValue;
 
 use crate::atproto::json;
 
@@ -26,10 +27,11 @@ pub struct Document {
 struct View<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
+    // Each entry is read by itself: one that somebody wrote by hand must not take the others away.
     #[serde(borrow, default, rename = "alsoKnownAs")]
-    also_known_as: Vec<Cow<'a, str>>,
+    also_known_as: Option<Vec<LazyValue<'a>>>,
     #[serde(borrow, default)]
-    service: Vec<Service<'a>>,
+    service: Option<Vec<LazyValue<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -38,9 +40,8 @@ struct Service<'a> {
     id: Cow<'a, str>,
     #[serde(borrow, default, rename = "type")]
     kind: Cow<'a, str>,
-    /// Other services may have a map here.
     #[serde(borrow, default, rename = "serviceEndpoint")]
-    endpoint: Option<sonic_rs::LazyValue<'a>>,
+    endpoint: Cow<'a, str>,
 }
 
 impl Document {
@@ -52,17 +53,18 @@ impl Document {
         if view.id != did {
             return Err("it is the document of another DID".into());
         }
-        let is_pds = |s: &&Service<'_>| {
+        let is_pds = |s: &Service<'_>| {
             let name = s.id.strip_prefix(did).unwrap_or(&s.id);
             name == "#atproto_pds" && s.kind == "AtprotoPersonalDataServer"
         };
-        let endpoint = view.service.iter().find(is_pds).and_then(|s| s.endpoint.as_ref());
-        let endpoint = endpoint.and_then(|raw| sonic_rs::from_str::<String>(raw.as_raw_str()).ok());
-        let handle = view.also_known_as.iter().find_map(|name| name.strip_prefix("at://"));
+        let (services, names) = (view.service.unwrap_or_default(), view.also_known_as.unwrap_or_default());
+        let mut services = services.iter().filter_map(|raw| sonic_rs::from_str::<Service<'_>>(raw.as_raw_str()).ok());
+        let names = names.iter().filter_map(|raw| sonic_rs::from_str::<String>(raw.as_raw_str()).ok());
+        let handle = names.filter_map(|name| name.strip_prefix("at://").map(str::to_ascii_lowercase)).next();
         Ok(Document {
             json: json.into(),
-            pds: endpoint.and_then(|url| origin(&url)).map(Into::into),
-            handle: handle.filter(|h| is_handle(h)).map(|h| h.to_ascii_lowercase().into()),
+            pds: services.find(is_pds).and_then(|s| origin(&s.endpoint)).map(Into::into),
+            handle: handle.filter(|h| is_handle(h)).map(Into::into),
         })
     }
 
@@ -109,7 +111,7 @@ mod tests {
 
     fn with(service: &str) -> String {
         format!(
-            r#"{{"id":"{DID}","alsoKnownAs":["https://x.example","at://Alice.Example"],"service":[{{"id":"did:plc:abc#other","type":"Other","serviceEndpoint":{{"a":1}}}},{service}]}}"#
+            r#"{{"id":"{DID}","alsoKnownAs":[7,"https://x.example","at://Alice.Example"],"service":[{{"id":"did:plc:abc#other","type":["A","B"],"serviceEndpoint":{{"a":1}}}},null,{service}]}}"#
         )
     }
 
@@ -148,7 +150,9 @@ mod tests {
         ] {
             assert!(Document::parse(DID, wrong.as_bytes()).is_err(), "{}", &wrong[..wrong.len().min(60)]);
         }
-        let bare = Document::parse(DID, br#" {"id":"did:plc:abc","alsoKnownAs":["at://no handle"]}"#).expect("valid");
-        assert_eq!((bare.pds, bare.handle), (None, None));
+        for bare in [r#""alsoKnownAs":["at://no handle"]"#, r#""alsoKnownAs":null,"service":null"#, r#""service":[]"#] {
+            let bare = Document::parse(DID, format!(" {{\"id\":\"{DID}\",{bare}}}").as_bytes()).expect("valid");
+            assert_eq!((bare.pds, bare.handle), (None, None));
+        }
     }
 }

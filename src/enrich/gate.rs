@@ -11,6 +11,8 @@ const DOWN_AFTER: u32 = 10;
 /// It is asked again after this long, then twice as long, up to the longest.
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
+/// A turn is waited for when it comes within so long.
+const QUEUE: Duration = Duration::from_millis(200);
 /// Requests may come in bursts of so much time's worth.
 const BURST: Duration = Duration::from_millis(100);
 
@@ -51,19 +53,31 @@ impl Gate {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Asks to pass. `Err`: it is closed, for so long at least.
+    /// Asks to pass, and waits for its turn when that is near. `Err`: come again after so long at least.
     pub fn pass(&self) -> Result<(), Duration> {
+        let turn = {
+            let mut state = self.state();
+            let now = Instant::now();
+            if let Some(wait) = closed_for(&state, now) {
+                return Err(wait);
+            }
+            let next = state.next.map_or(now, |next| next.max(now - BURST)) + self.interval;
+            let turn = next.saturating_duration_since(now);
+            // Else those who wait would queue up without an end, for turns that come too late for all of them.
+            if turn > QUEUE.max(self.interval) {
+                return Err(turn);
+            }
+            state.next = Some(next);
+            turn
+        };
+        std::thread::sleep(turn);
         let mut state = self.state();
-        let now = Instant::now();
-        if let Some(wait) = closed_for(&state, now) {
+        // It may have been closed meanwhile.
+        if let Some(wait) = closed_for(&state, Instant::now()) {
             return Err(wait);
         }
         // After a pause one goes first.
         state.probing = opens(&state).is_some();
-        let next = state.next.map_or(now, |next| next.max(now - BURST)) + self.interval;
-        state.next = Some(next);
-        drop(state);
-        std::thread::sleep(next.saturating_duration_since(now));
         Ok(())
     }
 
@@ -92,11 +106,12 @@ impl Gate {
     pub fn failed(&self, reason: &str) {
         let mut state = self.state();
         state.failures += 1;
-        // Those that were under way when it closed say nothing new.
-        if !state.probing && (state.failures < DOWN_AFTER || opens(&state).is_some()) {
+        let looked = std::mem::take(&mut state.probing);
+        // One that looks whether a dead host is back is enough; those that were under way when it closed say nothing new.
+        let again = looked && state.closed > 0;
+        if !again && (state.failures < DOWN_AFTER || state.until.is_some()) {
             return;
         }
-        state.probing = false;
         let wait = FIRST.saturating_mul(1 << state.closed.min(6)).min(LONGEST);
         state.closed += 1;
         state.until = Some(Instant::now() + wait);
@@ -116,9 +131,13 @@ impl Gate {
         let mut state = self.state();
         state.probing = false;
         let until = Instant::now() + wait;
+        // Requests that were under way bring the same answer.
+        let is_news = state.paused.is_none_or(|before| until > before + Duration::from_secs(1));
         state.paused = state.paused.max(Some(until));
         drop(state);
-        log::warn!("{}: it asks for a pause of {} s", self.host, wait.as_secs());
+        if is_news {
+            log::warn!("{}: it asks for a pause of {} s", self.host, wait.as_secs());
+        }
     }
 }
 
@@ -185,9 +204,29 @@ mod tests {
         assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(29)), "and an answer does not end it");
         assert_eq!(gate.open.get(), 0);
         gate.state().paused = Some(Instant::now());
+        assert!(gate.pass().is_ok(), "one looks");
+        gate.failed("refused");
+        assert!(gate.open.get() == 0 && gate.pass().is_ok(), "one failure is not ten");
+        gate.answered();
+        gate.state().paused = Some(Instant::now());
         assert!(gate.pass().is_ok() && gate.pass().is_err(), "one looks");
         gate.answered();
         assert!(gate.pass().is_ok() && gate.pass().is_ok());
+    }
+
+    #[test]
+    fn whoever_waits_for_a_turn_sees_that_it_closed() {
+        let gate = std::sync::Arc::new(Gate::new("h", 10, IntGauge::new("g", "g").expect("a gauge")));
+        gate.state().next = Some(Instant::now() + Duration::from_millis(80));
+        let waiting = gate.clone();
+        let waiting = std::thread::spawn(move || waiting.pass());
+        std::thread::sleep(Duration::from_millis(20));
+        gate.pause(Duration::from_secs(30));
+        assert!(waiting.join().expect("no panic").is_err_and(|wait| wait > Duration::from_secs(29)));
+        // And nobody queues up for turns that are far away.
+        let gate = Gate::new("h", 1, IntGauge::new("g", "g").expect("a gauge"));
+        gate.state().next = Some(Instant::now() + Duration::from_secs(5));
+        assert!(gate.pass().is_err_and(|wait| wait > Duration::from_secs(5)));
     }
 
     #[test]
@@ -195,7 +234,9 @@ mod tests {
         let gate = Gate::new("h", 200, IntGauge::new("g", "g").expect("a gauge"));
         let began = Instant::now();
         for _ in 0..60 {
-            gate.pass().expect("open");
+            while let Err(wait) = gate.pass() {
+                std::thread::sleep(wait);
+            }
         }
         // 60 at 200 a second are 300 ms, of which the burst saves 100.
         assert!(began.elapsed() >= Duration::from_millis(180), "{:?}", began.elapsed());

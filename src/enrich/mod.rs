@@ -10,7 +10,7 @@ pub mod gate;
 pub mod snapshot;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::atproto::time;
@@ -133,8 +133,6 @@ pub struct Knowledge {
     created: Cache<Arc<Created>>,
     profiles: Cache<Arc<[u8]>>,
     hits: CacheHits,
-    /// Held by who writes the snapshot.
-    saving: Mutex<()>,
 }
 
 impl Knowledge {
@@ -147,7 +145,6 @@ impl Knowledge {
             created: Cache::new(accounts),
             profiles: Cache::new(accounts),
             hits,
-            saving: Mutex::default(),
         }
     }
 
@@ -169,7 +166,8 @@ impl Knowledge {
             if !self.wants(kind, did) {
                 continue;
             }
-            match self.cached(kind, did, now_ms) {
+            // What this event makes old is not read back, should an answer have come in meanwhile.
+            match self.cached(kind, did, now_ms).filter(|_| !forget.covers(kind)) {
                 Some(value) => {
                     self.hits.hit(kind as usize, value.is_some());
                     if let Some(value) = value {
@@ -275,7 +273,7 @@ pub fn web_host(did: &str) -> Option<String> {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
         && !name.starts_with(['.', '-'])
         && !name.ends_with(['.', '-']);
-    let is_port = port.is_none_or(|p| p.parse::<u16>().is_ok_and(|p| p > 0));
+    let is_port = port.is_none_or(|p| p.bytes().all(|b| b.is_ascii_digit()) && p.parse::<u16>().is_ok_and(|p| p > 0));
     (is_name && is_port).then(|| port.map_or_else(|| name.to_string(), |port| format!("{name}:{port}")))
 }
 
@@ -291,8 +289,15 @@ mod tests {
         }
         assert_eq!(web_host("did:web:a.example").as_deref(), Some("a.example"));
         assert_eq!(web_host("did:web:localhost%3A2583").as_deref(), Some("localhost:2583"));
-        for no in ["did:web:", "did:web:a.example:path", "did:web:a%2Fb", "did:web:a@b", "did:web:-a", "did:web:a%3A0"]
-        {
+        for no in [
+            "did:web:",
+            "did:web:a.example:path",
+            "did:web:a%2Fb",
+            "did:web:a@b",
+            "did:web:-a",
+            "did:web:a%3A0",
+            "did:web:a%3A+443",
+        ] {
             assert!(web_host(no).is_none(), "{no}");
         }
     }

@@ -1,5 +1,7 @@
 //! The caches on disk, so that a restart does not begin with all look-ups at once. One JSON object a line, zstd-compressed;
 //! it may be deleted at any time.
+//!
+//! Written at a stop and taken once: after a kill it would bring back what `identity` events behind the cursor have made old.
 
 use std::borrow::Cow;
 use std::fs::{self, File};
@@ -36,7 +38,6 @@ struct Line<'a> {
 impl Knowledge {
     /// Writes what still holds, beside the old file first. Gives the number of entries.
     pub fn save(&self, path: &Path) -> io::Result<usize> {
-        let _alone = self.saving.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
@@ -78,12 +79,13 @@ impl Knowledge {
         Ok(entries - 1)
     }
 
-    /// Takes over what a snapshot has and what still holds. Gives the number of entries; 0 when there is no snapshot.
+    /// Takes over what a snapshot has and what still holds, and removes it. Gives the number of entries; 0 when there is none.
     pub fn load(&self, path: &Path) -> io::Result<usize> {
         let file = match File::open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             file => file?,
         };
+        fs::remove_file(path)?;
         let mut input = BufReader::new(zstd::Decoder::new(file)?);
         let (mut line, mut entries) = (Vec::new(), 0);
         (&mut input).take(LINE).read_until(b'\n', &mut line)?;

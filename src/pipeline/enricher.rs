@@ -14,7 +14,7 @@ use super::batch::Batch;
 use super::fetcher::{self, Answered};
 use super::metadata::{Metadata, Unfinished};
 use crate::atproto::time;
-use crate::enrich::directory::{AGAIN, Desk, Directory, Outcome, PROFILES, Question};
+use crate::enrich::directory::{Desk, Directory, Outcome, PROFILES, Question, unverified};
 use crate::enrich::document::Document;
 use crate::enrich::{Account, Answer, Kind, Knowledge, Value, is_web};
 use crate::metrics::{Handled, Metrics};
@@ -43,16 +43,37 @@ type Key = (Kind, Box<str>);
 struct LookUp {
     /// Tells it from an earlier one of the same account.
     serial: u64,
-    /// Whether a fetcher has it, or had it.
-    asked: bool,
+    stage: Stage,
     /// Its deadline is over: nobody waits for it any more.
     late: bool,
-    /// The document, while its handle is looked up.
-    unverified: Option<Arc<Document>>,
+    /// `None`: there is none.
+    deadline: Option<Instant>,
     /// Batches, and their holes, that its answer is for.
     waiting: Vec<Place>,
     /// What it will say is out of date: it is not kept, and asked for once more for these.
     stale: Option<Vec<Place>>,
+}
+
+/// How far a look-up is.
+enum Stage {
+    /// No fetcher has it yet.
+    Backlog,
+    Asked,
+    /// The document is there, and its handle is looked up: in the backlog, or asked.
+    Verifying {
+        document: Arc<Document>,
+        asked: bool,
+    },
+}
+
+impl LookUp {
+    /// What is known by now: a document whose handle is not verified yet is better than none.
+    fn so_far(&self) -> Option<Value> {
+        match &self.stage {
+            Stage::Verifying { document, .. } => unverified(document).value,
+            _ => None,
+        }
+    }
 }
 
 /// A batch that waits, and its hole.
@@ -102,7 +123,7 @@ struct Run<'m> {
     answers: Receiver<Answered>,
     waiting: HashMap<u64, Waiting>,
     lookups: HashMap<Key, LookUp>,
-    /// In the order of their start, since all have the same time.
+    /// In order.
     deadlines: VecDeque<(Instant, u64, Key)>,
     /// By [`Desk`].
     queues: [Queue; 4],
@@ -206,33 +227,45 @@ impl Run<'_> {
                 if fresh {
                     lookup.stale.get_or_insert_default();
                 }
-                self.give(place, None);
+                let value = lookup.so_far().filter(|_| lookup.stale.is_none());
+                self.give(place, value);
             }
-            Some(lookup) if fresh && lookup.asked => lookup.stale.get_or_insert_default().push(place),
+            Some(lookup) if fresh && !matches!(lookup.stage, Stage::Backlog) => {
+                lookup.stale.get_or_insert_default().push(place);
+            }
             Some(lookup) => lookup.stale.as_mut().unwrap_or(&mut lookup.waiting).push(place),
             // Or another batch had it looked up meanwhile.
             None => match self.e.knowledge.cached(key.0, &key.1, time::now_ms()).filter(|_| !fresh) {
                 Some(value) => self.give(place, value),
-                None => self.start(key, vec![place]),
+                None => {
+                    let deadline = self.deadline(&key);
+                    self.start(key, vec![place], deadline);
+                }
             },
         }
     }
 
-    fn start(&mut self, key: Key, waiting: Vec<Place>) {
-        self.serial += 1;
-        let serial = self.serial;
-        let desk = match key.0 {
-            Kind::Document if is_web(&key.1) => Desk::Web,
-            Kind::Document | Kind::Created => Desk::Plc,
-            Kind::Profile => Desk::Profiles,
-        };
+    /// When a look-up that begins now is late.
+    fn deadline(&self, key: &Key) -> Option<Instant> {
         let settings = &self.e.knowledge.settings;
         // Whoever made a `did:web` may take its host away: nobody waits for that longer than for others.
-        if !settings.required || desk == Desk::Web {
-            self.deadlines.push_back((Instant::now() + settings.timeout, serial, key.clone()));
+        (!settings.required || desk(key) == Desk::Web).then(|| Instant::now() + settings.timeout)
+    }
+
+    fn start(&mut self, key: Key, waiting: Vec<Place>, deadline: Option<Instant>) {
+        self.serial += 1;
+        let serial = self.serial;
+        if let Some(at) = deadline {
+            self.remind(at, serial, &key);
         }
-        self.queue(desk).backlog.push_back((serial, key.clone()));
-        self.lookups.insert(key, LookUp { serial, asked: false, late: false, unverified: None, waiting, stale: None });
+        self.queue(desk(&key)).backlog.push_back((serial, key.clone()));
+        self.lookups.insert(key, LookUp { serial, stage: Stage::Backlog, late: false, deadline, waiting, stale: None });
+    }
+
+    fn remind(&mut self, at: Instant, serial: u64, key: &Key) {
+        // Nearly always the last one: all have the same time.
+        let place = self.deadlines.partition_point(|(other, ..)| *other <= at);
+        self.deadlines.insert(place, (at, serial, key.clone()));
     }
 
     fn queue(&mut self, desk: Desk) -> &mut Queue {
@@ -245,15 +278,29 @@ impl Run<'_> {
         while self.deadlines.front().is_some_and(|(at, ..)| *at <= now)
             && let Some((_, serial, key)) = self.deadlines.pop_front()
         {
+            let required = self.e.knowledge.settings.required;
             let Some(lookup) = self.lookups.get_mut(&key).filter(|l| l.serial == serial) else { continue };
+            match &lookup.stage {
+                // What is left is the AppView's.
+                Stage::Verifying { .. } if required => continue,
+                // It is not kept in the backlog of a host that is too slow, which would have no bound else.
+                Stage::Verifying { document, asked: false } => {
+                    let answer = unverified(document);
+                    self.settle(&key, Some(answer));
+                    continue;
+                }
+                _ => {}
+            }
             lookup.late = true;
-            let mut places = std::mem::take(&mut lookup.waiting);
-            places.extend(lookup.stale.iter_mut().flat_map(std::mem::take));
-            if !lookup.asked {
-                // Else the backlog of a host that is too slow would have no bound.
+            let (value, places) = (lookup.so_far(), std::mem::take(&mut lookup.waiting));
+            let stale: Vec<Place> = lookup.stale.iter_mut().flat_map(std::mem::take).collect();
+            if matches!(lookup.stage, Stage::Backlog) {
                 self.lookups.remove(&key);
             }
             for place in places {
+                self.give(place, value.clone());
+            }
+            for place in stale {
                 self.give(place, None);
             }
         }
@@ -270,10 +317,12 @@ impl Run<'_> {
                     break;
                 }
                 let Some(key) = self.next(desk) else { break };
+                let document = match self.lookups.get(&key).map(|l| &l.stage) {
+                    Some(Stage::Verifying { document, .. }) => Some(document.clone()),
+                    _ => None,
+                };
                 if closed {
-                    let unverified = self.lookups.get_mut(&key).and_then(|l| l.unverified.take());
-                    let without = unverified.map(|d| Value::Document(Arc::new(d.with_handle(None))));
-                    self.settle(&key, without.map(|value| Answer { value: Some(value), ttl: AGAIN }));
+                    self.settle(&key, document.as_deref().map(unverified));
                     continue;
                 }
                 let question = match desk {
@@ -288,7 +337,7 @@ impl Run<'_> {
                         }
                         Question::Profiles(dids)
                     }
-                    Desk::Handles => match self.lookups.get_mut(&key).and_then(|l| l.unverified.take()) {
+                    Desk::Handles => match document {
                         Some(document) => Question::Handle(key.1, document),
                         None => continue,
                     },
@@ -302,7 +351,10 @@ impl Run<'_> {
     fn next(&mut self, desk: Desk) -> Option<Key> {
         while let Some((serial, key)) = self.queue(desk).backlog.pop_front() {
             if let Some(lookup) = self.lookups.get_mut(&key).filter(|l| l.serial == serial) {
-                lookup.asked = true;
+                match &mut lookup.stage {
+                    Stage::Verifying { asked, .. } => *asked = true,
+                    stage => *stage = Stage::Asked,
+                }
                 return Some(key);
             }
         }
@@ -314,9 +366,15 @@ impl Run<'_> {
         let queue = self.queue(desk);
         if queue.busy == queue.started {
             let (taken, name) = (queue.taken.clone(), format!("fetch-{}", queue.started));
-            super::spawn(&name, move || fetcher::run(directory, desk, taken, answers));
-            queue.started += 1;
             queue.last_start = Some(Instant::now());
+            match super::try_spawn(&name, move || fetcher::run(directory, desk, taken, answers)) {
+                Ok(_) => queue.started += 1,
+                // Those that are there go on.
+                Err(e) => {
+                    log::warn!("no thread for another look-up: {e}; there are {}", queue.started);
+                    queue.limit = queue.started.max(1);
+                }
+            }
         }
         queue.busy += 1;
         // It has room for every fetcher, and we hold its other end: this neither waits nor fails.
@@ -337,10 +395,19 @@ impl Run<'_> {
                 Some(Answer { value: Some(Value::Document(document)), .. })
                     if desk != Desk::Handles && document.handle.is_some() && self.verifies() =>
                 {
-                    if let Some(lookup) = self.lookups.get_mut(&key) {
-                        lookup.unverified = Some(document.clone());
-                        let serial = lookup.serial;
-                        self.queue(Desk::Handles).backlog.push_back((serial, key));
+                    let timeout = self.e.knowledge.settings.timeout;
+                    match self.lookups.get_mut(&key) {
+                        // It is asked for once more anyway.
+                        Some(lookup) if lookup.stale.is_some() => self.settle(&key, outcome),
+                        Some(lookup) => {
+                            lookup.stage = Stage::Verifying { document: document.clone(), asked: false };
+                            let (serial, late) = (lookup.serial, lookup.late);
+                            if late {
+                                self.remind(Instant::now() + timeout, serial, &key);
+                            }
+                            self.queue(Desk::Handles).backlog.push_back((serial, key));
+                        }
+                        None => {}
                     }
                 }
                 _ => self.settle(&key, outcome),
@@ -365,7 +432,8 @@ impl Run<'_> {
             self.give(place, value.clone());
         }
         if let Some(places) = lookup.stale.filter(|places| !places.is_empty()) {
-            self.start(key.clone(), places);
+            // They have waited since then.
+            self.start(key.clone(), places, lookup.deadline);
         }
     }
 
@@ -392,5 +460,14 @@ impl Run<'_> {
         for (kind, entries) in self.e.knowledge.sizes() {
             self.e.metrics.cache_size(kind, entries);
         }
+    }
+}
+
+/// Where the first question of a look-up goes.
+fn desk((kind, did): &Key) -> Desk {
+    match kind {
+        Kind::Document if is_web(did) => Desk::Web,
+        Kind::Document | Kind::Created => Desk::Plc,
+        Kind::Profile => Desk::Profiles,
     }
 }

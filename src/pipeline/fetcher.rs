@@ -22,7 +22,7 @@ pub fn run(directory: Arc<Directory>, desk: Desk, questions: Receiver<Question>,
         let asked = catch_unwind(AssertUnwindSafe(|| directory.ask(&question)));
         let outcomes = asked.unwrap_or_else(|_| {
             log::error!("a look-up panicked: a bug, please report it");
-            directory.gave_up(&question)
+            directory.gave_up(desk, &question)
         });
         if answers.send(Answered { desk, question, outcomes }).is_err() {
             return;

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 
 use super::batch::{Batch, Hole};
+use super::permits::Permits;
 use crate::atproto::time;
+use crate::enrich::document::Document;
 use crate::enrich::{Account, Forget, Kind, Knowledge};
 use crate::event;
 use crate::filter::Filter;
 use crate::metrics::Metrics;
-
-/// What metadata may add to one batch, in bytes: a batch has 128 kB of frames, whose thousand ops could all be of one
-/// account with a long document. The rest goes on without.
-const MOST: usize = 16 << 20;
 
 /// A batch whose accounts are not all known.
 pub struct Unfinished {
@@ -37,6 +35,7 @@ pub struct Missing {
 pub struct Metadata {
     knowledge: Arc<Knowledge>,
     filter: Filter,
+    permits: Arc<Permits>,
     metrics: Arc<Metrics>,
     missing: MissingParts,
 }
@@ -52,7 +51,7 @@ struct MissingParts {
 }
 
 impl Metadata {
-    pub fn new(knowledge: Arc<Knowledge>, filter: Filter, metrics: Arc<Metrics>) -> Self {
+    pub fn new(knowledge: Arc<Knowledge>, filter: Filter, permits: Arc<Permits>, metrics: Arc<Metrics>) -> Self {
         let missing = MissingParts {
             did_document: metrics.metadata_missing("did_document"),
             pds_host: metrics.metadata_missing("pds_host"),
@@ -60,7 +59,7 @@ impl Metadata {
             created_at: metrics.metadata_missing("did_created_at"),
             profile: metrics.metadata_missing("profile"),
         };
-        Metadata { knowledge, filter, metrics, missing }
+        Metadata { knowledge, filter, permits, metrics, missing }
     }
 
     /// What is known of the account of each hole, and what has to be looked up.
@@ -76,10 +75,10 @@ impl Metadata {
 
     /// Fills the holes with `accounts`, one for each, and leaves out the records whose PDS the filter does not let pass.
     pub fn fill(&self, batch: &mut Batch, accounts: &[Account]) {
+        let (added, brief) = self.room(batch, accounts);
         let old = std::mem::take(&mut batch.bytes);
         let mut filled = std::mem::take(&mut batch.holes).into_iter().zip(accounts).peekable();
-        let added: usize = accounts.iter().map(size).sum();
-        let mut new = Vec::with_capacity(old.len() + added.min(MOST));
+        let mut new = Vec::with_capacity(old.len() + added);
         let mut index = 0;
         batch.records.retain_mut(|record| {
             let (start, end) = (record.key.start, record.value.end);
@@ -92,9 +91,9 @@ impl Metadata {
                 }
                 cut = hole.at;
                 new.extend_from_slice(&old[start..cut]);
-                if self.writes() && new.len() < old.len() + MOST {
+                if self.writes() {
                     let did = std::str::from_utf8(&old[record.key.clone()]).unwrap_or_default();
-                    self.write(&mut new, did, &hole, account);
+                    self.write(&mut new, did, &hole, account, brief);
                 }
             }
             index += 1;
@@ -107,6 +106,23 @@ impl Metadata {
             true
         });
         batch.bytes = new;
+    }
+
+    /// How many bytes the metadata may add to a batch, and whether documents and profiles are left out for lack of room: a
+    /// thousand small ops of one account with a long document could become a hundred times their frames.
+    fn room(&self, batch: &mut Batch, accounts: &[Account]) -> (usize, bool) {
+        if !self.writes() {
+            return (0, false);
+        }
+        let added = |brief| accounts.iter().map(|account| size(account, brief)).sum();
+        let needs = batch.needs() + added(false);
+        if needs > batch.cost {
+            if !self.permits.grow_within(needs - batch.cost) {
+                return (added(true), true);
+            }
+            batch.cost = needs;
+        }
+        (added(false), false)
     }
 
     /// Whether events say anything, or the filter alone wants to know.
@@ -127,18 +143,18 @@ impl Metadata {
         passes
     }
 
-    fn write(&self, out: &mut Vec<u8>, did: &str, hole: &Hole, account: &Account) {
+    fn write(&self, out: &mut Vec<u8>, did: &str, hole: &Hole, account: &Account, brief: bool) {
         let settings = &self.knowledge.settings;
         let document = account.document.as_ref().filter(|_| settings.write_documents);
         let created = account.created.as_ref();
         let known = event::Metadata {
-            did_document: document.map(|d| &d.json[..]),
+            did_document: document.filter(|_| !brief).map(|d| &d.json[..]),
             pds_host: document.and_then(|d| d.pds.as_deref()),
             handle: document.and_then(|d| d.handle.as_deref()),
             created_at: created.map(|c| &c.text[..]),
             // An event before the account's creation is one with a wrong clock.
             account_age: created.map(|c| u64::try_from((hole.time_ms - c.ms) / 1000).unwrap_or(0)),
-            profile: account.profile.as_deref(),
+            profile: account.profile.as_deref().filter(|_| !brief),
         };
         if settings.write_documents {
             count(&self.missing.did_document, known.did_document.is_none());
@@ -158,8 +174,10 @@ fn count(counter: &IntCounter, missing: bool) {
     }
 }
 
-/// About what an account adds to an event.
-fn size(account: &Account) -> usize {
-    let document = account.document.as_ref().map_or(0, |d| d.json.len() + 100);
-    document + account.profile.as_ref().map_or(0, |p| p.len()) + 150
+/// What an account adds to an event at most: a host and a handle have 253 characters at most.
+fn size(account: &Account, brief: bool) -> usize {
+    let parts = |d: &Document| d.pds.as_ref().map_or(0, |p| p.len()) + d.handle.as_ref().map_or(0, |h| h.len());
+    let few = 160 + account.document.as_deref().map_or(0, parts) + account.created.as_ref().map_or(0, |c| c.text.len());
+    let json = account.document.as_ref().map_or(0, |d| d.json.len()) + account.profile.as_ref().map_or(0, |p| p.len());
+    if brief { few } else { few + json }
 }

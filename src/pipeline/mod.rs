@@ -75,12 +75,12 @@ pub struct Pipeline {
 
 /// Starts a named thread. Fails only when the system has none left, which a start cannot survive.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    try_spawn(name, work).expect("the system has threads left at the start")
+}
+
+fn try_spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     // Address space only: sonic-rs takes up to 20 kB for each level of a JSON value where it is not optimised.
-    thread::Builder::new()
-        .name(name.into())
-        .stack_size(8 << 20)
-        .spawn(work)
-        .expect("the system has threads left at the start")
+    thread::Builder::new().name(name.into()).stack_size(8 << 20).spawn(work)
 }
 
 impl Pipeline {
@@ -108,7 +108,8 @@ impl Pipeline {
         // Only readers hold the queue open: workers end when the last reader does.
         drop((jobs_in, beginnings_in));
         let enriching = parts.knowledge.map(|knowledge| {
-            let metadata = Metadata::new(knowledge.clone(), parts.rules.filter.clone(), metrics.clone());
+            let metadata =
+                Metadata::new(knowledge.clone(), parts.rules.filter.clone(), permits.clone(), metrics.clone());
             let (unfinished_in, unfinished) = bounded(QUEUE);
             let enricher = Enricher {
                 directory: Arc::new(Directory::new(knowledge.settings.clone(), metrics.clone())),

@@ -62,6 +62,16 @@ impl Permits {
         self.state().bytes += bytes;
     }
 
+    /// The same for something that can be done without: refused when it would be more than a quarter over the limit.
+    pub fn grow_within(&self, bytes: usize) -> bool {
+        let mut state = self.state();
+        let fits = state.bytes + bytes <= self.limit + self.limit / 4;
+        if fits {
+            state.bytes += bytes;
+        }
+        fits
+    }
+
     pub fn release(&self, frames: usize, bytes: usize) {
         let mut state = self.state();
         debug_assert!(state.bytes >= bytes && state.frames >= frames);
@@ -127,7 +137,8 @@ mod tests {
         permits.close();
         assert!(waiting.join().expect("no panic").is_err(), "closed while it waited");
         assert!(!permits.is_idle());
-        permits.release(1, 60);
+        assert!(permits.grow_within(65) && !permits.grow_within(1), "a quarter over the limit");
+        permits.release(1, 125);
         assert!(permits.is_idle());
     }
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use ureq::Proxy;
+
 use crate::client;
 use crate::metrics::Metrics;
 
@@ -97,7 +99,7 @@ impl Answer {
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
-        let agent = client::config(&account.user_agent, TIMEOUT, 1).new_agent();
+        let agent = client::config(&account.user_agent, TIMEOUT, 1, Proxy::try_from_env()).new_agent();
         Session { account, agent, metrics, tokens: None, last_login: None, answered: false }
     }
 

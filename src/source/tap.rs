@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ureq::Proxy;
+
 use super::Host;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
@@ -174,7 +176,7 @@ impl<I: Intake> link::Session for Tap<I> {
 pub fn check(host: &Host) -> Result<(), String> {
     let scheme = if host.tls { "https" } else { "http" };
     let url = format!("{scheme}://{}:{}{}/health", host.host, host.port, host.prefix);
-    let mut request = client::config(&host.user_agent, HEALTH, 1).new_agent().get(&url);
+    let mut request = client::config(&host.user_agent, HEALTH, 1, Proxy::try_from_env()).new_agent().get(&url);
     if let Some(authorization) = &host.authorization {
         request = request.header("authorization", authorization);
     }

@@ -479,6 +479,20 @@ fn an_api_host_alone_gives_profiles_and_a_dead_one_takes_nothing_else_away() {
 }
 
 #[test]
+fn a_slow_app_view_takes_no_document_away() {
+    let stage = Stage::new();
+    let api = everybody();
+    api.set_presence(Presence::Hangs);
+    let api_url = api.url();
+    let bridge = stage.start(&["--api-host", &api_url, "--metadata-timeout", "1s", "--lookup-concurrency", "4"]);
+    // More than its fetchers can ask about at once.
+    stage.posts(0..40);
+    let from_plc = ["accountAge", "didCreatedAt", "didDocument", "pdsHost"];
+    events(&bridge, 40).iter().for_each(|e| assert_eq!(parts(e), from_plc, "{e}"));
+    stop(bridge);
+}
+
+#[test]
 fn profiles_are_asked_for_together_while_requests_pile_up() {
     let stage = Stage::new();
     stage.directory.set_latency(Duration::from_millis(50));

@@ -163,8 +163,14 @@ fn metrics_say_what_a_known_run_did() {
     assert!(metrics.contains_key("process_cpu_seconds_total"), "in whole seconds, so mostly 0 by now");
 
     // Each metric of the program has its type and a help text.
-    let (status, text) = bridge.get("/metrics").expect("an answer");
+    let (status, mut text) = bridge.get("/metrics").expect("an answer");
     assert_eq!(status, 200);
+    // Those with labels are there when something is looked up of accounts.
+    let nobody = "http://127.0.0.1:1";
+    let enriching =
+        Bridge::start(&["firehose", "relay", "--relay-host", &relay.url(), "--plc-host", nobody, "--api-host", nobody]);
+    enriching.wait("its metrics", SOON, |b| b.get("/metrics").is_some_and(|(_, t)| t.contains("atkafka_cache_size")));
+    text += &enriching.get("/metrics").expect("an answer").1;
     let production = METRICS_SOURCE.split("#[cfg(test)]").next().unwrap_or_default();
     // What only Ozone has, with labels, is not there before Ozone is asked.
     let ours = |s: &&str| s.starts_with("atkafka_") && !s.contains(['{', ' ']) && !s.starts_with("atkafka_ozone_");

@@ -10,6 +10,9 @@ PLATFORMS ?=
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
+# Where cargo puts the programs.
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+
 .DEFAULT_GOAL := help
 .PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall dist tap-check ozone-check
 
@@ -21,10 +24,10 @@ build: ## the release binary, target/release/atkafka
 	cargo build --release
 
 # Not build: root installs, and root should not compile.
-target/release/atkafka:
+$(RELEASE)/atkafka:
 	$(MAKE) build
 
-install: $(if $(BIN),,target/release/atkafka) ## with unit, settings, manual page, completions: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+install: $(if $(BIN),,$(RELEASE)/atkafka) ## with unit, settings, manual page, completions: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
 	@scripts/install.sh
 
 uninstall: ## remove what install put there; settings that were changed stay
@@ -34,7 +37,7 @@ dist: ## target/dist/atkafka-VERSION-TARGET.tar.gz, OpenSSL and zlib inside the 
 	@scripts/dist.sh
 
 run-relay: build ## RELAY_HOST=wss://bsky.network to BOOTSTRAP_SERVERS=host:port (none: stdout), OUTPUT_TOPIC, ARGS
-	target/release/atkafka firehose relay --relay-host "$(RELAY_HOST)" \
+	$(RELEASE)/atkafka firehose relay --relay-host "$(RELAY_HOST)" \
 		$(if $(BOOTSTRAP_SERVERS),--bootstrap-servers "$(BOOTSTRAP_SERVERS)" --output-topic "$(OUTPUT_TOPIC)") $(ARGS)
 
 kafka: ## start a local broker, without Docker: KAFKA_VERSION=4.3.1 KAFKA_PORT=9092

@@ -13,7 +13,7 @@ kafka=scripts/kafka.sh
 rate=${RATE:-500}
 frames=fixtures/network.bin.zst
 out=target/demo
-bin=target/release
+bin=${CARGO_TARGET_DIR:-target}/release
 if [ -t 1 ]; then width=$(tput cols 2>/dev/null || echo 100); else width=160; fi
 
 title() { printf '\n== %s\n' "$*"; }

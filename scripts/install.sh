@@ -25,7 +25,7 @@ esac
 [ -z "${BIN:-}" ] || BIN=$(realpath "$BIN")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -z "${BIN:-}" ]; then
-  BIN=target/release/atkafka
+  BIN=${CARGO_TARGET_DIR:-target}/release/atkafka
   [ ! -x ./atkafka ] || BIN=./atkafka
 fi
 PREFIX=${PREFIX:-/usr/local}
@@ -73,4 +73,4 @@ for file in packaging/systemd/*.env; do
   # Passwords may come into them.
   if [ -e "$settings/$name" ]; then echo "kept: $settings/$name"; else put 600 "$file" "$settings/$name"; fi
 done
-echo "installed; next: edit $SYSCONFDIR/atkafka/relay.env, systemctl daemon-reload, systemctl enable --now atkafka@relay"
+[ -n "$root" ] || echo "installed; next: edit $SYSCONFDIR/atkafka/relay.env, systemctl daemon-reload, systemctl enable --now atkafka@relay"

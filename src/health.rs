@@ -17,6 +17,7 @@ struct State {
     sources: Vec<(String, Result<(), String>)>,
     sink: Option<Result<(), String>>,
     oldest_in_flight: Option<Instant>,
+    oldest_unknown: Option<Instant>,
     turns: u64,
 }
 
@@ -45,6 +46,11 @@ impl Health {
         self.with(|s| s.oldest_in_flight = oldest);
     }
 
+    /// When the oldest batch that waits for what its accounts are was read.
+    pub fn enriching_since(&self, oldest: Option<Instant>) {
+        self.with(|s| s.oldest_unknown = oldest);
+    }
+
     /// The producer has come round: it hangs nowhere, whether or not anything can be delivered.
     pub fn turn(&self) {
         self.with(|s| s.turns += 1);
@@ -70,6 +76,12 @@ impl Health {
             }
             if let Some(age) = s.oldest_in_flight.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
                 reasons.push(format!("nothing delivered: the oldest event in flight waits for {} s", age.as_secs()));
+            }
+            if let Some(age) = s.oldest_unknown.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
+                reasons.push(format!(
+                    "nothing delivered: the oldest event waits for {} s for a directory (--metadata-required, --metadata-timeout)",
+                    age.as_secs()
+                ));
             }
             if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
         })

@@ -20,6 +20,7 @@ use atkafka::sink::kafka::KafkaSink;
 use atkafka::sink::kafka_options::{Kafka, KafkaClient};
 use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
+use atkafka::source::Start;
 use atkafka::source::ozone::Ozone;
 use atkafka::source::relay::Relay;
 use atkafka::source::tap::{self, Tap};
@@ -102,6 +103,12 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             let saved = saved.map(|p| p.seq);
             if let Some(seq) = saved {
                 log::info!("{}: going on behind the saved seq {seq}", host.name);
+                if relay.start != Start::Live {
+                    log::warn!(
+                        "{}: --cursor is not used, since a position is saved: delete its file to begin there",
+                        host.name
+                    );
+                }
             }
             let name = host.name.clone();
             let (start, metrics, health) = (relay.start, run.metrics.clone(), run.health.clone());
@@ -189,6 +196,9 @@ impl Run {
         writing: Writing,
         sources: impl FnOnce(&Run, &Writing, &str) -> Result<Vec<Source>, Failure>,
     ) -> Result<(), Failure> {
+        for name in &writing.unknown_variables {
+            log::warn!("{name}: no flag has this variable, it is not used");
+        }
         let (output, sink) = sink(&writing, &self.metrics)?;
         let sources = sources(&self, &writing, &output)?;
         for source in &sources {

@@ -61,7 +61,8 @@ impl Report {
         let produced = self.metrics.produced_ok.get();
         let rate = (produced - self.produced) as f64 / self.since.elapsed().as_secs_f64();
         let mut text = format!("{rate:.0} records/s");
-        for (host, seconds) in self.metrics.lags() {
+        // Before the first delivery it would say 0.
+        for (host, seconds) in self.metrics.lags().into_iter().filter(|_| produced > 0) {
             text += &format!(", lag {} ({host})", human(seconds));
         }
         text += &format!(

@@ -17,6 +17,7 @@ use support::*;
 
 const SOON: Duration = Duration::from_secs(30);
 const BINARY: &str = env!("CARGO_BIN_EXE_atkafka");
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
 const TIME: &str = "2026-07-04T14:38:07.784Z";
 
 fn fixture(count: usize) -> Vec<Vec<u8>> {
@@ -739,4 +740,36 @@ fn a_stop_that_cannot_deliver_says_so_and_moves_no_cursor() {
         let seq = sonic_rs::from_str::<Value>(text).ok().and_then(|v| v.get("seq").as_u64());
         assert!(seq.unwrap_or(0) == 0, "nothing was delivered, and yet: {text}");
     }
+}
+
+#[test]
+fn a_variable_of_no_flag_is_named_in_the_log() {
+    let env =
+        [("ATKAFKA_RELAY_HOS", "wss://a.example"), ("ATKAFKA_COMMAND", "x"), ("ATKAFKA_OZONE_PASSWORD", "of another")];
+    let mut bridge = Bridge::start_with(&["firehose", "relay", "--relay-host", "ws://127.0.0.1:1"], &env);
+    bridge.wait("the warning", SOON, |b| b.log_contains("ATKAFKA_RELAY_HOS: no flag has this variable"));
+    assert!(!bridge.log_contains("ATKAFKA_COMMAND") && !bridge.log_contains("ATKAFKA_OZONE_PASSWORD"));
+    bridge.wait("the host once", SOON, |b| b.log().iter().any(|l| l.contains("127.0.0.1:1: Connection refused")));
+    assert!(!bridge.log_contains("127.0.0.1:1: 127.0.0.1:1"), "{:?}", bridge.log());
+    bridge.signal("TERM");
+    assert_eq!(bridge.end(SOON).code(), Some(0));
+}
+
+#[test]
+fn a_cursor_that_is_not_used_is_said() {
+    let state = folder("state");
+    std::fs::create_dir_all(&state).expect("a folder");
+    let frames = frames::read(FIXTURE).expect("the fixture").into_iter().take(20).collect::<Vec<_>>();
+    let last = frames.iter().filter_map(|f| frames::seq_of(f)).max().expect("seqs");
+    let relay = Relay::start(RelayConfig::script(frames)).expect("a relay");
+    let (url, state) = (relay.url(), state.to_string_lossy().into_owned());
+    let args = ["firehose", "relay", "--relay-host", &url, "--cursor", "oldest", "--state-dir", &state];
+    let bridge = Bridge::start(&args);
+    bridge.wait_delivered(last, SOON);
+    let (code, log) = bridge.stop();
+    assert_eq!(code, Some(0));
+    assert!(!log.iter().any(|l| l.contains("--cursor is not used")), "the first start uses it: {log:?}");
+    let bridge = Bridge::start(&args);
+    bridge.wait("the warning", SOON, |b| b.log_contains("--cursor is not used"));
+    bridge.stop();
 }

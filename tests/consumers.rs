@@ -65,7 +65,7 @@ fn kcat_reads_what_is_written() {
     let (mut tails, mut keys, mut seqs) = (0, 0, 0);
     for command in &commands {
         let out = printed(command, &broker, &topic);
-        if command.contains("-o -5") {
+        if command.contains("-o -5 ") {
             tails += 1;
             let partitions: HashSet<i32> = arrived.iter().map(|a| a.partition).collect();
             let all: Vec<&str> = out.lines().collect();

@@ -493,6 +493,22 @@ fn a_slow_app_view_takes_no_document_away() {
 }
 
 #[test]
+fn readyz_says_that_a_directory_is_waited_for() {
+    let stage = Stage::new();
+    stage.directory.set_presence(Presence::Refuses);
+    stage.post(&did(1));
+    let bridge = stage.start(&["--metadata-required"]);
+    bridge.wait("503 for the sake of the directory", SOON, |b| {
+        b.get("/readyz")
+            .is_some_and(|(status, body)| status == 503 && body.contains("waits for") && body.contains("a directory"))
+    });
+    stage.directory.set_presence(Presence::Up);
+    events(&bridge, 1).iter().for_each(assert_complete);
+    bridge.wait("200 again", SOON, |b| b.get("/readyz").is_some_and(|(status, _)| status == 200));
+    stop(bridge);
+}
+
+#[test]
 fn profiles_are_asked_for_together_while_requests_pile_up() {
     let stage = Stage::new();
     stage.directory.set_latency(Duration::from_millis(50));

@@ -295,8 +295,8 @@ fn the_unit_fits_the_program() {
     // Wrong usage ends with 2.
     assert_eq!(value(&unit, "RestartPreventExitStatus"), "2");
     assert_eq!(run(&["firehose", "relay", "--workers", "x"], &[]).0, Some(2));
-    let memory = value(&unit, "MemoryMax").trim_end_matches('M').parse::<u64>().expect("MiB");
-    assert!(memory >= 256 + 64 + 128, "the default limit, what is promised beside it, and air");
+    let memory = value(&unit, "MemoryMax").trim_end_matches('G').parse::<u64>().expect("GiB") << 10;
+    assert!(memory >= 256 + 64 + 400 + 128, "the default limit, what is promised beside it, full caches, and air");
 }
 
 // --- the settings -------------------------------------------------------------------------------

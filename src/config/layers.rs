@@ -29,6 +29,21 @@ pub fn variables(flag: &str) -> Vec<String> {
     }
 }
 
+/// Ours, and of no flag: the unit's command line, and the image of the compose files.
+const NO_FLAGS: [&str; 2] = ["ATKAFKA_COMMAND", "ATKAFKA_IMAGE"];
+
+/// Variables named like ours that no flag of any command has.
+pub fn unknown_variables(env: &HashMap<String, String>) -> Vec<String> {
+    let top = TopLevel::get_args_info();
+    let mut all = Vec::new();
+    flags_below(&top, &mut all);
+    let known: Vec<String> = all.iter().flat_map(|flag| variables(flag.long)).collect();
+    let is_known = |name: &str| NO_FLAGS.contains(&name) || known.iter().any(|k| k == name);
+    let mut unknown: Vec<String> = env.keys().filter(|n| n.starts_with("ATKAFKA_") && !is_known(n)).cloned().collect();
+    unknown.sort();
+    unknown
+}
+
 /// Sorts out `args` (without the program's name). `env` looks up a variable; the environment proper goes before `.env`.
 pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked, Invalid> {
     let top = TopLevel::get_args_info();

@@ -99,6 +99,8 @@ pub struct Writing {
     pub memory_limit: usize,
     /// `None`: no HTTP.
     pub listen: Option<SocketAddr>,
+    /// Variables that look like ours, and are of no flag: most likely written wrong.
+    pub unknown_variables: Vec<String>,
     /// `None`: no service manager waits for news.
     pub manager: Option<Manager>,
 }
@@ -320,6 +322,7 @@ fn writing(
         memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
         manager: manager(env),
+        unknown_variables: layers::unknown_variables(env),
         rules: Rules { format, filter: filter(f, enriching)?, verify: !f.no_verify, enrich: enrich.is_some() },
         enrich,
     })

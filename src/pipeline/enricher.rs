@@ -17,6 +17,7 @@ use crate::atproto::time;
 use crate::enrich::directory::{Desk, Directory, Outcome, PROFILES, Question, unverified};
 use crate::enrich::document::Document;
 use crate::enrich::{Account, Answer, Kind, Knowledge, Value, is_web};
+use crate::health::Health;
 use crate::metrics::{Handled, Metrics};
 
 /// How often it looks around at least.
@@ -32,6 +33,7 @@ pub struct Enricher {
     pub directory: Arc<Directory>,
     pub metadata: Metadata,
     pub metrics: Arc<Metrics>,
+    pub health: Arc<Health>,
     pub unfinished: Receiver<Unfinished>,
     pub batches: Sender<Batch>,
 }
@@ -456,6 +458,7 @@ impl Run<'_> {
     }
 
     fn report(&self) {
+        self.e.health.enriching_since(self.waiting.values().map(|w| w.batch.received).min());
         self.e.metrics.fetch_queue.set(self.lookups.len() as i64);
         for (kind, entries) in self.e.knowledge.sizes() {
             self.e.metrics.cache_size(kind, entries);

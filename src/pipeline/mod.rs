@@ -116,6 +116,7 @@ impl Pipeline {
                 knowledge,
                 metadata: metadata.clone(),
                 metrics: metrics.clone(),
+                health: health.clone(),
                 unfinished,
                 batches: batches_in.clone(),
             };

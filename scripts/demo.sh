@@ -60,7 +60,7 @@ $kafka kill --clean --port "$port"
 $kafka start --version 4.3.1 --port "$port"
 $kafka create-topic demo --partitions 4 --port "$port"
 
-$bin/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --rate "$rate" >"$out/relay.log" 2>&1 &
+"$bin"/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --rate "$rate" >"$out/relay.log" 2>&1 &
 relay=$!
 for _ in {1..50}; do
   if (: <"/dev/tcp/127.0.0.1/$relay_port") 2>/dev/null; then break; fi
@@ -69,7 +69,7 @@ for _ in {1..50}; do
 done
 echo "relay on ws://127.0.0.1:$relay_port, $rate events a second"
 
-$bin/atkafka firehose relay --relay-host "ws://127.0.0.1:$relay_port" --bootstrap-servers "127.0.0.1:$port" \
+"$bin"/atkafka firehose relay --relay-host "ws://127.0.0.1:$relay_port" --bootstrap-servers "127.0.0.1:$port" \
   --output-topic demo --state-dir "$out/state" --metrics-listen-address "127.0.0.1:$metrics_port" --cursor oldest \
   >"$out/atkafka.log" 2>&1 &
 atkafka=$!

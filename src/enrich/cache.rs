@@ -1,6 +1,6 @@
 //! One cache: bounded by entries, each entry by time.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
@@ -8,8 +8,8 @@ use dashmap::DashMap;
 pub struct Cache<V> {
     map: DashMap<Box<str>, Entry<V>>,
     limit: usize,
-    /// Counts the sweeps. What was not used since the last but one goes first.
-    era: AtomicU32,
+    /// Counts what was put. An era is a quarter of the limit: what was not used in the last two goes first.
+    puts: AtomicUsize,
 }
 
 struct Entry<V> {
@@ -17,13 +17,13 @@ struct Entry<V> {
     value: Option<V>,
     /// Milliseconds since 1970.
     until_ms: i64,
-    used: AtomicU32,
+    used: AtomicUsize,
 }
 
 impl<V: Clone> Cache<V> {
     /// Keeps `limit` entries at most.
     pub fn new(limit: usize) -> Self {
-        Cache { map: DashMap::new(), limit, era: AtomicU32::new(1) }
+        Cache { map: DashMap::new(), limit, puts: AtomicUsize::new(0) }
     }
 
     /// `None`: not known, or no longer.
@@ -32,7 +32,7 @@ impl<V: Clone> Cache<V> {
         if entry.until_ms <= now_ms {
             return None;
         }
-        entry.used.store(self.era.load(Ordering::Relaxed), Ordering::Relaxed);
+        entry.used.store(self.era(), Ordering::Relaxed);
         Some(entry.value.clone())
     }
 
@@ -40,8 +40,17 @@ impl<V: Clone> Cache<V> {
         if self.map.len() >= self.limit && !self.map.contains_key(did) {
             self.sweep();
         }
-        let used = AtomicU32::new(self.era.load(Ordering::Relaxed));
+        self.puts.fetch_add(1, Ordering::Relaxed);
+        let used = AtomicUsize::new(self.era());
         self.map.insert(did.into(), Entry { value, until_ms, used });
+    }
+
+    fn era(&self) -> usize {
+        self.puts.load(Ordering::Relaxed) / self.quarter()
+    }
+
+    fn quarter(&self) -> usize {
+        (self.limit / 4).max(1)
     }
 
     pub fn remove(&self, did: &str) {
@@ -65,12 +74,12 @@ impl<V: Clone> Cache<V> {
         }
     }
 
-    /// Makes room: at least a quarter of the entries go, those first that nobody asked for since the sweep before.
+    /// Makes room: at least a quarter of the entries go, those first that nobody asked for lately.
     fn sweep(&self) {
-        let era = self.era.fetch_add(1, Ordering::Relaxed);
-        let mut left = self.limit - (self.limit / 4).max(1);
+        let era = self.era();
+        let mut left = self.limit - self.quarter();
         self.map.retain(|_, entry| {
-            let keep = left > 0 && entry.used.load(Ordering::Relaxed) >= era;
+            let keep = left > 0 && entry.used.load(Ordering::Relaxed) + 1 >= era;
             left -= keep as usize;
             keep
         });

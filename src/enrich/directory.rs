@@ -171,24 +171,21 @@ impl Directory {
         read: impl Fn(Vec<u8>) -> Option<Value>,
     ) -> Outcome {
         match self.insist(desk, kind, url, limit) {
-            Ok(Reply::Body(body)) => {
-                let value = read(body);
-                let ttl = value.as_ref().map_or(ABSENT, |v| self.ttl(v));
-                Some(Answer { value, ttl })
-            }
-            Ok(Reply::Absent) => Some(Answer { value: None, ttl: ABSENT }),
+            Ok(Reply::Body(body)) => Some(self.answer(read(body))),
+            Ok(Reply::Absent) => Some(self.answer(None)),
             Err(Trouble::Host(_)) => Some(Answer { value: None, ttl: AGAIN }),
             Err(_) => None,
         }
     }
 
-    fn ttl(&self, value: &Value) -> Duration {
-        let kind = match value {
+    /// An answer that says something of the account; without a value, that there is nothing.
+    fn answer(&self, value: Option<Value>) -> Answer {
+        let kind = value.as_ref().map(|value| match value {
             Value::Document(_) => Kind::Document,
             Value::Created(_) => Kind::Created,
             Value::Profile(_) => Kind::Profile,
-        };
-        kind.ttl(&self.settings)
+        });
+        Answer { ttl: kind.map_or(ABSENT, |kind| kind.ttl(&self.settings)), value }
     }
 
     /// Attempts until there is an answer: a few within the deadline, or all that it takes where metadata is required.
@@ -276,16 +273,13 @@ impl Directory {
         let plain = self.settings.private_did_web && (name == "localhost" || name == "127.0.0.1");
         // Ports are for development networks (https://atproto.com/specs/did): else anybody could have us knock at each one.
         if has_port && !self.settings.private_did_web {
-            return Some(Answer { value: None, ttl: ABSENT });
+            return Some(self.answer(None));
         }
         let url = format!("{}://{host}/.well-known/did.json", if plain { "http" } else { "https" });
         match self.attempt(Desk::Web, Kind::Document.metric(), &url, super::document::MAX as u64) {
-            Ok(Reply::Body(body)) => {
-                let value = self.document(did, &body);
-                Some(Answer { ttl: if value.is_some() { Kind::Document.ttl(&self.settings) } else { ABSENT }, value })
-            }
+            Ok(Reply::Body(body)) => Some(self.answer(self.document(did, &body))),
             Err(Trouble::Closed(_)) => None,
-            Ok(Reply::Absent) | Err(_) => Some(Answer { value: None, ttl: ABSENT }),
+            Ok(Reply::Absent) | Err(_) => Some(self.answer(None)),
         }
     }
 
@@ -332,8 +326,7 @@ impl Directory {
         };
         let of = |did: &str| {
             let raw = found.iter().find(|(of, _)| of == did).map(|(_, raw)| raw.as_raw_str().as_bytes());
-            let value = raw.and_then(profile);
-            Some(Answer { ttl: if value.is_some() { Kind::Profile.ttl(&self.settings) } else { ABSENT }, value })
+            Some(self.answer(raw.and_then(profile)))
         };
         dids.iter().map(|did| of(did)).collect()
     }

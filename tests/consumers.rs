@@ -1,4 +1,4 @@
-//! The commands of the README for consumers, as they stand there, against a real broker.
+//! The commands of the documents for consumers, as they stand there, against a real broker.
 
 mod support;
 
@@ -19,15 +19,17 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin
 const FRAMES: usize = 1_000;
 const SOON: Duration = Duration::from_secs(60);
 
-/// The lines of the README that begin with this, and stand in a block of commands.
+/// The lines of the documents for consumers that begin with this, and stand in a block of commands.
 fn commands(beginning: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("README.md");
-    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let text = ["consumers.md", "coming-from-at-kafka.md"]
+        .map(|name| std::fs::read_to_string(format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"))).expect(name))
+        .concat();
+    let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let lines = blocks.flat_map(str::lines).filter(|line| line.starts_with(beginning));
     lines.map(|line| line.split("    #").next().unwrap_or_default().trim().to_string()).collect()
 }
 
-/// What a command of the README prints with this broker and topic, and no longer than some seconds.
+/// What a command of the documents prints with this broker and topic, and no longer than some seconds.
 fn printed(command: &str, broker: &str, topic: &str) -> String {
     let here = command.replace("localhost:9092", broker).replace("atproto-events", topic);
     assert_ne!(here, command);

@@ -305,7 +305,7 @@ fn compose_files_name_only_what_is_there_and_keep_what_matters() {
         // kcat of the host, as on the page.
         assert!(kafka["KAFKA_ADVERTISED_LISTENERS"].contains("//localhost:9092"), "{kafka:?}");
         assert!(kafka["KAFKA_ADVERTISED_LISTENERS"].contains("//kafka:29092"), "{kafka:?}");
-        // The README's "Retention": for ever where events are old, else longer than a relay goes back.
+        // docs/kafka.md, "Retention": for ever where events are old, else longer than a relay goes back.
         let retention: i64 = kafka["KAFKA_LOG_RETENTION_MS"].parse().expect("a number");
         assert_eq!(retention, if file == RELAY { 7 * 24 * 3_600_000 } else { -1 }, "{file}");
     }
@@ -526,22 +526,22 @@ fn process_metrics_of_the_dashboard_are_in_the_answer() {
 }
 
 #[test]
-fn alerts_say_what_they_mean_and_the_readme_what_to_do() {
-    let readme = read("README.md");
-    let section = readme.split("\n## Operating\n").nth(1).expect("a section Operating");
+fn alerts_say_what_they_mean_and_the_documents_what_to_do() {
+    let document = read("docs/operating.md");
+    let section = document.split("\n## Alerts\n").nth(1).expect("a section Alerts");
     let section = section.split("\n## ").next().unwrap_or_default();
     let tests = read("packaging/prometheus/alerts.test.yml");
     for (name, rule) in alerts() {
         for key in ["summary", "description", "runbook"] {
             assert!(text(&rule["annotations"][key]).len() > 10, "{name}: {key}");
         }
-        assert_eq!(text(&rule["annotations"]["runbook"]), "README.md#operating");
+        assert_eq!(text(&rule["annotations"]["runbook"]), "docs/operating.md#alerts");
         assert!(["warning", "critical"].contains(&text(&rule["labels"]["severity"]).as_str()), "{name}");
-        assert!(section.contains(&format!("| `{name}` |")), "{name} is not in the README's table");
+        assert!(section.contains(&format!("| `{name}` |")), "{name} is not in the table of docs/operating.md");
         assert!(tests.contains(&format!("alertname=\"{name}\"")), "{name} has no test");
     }
     let listed = section.lines().filter(|l| l.starts_with("| `Atkafka")).count();
-    assert_eq!(listed, alerts().len(), "the README's table has an alert that is not there");
+    assert_eq!(listed, alerts().len(), "the table of docs/operating.md has an alert that is not there");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What the design says about the source, held by reading it: dependence goes one way, nothing can stop the process, every
-//! queue has a bound, threads start in one place, and the README knows every metric and flag.
+//! queue has a bound, threads start in one place, and the documents know every metric and flag.
 
 mod support;
 
@@ -13,6 +13,15 @@ fn root() -> &'static Path {
 
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// README.md and everything in docs/.
+fn documents() -> String {
+    let mut text = read(&root().join("README.md"));
+    for entry in fs::read_dir(root().join("docs")).expect("docs/") {
+        text += &read(&entry.expect("an entry").path());
+    }
+    text
 }
 
 /// All Rust files below a folder.
@@ -181,7 +190,7 @@ fn has_word(text: &str, word: &str) -> bool {
 }
 
 #[test]
-fn every_metric_stands_in_the_readme() {
+fn every_metric_stands_in_the_documents() {
     let mut metrics = BTreeSet::new();
     for (_, line) in code(&root().join("src/metrics.rs")) {
         for part in line.split('"').skip(1).step_by(2) {
@@ -192,14 +201,14 @@ fn every_metric_stands_in_the_readme() {
         }
     }
     assert!(metrics.len() >= 20, "{metrics:?}");
-    let readme = read(&root().join("README.md"));
-    let missing: Vec<&String> = metrics.iter().filter(|m| !has_word(&readme, m)).collect();
-    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+    let text = documents();
+    let missing: Vec<&String> = metrics.iter().filter(|m| !has_word(&text, m)).collect();
+    assert!(missing.is_empty(), "not in the documents: {missing:?}");
 }
 
 #[test]
-fn every_flag_stands_in_the_readme() {
-    let readme = read(&root().join("README.md"));
+fn every_flag_stands_in_the_documents() {
+    let text = documents();
     let mut missing = BTreeMap::new();
     for command in [&["firehose", "relay"][..], &["record"]] {
         let (code, help, _) = support::run(&[command, &["--help"]].concat(), &[]);
@@ -208,18 +217,18 @@ fn every_flag_stands_in_the_readme() {
         let flags: Vec<String> = flags.map(|f| format!("--{}", f.trim_end_matches(','))).collect();
         assert!(flags.len() > 3, "{help}");
         for flag in flags {
-            if !has_word(&readme, &flag) {
+            if !has_word(&text, &flag) {
                 missing.insert(flag, command.join(" "));
             }
         }
     }
-    assert!(missing.is_empty(), "not in README.md: {missing:?}");
+    assert!(missing.is_empty(), "not in the documents: {missing:?}");
 }
 
 #[test]
-fn every_log_line_of_the_readme_is_one_of_the_program() {
-    let readme = read(&root().join("README.md"));
-    let table = readme.split("| log line |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
+fn every_log_line_of_the_documents_is_one_of_the_program() {
+    let text = documents();
+    let table = text.split("| log line |").nth(1).and_then(|rest| rest.split("\n\n").next()).expect("the table");
     let mut source = String::new();
     for path in rust_files("src") {
         // A long text stands on several lines, with a backslash at the end of each.

@@ -1,6 +1,8 @@
 //! A relay that sends what no honest one does: everything else arrives, in order; each bad thing is counted with its reason;
 //! the process stays up and ends with 0.
 
+#[path = "hostile/deep.rs"]
+mod deep;
 mod support;
 
 use std::collections::BTreeMap;

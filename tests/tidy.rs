@@ -181,6 +181,22 @@ fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// sonic-rs overflows the stack on a deeply nested text. `json_input` checks each text first, so that nobody else may parse.
+#[test]
+fn only_json_input_parses_json() {
+    let mut wrong = Vec::new();
+    for path in rust_files("src") {
+        let name = name(&path);
+        for (number, line) in code(&path) {
+            let used = line.replace("sonic_rs::to_vec(", "");
+            if used.contains("sonic_rs") && name != "src/atproto/json_input.rs" {
+                wrong.push(format!("{name}:{number}: {line}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "parse by atproto::json_input:\n{}", wrong.join("\n"));
+}
+
 /// Whether `text` has `word`, and not only as a part of a longer one.
 fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {

@@ -268,30 +268,6 @@ pub fn raw(out: &mut Vec<u8>, text: &[u8]) {
     }
 }
 
-/// Whether arrays and objects of a JSON text stand more than `deepest` inside one another. sonic-rs skips values by
-/// recursion, without a limit: a deep one would overflow the stack, which ends the process.
-pub fn is_too_deep(text: &[u8], deepest: usize) -> bool {
-    let opens = |b: &&u8| matches!(b, b'[' | b'{');
-    // Nearly every text has fewer brackets than that in all.
-    if text.iter().filter(opens).count() <= deepest {
-        return false;
-    }
-    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
-    for b in text {
-        match b {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            _ if in_string => {}
-            b'[' | b'{' if depth == deepest => return true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    false
-}
-
 /// A whole value of any kind, as a record would hold it: for tests against foreign cases.
 pub fn any(block: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let mut r = cbor::Reader::new(block);

@@ -5,5 +5,6 @@ pub mod cbor;
 pub mod cid;
 pub mod frame;
 pub mod json;
+pub mod json_input;
 pub mod tid;
 pub mod time;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::atproto::time;
+use crate::atproto::{json_input, time};
 
 /// What the file holds. Unknown fields of a later version are passed over.
 #[derive(Serialize, Deserialize, Debug)]
@@ -104,8 +104,7 @@ impl StateFile {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
-    let saved: Saved<T> = sonic_rs::from_slice(bytes)
-        .map_err(|e| format!("is damaged ({})", e.to_string().lines().next().unwrap_or_default()))?;
+    let saved: Saved<T> = json_input::read(bytes, json_input::SHALLOW).map_err(|e| format!("is damaged ({e})"))?;
     if saved.version > VERSION {
         return Err(format!("is of version {}, written by a newer atkafka than this one", saved.version));
     }

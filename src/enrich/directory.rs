@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use sonic_rs::{JsonValueTrait, LazyValue};
 use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -16,7 +15,8 @@ use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use super::document::{Document, INVALID_HANDLE, checked};
 use super::gate::Gate;
 use super::{ABSENT, Answer, Created, Kind, Settings, Value, web_host};
-use crate::atproto::{json, time};
+use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
+use crate::atproto::time;
 use crate::client;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
@@ -357,9 +357,11 @@ fn get(agent: &ureq::Agent, url: &str, limit: u64) -> Result<(Reply, Option<Dura
 
 /// The account that a handle names.
 fn resolved(body: &[u8]) -> Option<String> {
-    checked(body).ok()?;
-    let did = sonic_rs::get(body, ["did"]).ok()?;
-    sonic_rs::from_str(did.as_raw_str()).ok()
+    #[derive(Deserialize)]
+    struct Resolved {
+        did: String,
+    }
+    json_input::read::<Resolved>(body, SHALLOW).ok().map(|resolved| resolved.did)
 }
 
 /// The document while nobody can say whether its handle is right: without it, and to be asked about again soon.
@@ -371,18 +373,12 @@ pub fn unverified(document: &Document) -> Answer {
 fn first_entry(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let begin = text.find('{')?;
-    // From where the parser begins: a quote before it would turn strings inside out.
-    if json::is_too_deep(&body[begin..], 64) {
-        return None;
-    }
-    let entry = sonic_rs::get(&text[begin..], ["createdAt"]).ok()?;
-    sonic_rs::from_str::<String>(entry.as_raw_str()).ok()
+    let entry = json_input::member(&text[begin..], 2 * SHALLOW, "createdAt")?;
+    json_input::part(&entry).ok()
 }
 
 fn profile(raw: &[u8]) -> Option<Value> {
     checked(raw).ok()?;
-    // The whole of it is looked at once here, so that nothing but JSON is ever written.
-    sonic_rs::from_slice::<sonic_rs::LazyValue<'_>>(raw).ok()?;
     Some(Value::Profile(raw.into()))
 }
 
@@ -393,10 +389,7 @@ fn many(body: &[u8]) -> Option<Vec<(String, LazyValue<'_>)>> {
         #[serde(borrow)]
         profiles: Vec<LazyValue<'a>>,
     }
-    if json::is_too_deep(body, 64) {
-        return None;
-    }
-    let list: Profiles<'_> = sonic_rs::from_slice(body).ok()?;
+    let list: Profiles<'_> = json_input::read(body, 2 * SHALLOW).ok()?;
     let did = |raw: &LazyValue<'_>| raw.get("did").and_then(|did| did.as_str().map(str::to_string));
     Some(list.profiles.into_iter().filter_map(|raw| Some((did(&raw)?, raw))).collect())
 }

@@ -3,16 +3,13 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use sonic_rs::LazyValue;
 
-use crate::atproto::json;
+use crate::atproto::json_input::{self, LazyValue, SHALLOW};
 
 /// Bytes of a document or a profile at most. PLC operations have 7.5 kB at most, so that their documents come to about 10.
 pub const MAX: usize = 16 << 10;
 /// What a handle becomes that its own side does not confirm (<https://atproto.com/specs/handle>).
 pub const INVALID_HANDLE: &str = "handle.invalid";
-/// Deeper ones are refused before the parser sees them.
-const DEEPEST: usize = 32;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
@@ -48,8 +45,7 @@ impl Document {
     /// Fails, with the reason, when it is not the document of `did`.
     pub fn parse(did: &str, json: &[u8]) -> Result<Document, String> {
         checked(json)?;
-        let view: View<'_> =
-            sonic_rs::from_slice(json).map_err(|e| e.to_string().lines().next().unwrap_or_default().to_string())?;
+        let view: View<'_> = json_input::read(json, SHALLOW)?;
         if view.id != did {
             return Err("it is the document of another DID".into());
         }
@@ -58,8 +54,8 @@ impl Document {
             name == "#atproto_pds" && s.kind == "AtprotoPersonalDataServer"
         };
         let (services, names) = (view.service.unwrap_or_default(), view.also_known_as.unwrap_or_default());
-        let mut services = services.iter().filter_map(|raw| sonic_rs::from_str::<Service<'_>>(raw.as_raw_str()).ok());
-        let names = names.iter().filter_map(|raw| sonic_rs::from_str::<String>(raw.as_raw_str()).ok());
+        let mut services = services.iter().filter_map(|raw| json_input::part::<Service<'_>>(raw).ok());
+        let names = names.iter().filter_map(|raw| json_input::part::<String>(raw).ok());
         let handle = names.filter_map(|name| name.strip_prefix("at://").map(str::to_ascii_lowercase)).next();
         Ok(Document {
             json: json.into(),
@@ -74,12 +70,11 @@ impl Document {
     }
 }
 
-/// Whether a JSON object from the network may be parsed and written: neither too long nor too deep.
+/// Whether a JSON object from the network may be written as it is: valid, and neither too long nor too deep.
 pub fn checked(json: &[u8]) -> Result<(), String> {
     match json.trim_ascii_start().first() {
         Some(b'{') if json.len() > MAX => Err(format!("longer than {MAX} bytes")),
-        Some(b'{') if json::is_too_deep(json, DEEPEST) => Err(format!("nested deeper than {DEEPEST} levels")),
-        Some(b'{') => Ok(()),
+        Some(b'{') => json_input::read::<LazyValue<'_>>(json, SHALLOW).map(drop),
         _ => Err("not a JSON object".into()),
     }
 }

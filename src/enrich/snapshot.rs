@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{self, Document};
 use super::{Answer, Created, Kind, Knowledge, Value};
-use crate::atproto::time;
+use crate::atproto::{json_input, time};
 
 /// A line has a document or a profile, escaped.
 const LINE: u64 = 8 * document::MAX as u64;
@@ -134,7 +134,7 @@ impl Knowledge {
 }
 
 fn parse(line: &[u8]) -> io::Result<Line<'_>> {
-    sonic_rs::from_slice(line).map_err(|_| io::Error::other("a line is not one of ours"))
+    json_input::read(line, json_input::SHALLOW).map_err(|_| io::Error::other("a line is not one of ours"))
 }
 
 fn created(text: &str) -> io::Result<Value> {

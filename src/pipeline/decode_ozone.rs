@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::batch::Batch;
 use super::decode::{Arrival, Decoder};
-use crate::atproto::{json, time};
+use crate::atproto::{json, json_input, time};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, When};
 
@@ -50,10 +50,10 @@ impl Subject<'_> {
 impl Decoder<'_> {
     /// Appends the event. Its time was read from the page; one that is not an object of JSON is a dead letter.
     pub fn ozone(&mut self, text: &[u8], out: &mut Batch) {
-        let view: View<'_> = match sonic_rs::from_slice(text) {
+        let view: View<'_> = match json_input::read(text, json::MAX_DEPTH as usize) {
             Ok(view) => view,
             Err(e) => {
-                let detail = format!("not an event of Ozone: {}", e.to_string().lines().next().unwrap_or_default());
+                let detail = format!("not an event of Ozone: {e}");
                 out.dead.push(DeadLetter { reason: Reason::BadFrame, detail, seq: 0, bytes: text.to_vec() });
                 return;
             }

@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use sonic_rs::{JsonValueTrait, LazyValue};
 
 use super::batch::Batch;
 use super::decode::{Arrival, Decoder, short};
+use crate::atproto::json_input::{self, JsonValueTrait, LazyValue};
 use crate::atproto::{json, tid, time};
 use crate::checkpoint::Position;
 use crate::dead_letter::{DeadLetter, Reason};
@@ -61,20 +61,13 @@ struct TapIdentity<'a> {
 /// What is wrong with a message, for its dead letter.
 type Wrong = (Reason, String);
 
-fn first_line(e: &sonic_rs::Error) -> String {
-    short(e.to_string().lines().next().unwrap_or_default()).to_string()
-}
-
 impl Decoder<'_> {
     /// Appends what the message gives, and notes its id for the acknowledgement.
     pub fn tap(&mut self, text: &[u8], seen: &Seen, out: &mut Batch) {
         let message = match seen {
             Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
-            _ if json::is_too_deep(text, DEEPEST) => {
-                Err((Reason::BadFrame, format!("nested deeper than {DEEPEST} levels")))
-            }
-            _ => sonic_rs::from_slice::<Message<'_>>(text)
-                .map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {}", first_line(&e)))),
+            _ => json_input::read::<Message<'_>>(text, DEEPEST)
+                .map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {e}"))),
         };
         // Acknowledged with the batch, whatever the message turns out to be: else Tap sends it for ever.
         let id = message.as_ref().map_or_else(|_| readable_id(text), |m| Some(m.id));
@@ -175,9 +168,9 @@ const DEEPEST: usize = json::MAX_DEPTH as usize + 2;
 /// The id of a message whose rest may be anything. Tap writes it first.
 fn readable_id(text: &[u8]) -> Option<u64> {
     let beginning = String::from_utf8_lossy(&text[..text.len().min(DEEPEST)]);
-    sonic_rs::get(beginning.as_ref(), &["id"]).ok()?.as_u64()
+    json_input::member(beginning.as_ref(), DEEPEST, "id")?.as_u64()
 }
 
 fn parse<'a, T: Deserialize<'a>>(raw: &'a LazyValue<'a>, what: &str) -> Result<T, Wrong> {
-    sonic_rs::from_str(raw.as_raw_str()).map_err(|e| (Reason::BadFrame, format!("{what}: {}", first_line(&e))))
+    json_input::part(raw).map_err(|e| (Reason::BadFrame, format!("{what}: {e}")))
 }

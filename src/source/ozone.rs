@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use sonic_rs::LazyValue;
 
 use super::backoff::Backoff;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Link};
 use super::ozone_session::{Account, Failure, PAGE, Session};
+use crate::atproto::json_input::{self, LazyValue};
 use crate::atproto::{json, time};
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
@@ -156,12 +156,7 @@ impl<I: Intake> Ozone<I> {
                 return Err(Ended::Stopped);
             }
             let body = self.session.page(created_after.as_deref(), cursor.as_deref()).map_err(Ended::Failed)?;
-            if json::is_too_deep(&body, DEEPEST) {
-                let reason = format!("a page with values nested deeper than {DEEPEST} levels");
-                return Err(Ended::Failed(Failure::Later { reason, wait: None }));
-            }
-            let page: Page<'_> = sonic_rs::from_slice(&body).map_err(|e| {
-                let what = e.to_string().lines().next().unwrap_or_default().to_string();
+            let page: Page<'_> = json_input::read(&body, DEEPEST).map_err(|what| {
                 Ended::Failed(Failure::Later { reason: format!("a page that cannot be read: {what}"), wait: None })
             })?;
             pages += 1;
@@ -198,7 +193,7 @@ impl<I: Intake> Ozone<I> {
         let mut frames = Frames::default();
         for event in &page.events {
             let raw = event.as_raw_str();
-            let (id, ms) = match sonic_rs::from_str::<Stamp<'_>>(raw) {
+            let (id, ms) = match json_input::part::<Stamp<'_>>(event) {
                 Ok(Stamp { id, created_at }) => {
                     let id = id.as_raw_str();
                     (id.parse().unwrap_or_else(|_| hash(id)), time::parse_ms(&created_at))

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use ureq::Proxy;
 
+use crate::atproto::json_input::{self, SHALLOW};
 use crate::client;
 use crate::metrics::Metrics;
 
@@ -87,7 +88,7 @@ struct Answer {
 
 impl Answer {
     fn error(&self) -> XrpcError {
-        sonic_rs::from_slice(&self.body).unwrap_or_default()
+        json_input::read(&self.body, SHALLOW).unwrap_or_default()
     }
 
     fn describe(&self, what: &str) -> String {
@@ -248,7 +249,7 @@ fn unexpected(answer: Answer, what: &str) -> Failure {
 }
 
 fn tokens_in(answer: &Answer, what: &str) -> Result<Tokens, Failure> {
-    sonic_rs::from_slice(&answer.body).map_err(|_| later(format!("{what}: the answer has no tokens")))
+    json_input::read(&answer.body, SHALLOW).map_err(|_| later(format!("{what}: the answer has no tokens")))
 }
 
 fn now() -> i64 {
@@ -263,7 +264,7 @@ fn expires(jwt: &str) -> Option<i64> {
     }
     let claims = jwt.split('.').nth(1)?;
     let bytes = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
-    sonic_rs::from_slice::<Claims>(&bytes).ok().map(|c| c.exp)
+    json_input::read::<Claims>(&bytes, SHALLOW).ok().map(|c| c.exp)
 }
 
 #[cfg(test)]

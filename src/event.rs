@@ -245,8 +245,9 @@ pub enum Record<'a> {
 }
 
 impl Operation<'_> {
-    /// Appends `"operation":{...}`. Fails when the record is not of the data model.
-    pub fn write(&self, out: &mut Vec<u8>) -> Result<(), crate::atproto::cbor::CborError> {
+    /// Appends `"operation":{...}`, and says in what the record is odd. Fails when it is not of the data model.
+    pub fn write(&self, out: &mut Vec<u8>) -> Result<json::Oddities, crate::atproto::cbor::CborError> {
+        let mut odd = json::Oddities::default();
         field(out, br#""operation":{"action":"#, self.action.verb());
         field(out, br#","collection":"#, self.collection);
         field(out, br#","rkey":"#, self.rkey);
@@ -266,12 +267,12 @@ impl Operation<'_> {
         if let Some(record) = self.record {
             out.extend_from_slice(b",\"record\":");
             match record {
-                Record::DagCbor(block) => json::record(block, out)?,
+                Record::DagCbor(block) => odd = json::record(block, out)?,
                 Record::Json(text) => json::raw(out, text),
             }
         }
         out.push(b'}');
-        Ok(())
+        Ok(odd)
     }
 }
 

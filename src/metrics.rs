@@ -12,6 +12,7 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+use crate::atproto::json::Oddity;
 use crate::dead_letter::Reason;
 use crate::event::Action;
 
@@ -39,6 +40,8 @@ pub struct Metrics {
     dead_letters: Vec<IntCounter>,
     pub filtered: IntCounter,
     pub without_record: IntCounter,
+    pub empty_commits: IntCounter,
+    noncanonical: Vec<IntCounter>,
     pub received_frames: IntCounter,
     pub received_bytes: IntCounter,
     pub repeats: IntCounter,
@@ -108,6 +111,11 @@ impl Default for Metrics {
             &["status"],
         );
         let dead = counters("atkafka_dead_letters", "What could not become an event, by reason", &["reason"]);
+        let noncanonical = counters(
+            "atkafka_noncanonical_records",
+            "Records passed on although they are not encoded in the canonical way, by what is odd",
+            &["kind"],
+        );
         let saves = counters("atkafka_checkpoint_saves", "Cursor files written", &["status"]);
         register(&r, IntGaugeVec::new(Opts::new("atkafka_build_info", "1, with the version"), &["version"]))
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
@@ -127,6 +135,8 @@ impl Default for Metrics {
                 "atkafka_events_without_record",
                 "Creates and updates of commits too big to carry the record",
             ),
+            empty_commits: counter("atkafka_empty_commits", "Commits without any op: they give no event"),
+            noncanonical: Oddity::ALL.iter().map(|odd| noncanonical.with_label_values(&[odd.name()])).collect(),
             received_frames: counter("atkafka_received_frames", "Messages received, of any kind"),
             received_bytes: counter("atkafka_received_bytes", "Bytes of the messages received"),
             repeats: counter("atkafka_repeated_frames", "Frames skipped because their seq is not above the last one"),
@@ -232,6 +242,10 @@ impl Metrics {
 
     pub fn dead_letter(&self, reason: Reason) -> &IntCounter {
         &self.dead_letters[reason as usize]
+    }
+
+    pub fn noncanonical(&self, oddity: Oddity) -> &IntCounter {
+        &self.noncanonical[oddity as usize]
     }
 
     /// Dead letters of every reason.

@@ -263,6 +263,22 @@ fn bad_frames() -> Script {
     let seq = s.next();
     let body = Writer::new().map(2).text("seq").uint(seq).text("did").null().0.clone();
     s.bad([frames::header("#account"), body].concat(), &["bad_frame"]);
+    // Whose event is it?
+    let seq = s.next();
+    let mut body = Writer::new();
+    body.map(5).text("ops").array(0).text("rev").text(REV).text("seq").uint(seq);
+    body.text("repo").text(DID).text("repo").text("did:plc:somebodyelse");
+    s.bad([frames::header("#commit"), body.0].concat(), &["bad_frame"]);
+    // The reader takes the first; the one behind it must not be believed.
+    let seq = s.next();
+    let mut body = Writer::new();
+    body.map(4).text("ops").array(0).text("seq").uint(seq).text("seq").uint(seq + 9_000).text("repo").text(DID);
+    s.bad([frames::header("#commit"), body.0].concat(), &["bad_frame"]);
+    let seq = s.next();
+    let mut body = Writer::new();
+    body.map(3).text("did").text(DID).text("seq").uint(seq).text("did").text("did:plc:somebodyelse");
+    s.bad([frames::header("#identity"), body.0].concat(), &["bad_frame"]);
+    s.bad(b"\xa3\x61t\x67#commit\x61t\x65#sync\x62op\x01\xa0".to_vec(), &["bad_frame"]);
     let seq = s.next();
     let mut body = Writer::new();
     body.map(4).text("did").text(DID).text("seq").uint(seq).text("time").text("now").text("blocks").bytes(b"junk");
@@ -315,7 +331,12 @@ fn bad_frames() -> Script {
     s.ops(vec![Op::create("com.example.thing/x", &record).with_cid(Some(wrong))], &["cid_mismatch"]);
     s.ops(vec![Op::create("com.example.thing/x", &record).without_block()], &["missing_block"]);
     let raw = car::cid_with(0x55, &sha256(&record));
+    let raw = Op::create("com.example.thing/x", &record).with_cid(Some(raw));
+    s.commit(&Commit::new(DID, REV).op(raw.clone()), &[raw], &[]);
+    let raw = car::cid_with(0x55, &sha256(b"something else"));
     s.ops(vec![Op::create("com.example.thing/x", &record).with_cid(Some(raw))], &["cid_mismatch"]);
+    let blake3 = Cid::new_v1(0x71, Multihash::wrap(0x1e, &[5; 32]).expect("a hash"));
+    s.ops(vec![Op::create("com.example.thing/x", &record).with_cid(Some(blake3))], &["bad_op"]);
     let mut with_version_0 = three(15);
     with_version_0.blocks.push((version_0, b"whatever".to_vec()));
     s.commit(&with_version_0, &[0, 1, 2].map(|i| sibling(15, i)), &[]);
@@ -329,7 +350,6 @@ fn bad_frames() -> Script {
     for (block, reason) in [
         (&b"\xa1\x61a\xfb\x3f\xf8\0\0\0\0\0\0"[..], "float"),
         (b"\xa1\x61a\xf9\x3e\0", "float"),
-        (b"\xa2\x61b\x01\x61a\x02", "bad_record"),
         (b"\xa2\x61a\x01\x61a\x02", "bad_record"),
         (b"\x63abc", "bad_record"),
         (b"\x81\x01", "bad_record"),
@@ -337,7 +357,8 @@ fn bad_frames() -> Script {
         (b"\xa1\x61a\x62\xc3\x28", "bad_record"),
         (b"\xa1\x62\xc3\x28\x01", "bad_record"),
         (b"\xa1\x61a\x01\x00", "bad_record"),
-        (b"\xa1\x61a\x18\x01", "bad_record"),
+        (b"\xa3\x61b\x01\x61a\x02\x61b\x03", "bad_record"),
+        (b"\xa1\x61a\xd8\x2a\x45\0\x01\x55\0\x01", "bad_record"),
         (b"\xbf\x61a\x01\xff", "bad_record"),
         (b"\xa1\x61a\xf7", "bad_record"),
         (b"\xa1\x61a\xc1\x01", "bad_record"),
@@ -348,6 +369,17 @@ fn bad_frames() -> Script {
         (&deep, "bad_record"),
     ] {
         s.ops(vec![Op::create("com.example.thing/x", block)], &[reason]);
+    }
+
+    // Odd, with one meaning: they pass, and are counted.
+    for block in [
+        &b"\xa2\x61b\x01\x61a\x02"[..],
+        b"\xa1\x61a\x18\x01",
+        b"\xa1\x61a\xd8\x2a\x45\0\x01\x55\0\0",
+        &[&b"\xa1\x61a\xd8\x2a\x58\x23\0"[..], &version_0.to_bytes()].concat(),
+    ] {
+        let op = Op::create("com.example.thing/odd", block);
+        s.commit(&Commit::new(DID, REV).op(op.clone()), &[op], &[]);
     }
 
     // Large, and good.
@@ -406,6 +438,11 @@ fn bad_frames_are_counted_and_everything_else_arrives_in_order() {
     assert_eq!(metrics.get("atkafka_error_frames{error=\"Trouble\"}"), Some(&1.0));
     assert_eq!(metrics.get("atkafka_error_frames{error=\"unreadable\"}"), Some(&1.0));
     assert_eq!(metrics.get("atkafka_gaps{kind=\"seq_leap\"}"), Some(&1.0));
+    assert_eq!(metrics.get("atkafka_empty_commits"), Some(&1.0));
+    for (kind, count) in [("key_order", 1.0), ("long_integer", 1.0), ("link", 2.0), ("cid", 1.0)] {
+        let name = format!("atkafka_noncanonical_records{{kind=\"{kind}\"}}");
+        assert_eq!(metrics.get(&name), Some(&count), "{name}");
+    }
     assert_eq!(relay.stats().connections.len(), 1, "no frame ended the connection");
     assert_eq!(bridge.get("/readyz").map(|(status, _)| status), Some(200));
     let (code, log) = bridge.stop();

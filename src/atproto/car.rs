@@ -48,7 +48,7 @@ impl CarIndex {
         check_header(header).ok_or("the header is not that of a CAR version 1")?;
         while pos < car.len() {
             let block = section(car, &mut pos)?;
-            let cid_len = cid_len(block).ok_or("a block without a CID")?;
+            let cid_len = super::cid::len(block).ok_or("a block without a CID")?;
             // Only CIDs of the atproto form can be asked for; others are passed over.
             if let Some(cid) = super::cid::check(&block[..cid_len]) {
                 let cid_at = (pos - block.len()) as u32;
@@ -81,7 +81,7 @@ fn tag(cid: &[u8; super::cid::LEN]) -> u64 {
 
 /// The next length-prefixed section.
 fn section<'a>(car: &'a [u8], pos: &mut usize) -> Result<&'a [u8], &'static str> {
-    let len = varint(car, pos).ok_or("a length that cannot be read")?;
+    let len = super::cid::varint(car, pos).ok_or("a length that cannot be read")?;
     let end = usize::try_from(len).ok().and_then(|len| pos.checked_add(len)).ok_or("a length out of range")?;
     let out = car.get(*pos..end).ok_or("cut off inside a block")?;
     // Offsets are kept in 32 bits.
@@ -90,39 +90,6 @@ fn section<'a>(car: &'a [u8], pos: &mut usize) -> Result<&'a [u8], &'static str>
     }
     *pos = end;
     Ok(out)
-}
-
-/// Unsigned LEB128 of at most 9 bytes, as multiformats has it.
-#[inline]
-fn varint(bytes: &[u8], pos: &mut usize) -> Option<u64> {
-    let mut value = 0u64;
-    for i in 0..9 {
-        let byte = *bytes.get(*pos)?;
-        *pos += 1;
-        value |= ((byte & 0x7f) as u64) << (7 * i);
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
-}
-
-/// How many bytes of the block are its CID.
-#[inline]
-fn cid_len(block: &[u8]) -> Option<usize> {
-    if block.len() >= super::cid::LEN && super::cid::check(&block[..super::cid::LEN]).is_some() {
-        return Some(super::cid::LEN);
-    }
-    let mut pos = 0;
-    if block.starts_with(&[0x12, 0x20]) {
-        pos = 34; // version 0: the bare SHA-256 multihash
-    } else {
-        varint(block, &mut pos)?; // version
-        varint(block, &mut pos)?; // codec
-        varint(block, &mut pos)?; // hash
-        pos = pos.checked_add(usize::try_from(varint(block, &mut pos)?).ok()?)?;
-    }
-    (pos <= block.len()).then_some(pos)
 }
 
 fn check_header(header: &[u8]) -> Option<()> {

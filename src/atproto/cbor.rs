@@ -1,7 +1,8 @@
-//! A strict, borrowing reader of DRISL, the deterministic profile of DAG-CBOR that the AT Protocol uses.
+//! A borrowing reader of DRISL, the deterministic profile of DAG-CBOR that the AT Protocol uses.
 //!
-//! It accepts only what has one encoding: shortest integers and lengths, definite lengths, no simple values but
-//! `false`, `true`, `null`. Floats are recognised so that the caller can name them.
+//! It accepts definite lengths and no simple values but `false`, `true`, `null`. Integers and lengths that are longer than
+//! needed are read, since they have one meaning, and noted ([`Reader::is_shortest`]). Floats are recognised so that the caller
+//! can name them.
 
 use std::fmt;
 
@@ -22,13 +23,15 @@ pub enum CborError {
     Utf8,
     /// A map key is not text.
     KeyNotText,
-    /// Map keys are not in order (shorter first, then bytewise), or one is there twice.
+    /// Map keys are not in order (shorter first, then bytewise).
     KeyOrder,
+    /// A map key is there twice: which value counts is anybody's guess.
+    KeyTwice,
     /// A float, which the atproto data model refuses.
     Float,
     /// Deeper than [`super::json::MAX_DEPTH`].
     Depth,
-    /// A link that is not a CID that atproto allows.
+    /// A link that is not a CID.
     Link,
     /// Not the kind of value that stands here by the schema.
     Type(&'static str),
@@ -44,10 +47,11 @@ impl fmt::Display for CborError {
             CborError::Tag => "a tag other than 42",
             CborError::Utf8 => "a text string that is not UTF-8",
             CborError::KeyNotText => "a map key that is not text",
-            CborError::KeyOrder => "map keys out of order or repeated",
+            CborError::KeyOrder => "map keys out of order",
+            CborError::KeyTwice => "a map key that is there twice",
             CborError::Float => "a float, which the data model does not have",
             CborError::Depth => "nested too deep",
-            CborError::Link => "a link that is not an atproto CID",
+            CborError::Link => "a link that is not a CID",
             CborError::Type(what) => return write!(f, "not {what}"),
         })
     }
@@ -72,16 +76,40 @@ const TRUE: u8 = 0xf5;
 /// The byte of `null`.
 pub const NULL: u8 = 0xf6;
 
+/// Whether keys come in the canonical order, shorter first, then bytewise: then none is there twice.
+pub struct Order<'a> {
+    last: &'a [u8],
+    pub kept: bool,
+}
+
+impl Default for Order<'_> {
+    fn default() -> Self {
+        Order { last: &[], kept: true }
+    }
+}
+
+impl<'a> Order<'a> {
+    /// Notes the next key, and gives it back.
+    #[inline]
+    pub fn see(&mut self, key: &'a [u8]) -> &'a [u8] {
+        self.kept &= (key.len(), key) > (self.last.len(), self.last);
+        self.last = key;
+        key
+    }
+}
+
 /// A position in bytes. Each method reads one thing and moves behind it.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     data: &'a [u8],
     pos: usize,
+    /// An integer or a length was longer than needed.
+    long: bool,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(data: &'a [u8]) -> Self {
-        Reader { data, pos: 0 }
+        Reader { data, pos: 0, long: false }
     }
 
     /// Bytes read so far.
@@ -91,6 +119,11 @@ impl<'a> Reader<'a> {
 
     pub fn is_at_end(&self) -> bool {
         self.pos == self.data.len()
+    }
+
+    /// Whether each integer and length so far was in its shortest form.
+    pub fn is_shortest(&self) -> bool {
+        !self.long
     }
 
     /// The next byte, without moving.
@@ -130,9 +163,7 @@ impl<'a> Reader<'a> {
         };
         let bytes = self.take(width)?;
         let value = bytes.iter().fold(0u64, |v, b| v << 8 | *b as u64);
-        if value < smallest {
-            return Err(CborError::NotShortest);
-        }
+        self.long |= value < smallest;
         Ok((major, value))
     }
 
@@ -173,6 +204,24 @@ impl<'a> Reader<'a> {
         }
         let n = self.head()?.1;
         self.take_len(n)
+    }
+
+    /// Whether the keys at these positions of the same bytes all differ. Sorts them.
+    pub fn keys_differ(&self, at: &mut [u32]) -> bool {
+        let key = |at: &u32| Reader { pos: *at as usize, ..*self }.key().unwrap_or_default();
+        at.sort_unstable_by(|a, b| key(a).cmp(key(b)));
+        at.windows(2).all(|two| key(&two[0]) != key(&two[1]))
+    }
+
+    /// Passes over a map in which no key may be there twice. The maps inside are not looked at.
+    pub fn skip_map(&mut self) -> Result<()> {
+        let mut keys = Vec::new();
+        for _ in 0..self.map()? {
+            keys.push(self.pos as u32);
+            self.key()?;
+            self.skip()?;
+        }
+        if self.keys_differ(&mut keys) { Ok(()) } else { Err(CborError::KeyTwice) }
     }
 
     pub fn bytes(&mut self) -> Result<&'a [u8]> {

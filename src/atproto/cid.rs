@@ -1,4 +1,7 @@
-//! CIDs, only those that atproto has (DASL): version 1, codec raw or dag-cbor, SHA-256 or BLAKE3, 32 bytes.
+//! CIDs. Those that atproto has (DASL) are version 1, codec raw or dag-cbor, SHA-256 or BLAKE3, 32 bytes: these are compared
+//! and written fast. Links in records may be any others.
+
+use ipld_core::cid::Cid;
 
 /// Bytes of a CID: version, codec, hash, length, digest.
 pub const LEN: usize = 36;
@@ -19,10 +22,64 @@ pub fn check(bytes: &[u8]) -> Option<&[u8; LEN]> {
     }
 }
 
-/// Whether `data` is what `cid` names: the record form, dag-cbor under SHA-256. Other forms are never a record.
-pub fn names_record(cid: &[u8; LEN], data: &[u8]) -> bool {
+/// Whether a CID has the form of a record's: dag-cbor under SHA-256.
+pub fn is_record_form(cid: &[u8; LEN]) -> bool {
+    cid[1] == DAG_CBOR && cid[2] == SHA2_256
+}
+
+/// Whether `data` hashes to `cid`. `None` when that is not SHA-256, which is all that can be said here.
+pub fn hashes(cid: &[u8; LEN], data: &[u8]) -> Option<bool> {
     use sha2::{Digest, Sha256};
-    cid[1] == DAG_CBOR && cid[2] == SHA2_256 && cid[4..] == Sha256::digest(data)[..]
+    (cid[2] == SHA2_256).then(|| cid[4..] == Sha256::digest(data)[..])
+}
+
+/// Unsigned LEB128 of at most 9 bytes, as multiformats has it.
+#[inline]
+pub fn varint(bytes: &[u8], pos: &mut usize) -> Option<u64> {
+    let mut value = 0u64;
+    for i in 0..9 {
+        let byte = *bytes.get(*pos)?;
+        *pos += 1;
+        value |= ((byte & 0x7f) as u64) << (7 * i);
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// How many of the first bytes are a CID, of any codec and hash.
+#[inline]
+pub fn len(bytes: &[u8]) -> Option<usize> {
+    if bytes.len() >= LEN && check(&bytes[..LEN]).is_some() {
+        return Some(LEN);
+    }
+    let mut pos = 0;
+    if bytes.starts_with(&VERSION_0) {
+        pos = 34;
+    } else {
+        varint(bytes, &mut pos)?; // version
+        varint(bytes, &mut pos)?; // codec
+        varint(bytes, &mut pos)?; // hash
+        let digest = usize::try_from(varint(bytes, &mut pos)?).ok()?;
+        pos = pos.checked_add(digest)?;
+    }
+    (pos <= bytes.len()).then_some(pos)
+}
+
+/// How a CID of version 0 begins: it is the bare SHA-256 multihash.
+const VERSION_0: [u8; 2] = [SHA2_256, 32];
+
+/// The usual text of a CID of any codec and hash: base58 for version 0, base32 for version 1. `None` when it is no CID.
+pub fn any_text(bytes: &[u8]) -> Option<String> {
+    if len(bytes) != Some(bytes.len()) {
+        return None;
+    }
+    match bytes {
+        [1, ..] => Some(format!("b{}", data_encoding::BASE32_NOPAD.encode(bytes).to_ascii_lowercase())),
+        [SHA2_256, 32, ..] => Cid::try_from(bytes).ok().map(|cid| cid.to_string()),
+        _ => None,
+    }
 }
 
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -61,6 +118,11 @@ pub fn is_text(text: &str) -> bool {
         && data_encoding::BASE32_NOPAD.decode(upper.as_bytes()).is_ok_and(|bytes| check(&bytes).is_some())
 }
 
+/// Whether `text` is the usual text of a CID of any codec and hash.
+pub fn is_any_text(text: &str) -> bool {
+    is_text(text) || Cid::try_from(text).is_ok_and(|cid| cid.to_string() == text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +140,28 @@ mod tests {
         }
         assert!(!is_text("."));
         assert!(!is_text("bafy"));
+    }
+
+    #[test]
+    fn texts_of_any_cid() {
+        // Known pairs of the CID specification's examples and of IPFS.
+        for text in [
+            "QmdfTbBqBPQ7VNxZEYEj14VmRuZBkqFbiwReogJgS1zR1n",
+            "bafybeihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku",
+            "bafkqaaa",
+            "bafkqabtimvwgy3yk",
+            "bafkrgqg6spnh4wjzgvkr5lzcs5ihkoqdwvr2nzn3zvjhrhcn6anpnp5vkxpkbcpjmqvwvf5ec2sbzlq4u5ffgmtwtx2xyd5mqbyzhk7ffnbdi",
+        ] {
+            let Ok(cid) = Cid::try_from(text) else { continue };
+            assert_eq!(any_text(&cid.to_bytes()).as_deref(), Some(text));
+            assert!(is_any_text(text) && !is_text(text), "{text}");
+        }
+        // An identity hash may be of any length.
+        let long = [&[1, RAW, 0, 100][..], &[7; 100]].concat();
+        assert!(any_text(&long).is_some_and(|text| text.starts_with("bafk")));
+        for bad in [&b""[..], &[1], &[1, RAW, 0x12, 32, 1, 2], &[&long[..], &[0]].concat(), &[2, RAW, 0, 0]] {
+            assert_eq!(any_text(bad), None, "{bad:?}");
+        }
+        assert!(!is_any_text("bafk") && !is_any_text("") && !is_any_text("QmdfTbBqBPQ7"));
     }
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 
 use serde::Deserialize;
 
-use super::cbor::{CborError, NULL, Reader, Result};
+use super::cbor::{CborError, NULL, Order, Reader, Result};
 
 /// What the header says that the body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,10 @@ pub fn header(frame: &[u8]) -> std::result::Result<(Kind, usize), String> {
         }
     }
     let mut end = Reader::new(frame);
-    end.skip().map_err(|e| format!("header: {e}"))?;
+    end.skip_map().map_err(|e| format!("header: {e}"))?;
+    if !end.is_shortest() {
+        return Err(format!("header: {}", CborError::NotShortest));
+    }
     let header: Header<'_> = decode(&frame[..end.position()]).map_err(|e| format!("header: {e}"))?;
     let kind = match (header.op, header.t) {
         (1, Some("#commit")) => Kind::Commit,
@@ -64,7 +67,7 @@ pub fn seq(body: &[u8]) -> Option<u64> {
     let mut r = Reader::new(body);
     for _ in 0..r.map().ok()? {
         if r.key().ok()? == b"seq" {
-            return r.uint().ok().filter(|seq| (1..SEQ_END).contains(seq));
+            return r.uint().ok().filter(|seq| (1..SEQ_END).contains(seq) && r.is_shortest());
         }
         r.skip().ok()?;
     }
@@ -79,6 +82,7 @@ fn decode<'a, T: Deserialize<'a>>(
 
 /// A body other than a commit, decoded by the library.
 pub fn body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> std::result::Result<T, String> {
+    Reader::new(body).skip_map().map_err(|e| e.to_string())?;
     decode(body).map_err(|e| e.to_string())
 }
 
@@ -161,14 +165,15 @@ pub struct Op<'a> {
 }
 
 impl<'a> Commit<'a> {
-    /// Decodes the body. Fields in any order, unknown ones passed over.
+    /// Decodes the body. Fields in any order, each once, unknown ones passed over.
     pub fn parse(body: &'a [u8]) -> Result<Self> {
         let mut r = Reader::new(body);
+        let mut order = Order::default();
         let (mut seq, mut repo, mut ops) = (None, None, None);
         let mut commit =
             Commit { seq: 0, repo: "", rev: "", time: "", too_big: false, blocks: &[], ops: r, ops_len: 0 };
         for _ in 0..r.map()? {
-            match r.key()? {
+            match order.see(r.key()?) {
                 b"seq" => seq = Some(r.uint()?),
                 b"repo" => repo = Some(r.text()?),
                 b"rev" => commit.rev = r.nullable(Reader::text)?.unwrap_or(""),
@@ -185,6 +190,13 @@ impl<'a> Commit<'a> {
         }
         if !r.is_at_end() {
             return Err(CborError::Trailing);
+        }
+        if !r.is_shortest() {
+            return Err(CborError::NotShortest);
+        }
+        // Keys in order cannot be there twice; those of some hosts are not in order.
+        if !order.kept {
+            Reader::new(body).skip_map()?;
         }
         commit.seq = seq.ok_or(CborError::Type("a commit: no seq"))?;
         commit.repo = repo.ok_or(CborError::Type("a commit: no repo"))?;
@@ -206,13 +218,17 @@ impl<'a> Commit<'a> {
 
 fn op<'a>(r: &mut Reader<'a>) -> Result<Op<'a>> {
     let (mut action, mut path, mut cid) = (None, None, None);
+    let (begin, mut order) = (*r, Order::default());
     for _ in 0..r.map()? {
-        match r.key()? {
+        match order.see(r.key()?) {
             b"action" => action = Some(r.text()?),
             b"path" => path = Some(r.text()?),
             b"cid" => cid = if r.peek()? == NULL { r.skip().map(|()| None)? } else { Some(r.link()?) },
             _ => r.skip()?,
         }
+    }
+    if !order.kept {
+        { begin }.skip_map()?;
     }
     Ok(Op {
         action: action.ok_or(CborError::Type("an op: no action"))?,
@@ -232,7 +248,7 @@ pub fn sync_commit(car: &[u8]) -> std::result::Result<String, String> {
             if cid == root {
                 let bytes = cid.to_bytes();
                 let known = super::cid::check(&bytes).ok_or("the root is not an atproto CID")?;
-                if !super::cid::names_record(known, &block) {
+                if super::cid::hashes(known, &block) != Some(true) {
                     return Err("the commit block does not hash to its CID".into());
                 }
                 return Ok(cid.to_string());
@@ -255,9 +271,34 @@ mod tests {
         assert_eq!(header(b"\xa1\x62op\x20"), Ok((Kind::Error, 5)));
         assert_eq!(header(b"\xa1\x62op\x07"), Ok((Kind::Unknown, 5)));
         assert_eq!(header(b"\xa3\x61t\x65#info\x61x\x01\x62op\x01"), Ok((Kind::Info, 16)), "unknown fields pass");
+        // Which of two is meant, nobody can say; and what is longer than needed is no header.
+        for bad in [&b"\xa2\x62op\x01\x62op\x01"[..], b"\xa2\x61x\x01\x61x\x01", b"\xa1\x62op\x18\x01"] {
+            assert!(header(bad).is_err(), "{bad:?}");
+        }
         for bad in [&b""[..], b"\xa1\x62op\x01", b"hello", b"\xff\xff", b"\xa2\x61t\x67#com"] {
             assert!(header(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_body_has_each_key_once() {
+        let ok = b"\xa3\x63ops\x80\x63seq\x01\x64repo\x61a";
+        assert!(Commit::parse(ok).is_ok_and(|c| (c.seq, c.repo) == (1, "a")));
+        assert!(Commit::parse(b"\xa3\x64repo\x61a\x63seq\x01\x63ops\x80").is_ok(), "in any order");
+        for twice in [
+            &b"\xa4\x63ops\x80\x63seq\x01\x63seq\x02\x64repo\x61a"[..],
+            b"\xa4\x64repo\x61a\x63ops\x80\x63seq\x01\x64repo\x61b",
+            b"\xa5\x63ops\x80\x63seq\x01\x64repo\x61a\x61x\x01\x61x\x01",
+        ] {
+            assert_eq!(Commit::parse(twice).err(), Some(CborError::KeyTwice));
+        }
+        assert_eq!(Commit::parse(b"\xa3\x63ops\x80\x63seq\x18\x01\x64repo\x61a").err(), Some(CborError::NotShortest));
+        assert!(body::<Identity<'_>>(b"\xa2\x63did\x61a\x63seq\x01").is_ok());
+        assert!(body::<Identity<'_>>(b"\xa3\x63did\x61a\x63seq\x01\x63did\x61b").is_err());
+        assert!(body::<Identity<'_>>(b"\xa4\x63did\x61a\x63seq\x01\x61x\x01\x61x\x01").is_err());
+        let ops = b"\xa3\x63ops\x82\xa3\x64path\x61a\x66action\x61b\x64path\x61c\xa2\x66action\x61b\x64path\x61a\x63seq\x01\x64repo\x61a";
+        let ops: Vec<_> = Commit::parse(ops).expect("a commit").ops().map(|op| op.map(|op| op.path).ok()).collect();
+        assert_eq!(ops, [None, Some("a")]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::atproto::car::CarIndex;
 use crate::atproto::frame::{self, Commit, Kind, Op};
+use crate::atproto::json::{Oddities, Oddity};
 use crate::atproto::{cbor::CborError, cid, time};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::enrich::Forget;
@@ -128,6 +129,9 @@ impl<'m> Decoder<'m> {
     }
 
     fn commit(&mut self, commit: &Commit<'_>, frame: &[u8], out: &mut Batch) {
+        if commit.ops_len == 0 {
+            self.metrics.empty_commits.inc();
+        }
         if !self.rules.filter.did(commit.repo) {
             self.metrics.filtered.inc_by(commit.ops_len);
             return;
@@ -188,6 +192,7 @@ impl<'m> Decoder<'m> {
         let action = Action::of_op(op.action)
             .ok_or_else(|| bad(Reason::BadOp, &format!("unknown action {:?}", short(op.action))))?;
         let text;
+        let mut odd = Oddities::default();
         let mut operation = Operation { action, did: commit.repo, collection, rkey, cid: b"", record: None };
         if action != Action::Delete {
             let bytes = op.cid.ok_or_else(|| bad(Reason::BadOp, "no CID"))?;
@@ -197,10 +202,18 @@ impl<'m> Decoder<'m> {
             let block = self.car.get(commit.blocks, known);
             self.spent += block.map_or(0, <[u8]>::len);
             match block {
-                Some(block) if self.rules.verify && !cid::names_record(known, block) => {
-                    return Err(bad(Reason::CidMismatch, "the block does not hash to the CID"));
+                Some(block) => {
+                    match cid::hashes(known, block) {
+                        _ if !self.rules.verify => {}
+                        Some(true) => {}
+                        Some(false) => return Err(bad(Reason::CidMismatch, "the block does not hash to the CID")),
+                        None => return Err(bad(Reason::BadOp, "the CID is not of SHA-256, as those of records are")),
+                    }
+                    if !cid::is_record_form(known) {
+                        odd.add(Oddity::Cid);
+                    }
+                    operation.record = Some(event::Record::DagCbor(block));
                 }
-                Some(block) => operation.record = Some(event::Record::DagCbor(block)),
                 None if commit.too_big => self.metrics.without_record.inc(),
                 None => {
                     return Err(match indexed {
@@ -212,7 +225,11 @@ impl<'m> Decoder<'m> {
             operation.cid = &text;
         }
         let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev, live: None };
-        self.append(out, head, collection, |o| operation.write(o))?;
+        let mut of_record = Oddities::default();
+        self.append(out, head, collection, |o| operation.write(o).map(|odd| of_record = odd))?;
+        for oddity in odd.iter().chain(of_record.iter()) {
+            self.metrics.noncanonical(oddity).inc();
+        }
         Ok(())
     }
 

@@ -141,7 +141,7 @@ impl Decoder<'_> {
         if operation.cid.iter().any(|b| !b.is_ascii_alphanumeric()) {
             return Err((Reason::BadOp, detail("the CID is not one")));
         }
-        self.append(out, head, &r.collection, |o| operation.write(o))
+        self.append(out, head, &r.collection, |o| operation.write(o).map(drop))
             .map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
         Ok(())
     }

@@ -118,7 +118,7 @@ fn jobs(frames: &[Vec<u8>]) -> Vec<Job> {
             frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
         }
         let (work, received) = (Work::Frames(frames), Instant::now());
-        Job { source: 0, ordinal: ordinal as u64, work, position: None, received, cost: 0 }
+        Job { source: 0, ordinal: ordinal as u64, work, position: None, received, cost: 0, room: usize::MAX / 2 }
     };
     frames.chunks(JOB).enumerate().map(job).collect()
 }

@@ -68,6 +68,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Whether nothing of the frame could be read: neither what it is nor whose.
+    pub fn is_of_a_whole_frame(self) -> bool {
+        matches!(self, Reason::BadFrame | Reason::TextFrame | Reason::BadSeq | Reason::Panic)
+    }
+}
+
 /// One of them, with the bytes that it is about.
 #[derive(Debug)]
 pub struct DeadLetter {

@@ -6,6 +6,11 @@ use std::time::{Duration, Instant};
 /// A batch older than this, unacknowledged, means that nothing is delivered.
 const STUCK_AFTER: Duration = Duration::from_secs(15);
 
+/// Frames that have not become a batch for so long: decoding takes milliseconds.
+const UNDECODED_AFTER: Duration = Duration::from_secs(10);
+/// Where no frame of a host was readable for so long, it is not a single bad one.
+const UNREADABLE_AFTER: Duration = Duration::from_secs(60);
+
 #[derive(Default)]
 pub struct Health {
     state: Mutex<State>,
@@ -18,6 +23,9 @@ struct State {
     sink: Option<Result<(), String>>,
     oldest_in_flight: Option<Instant>,
     oldest_unknown: Option<Instant>,
+    oldest_undecoded: Option<Instant>,
+    /// By source: when the first and the last came of the unreadable frames behind the last readable one.
+    unreadable: Vec<Option<(Instant, Instant)>>,
     turns: u64,
 }
 
@@ -49,6 +57,29 @@ impl Health {
     /// When the oldest batch that waits for what its accounts are was read.
     pub fn enriching_since(&self, oldest: Option<Instant>) {
         self.with(|s| s.oldest_unknown = oldest);
+    }
+
+    /// Since when the next batch in order has been missing, although its frames were handed to the workers.
+    pub fn undecoded_since(&self, oldest: Option<Instant>) {
+        self.with(|s| s.oldest_undecoded = oldest);
+    }
+
+    /// Frames of source `index` were decoded, so many of them not readable.
+    pub fn decoded(&self, index: usize, frames: usize, unreadable: usize) {
+        self.decoded_at(Instant::now(), index, frames, unreadable);
+    }
+
+    fn decoded_at(&self, now: Instant, index: usize, frames: usize, unreadable: usize) {
+        if frames == 0 {
+            return;
+        }
+        self.with(|s| {
+            if s.unreadable.len() <= index {
+                s.unreadable.resize(index + 1, None);
+            }
+            let place = &mut s.unreadable[index];
+            *place = (unreadable == frames).then(|| (place.map_or(now, |(first, _)| first), now));
+        });
     }
 
     /// The producer has come round: it hangs nowhere, whether or not anything can be delivered.
@@ -83,6 +114,24 @@ impl Health {
                     age.as_secs()
                 ));
             }
+            // A batch that waits for a directory is decoded.
+            let waits = |age: &Duration| s.oldest_unknown.is_some_and(|at| at.elapsed() >= *age);
+            let undecoded = s.oldest_undecoded.map(|at| at.elapsed());
+            if let Some(age) = undecoded.filter(|age| *age > UNDECODED_AFTER && !waits(age)) {
+                reasons.push(format!(
+                    "nothing delivered: the oldest frames have waited {} s to be decoded: a worker hangs or has no CPU; restart atkafka if it stays so",
+                    age.as_secs()
+                ));
+            }
+            for (i, unreadable) in s.unreadable.iter().enumerate() {
+                if let Some(age) = unreadable.map(|(first, last)| last - first).filter(|age| *age >= UNREADABLE_AFTER) {
+                    reasons.push(format!(
+                        "no frame of {} was readable for {} s: is it a relay or PDS? The dead letters say what is wrong",
+                        s.sources.get(i).map_or("a host", |(name, _)| name),
+                        age.as_secs()
+                    ));
+                }
+            }
             if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
         })
     }
@@ -91,6 +140,53 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn well() -> Health {
+        let h = Health::default();
+        h.add_source("a");
+        h.add_source("b");
+        h.source(0, Ok(()));
+        h.source(1, Ok(()));
+        h.sink(Ok(()));
+        assert_eq!(h.ready(), Ok(()));
+        h
+    }
+
+    #[test]
+    fn a_worker_that_hangs_is_said() {
+        let h = well();
+        h.undecoded_since(Instant::now().checked_sub(UNDECODED_AFTER / 2));
+        assert_eq!(h.ready(), Ok(()));
+        h.undecoded_since(Instant::now().checked_sub(UNDECODED_AFTER * 2));
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("waited 20 s to be decoded"), "{why}");
+        // The enricher holds it: it says so itself.
+        h.enriching_since(Instant::now().checked_sub(UNDECODED_AFTER * 3));
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("directory") && !why.contains("decoded"), "{why}");
+        h.enriching_since(None);
+        h.undecoded_since(None);
+        assert_eq!(h.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_host_of_which_no_frame_is_readable_is_said() {
+        let h = well();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        h.decoded_at(at(0), 1, 5, 5);
+        h.decoded_at(at(59), 1, 1, 1);
+        h.decoded_at(at(59), 1, 0, 0);
+        assert_eq!(h.ready(), Ok(()));
+        h.decoded_at(at(61), 1, 1, 1);
+        h.decoded_at(at(61), 0, 9, 0);
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("no frame of b was readable for 61 s"), "{why}");
+        h.decoded_at(at(62), 1, 7, 6);
+        assert_eq!(h.ready(), Ok(()), "one was readable");
+        h.decoded_at(at(63), 1, 7, 7);
+        assert_eq!(h.ready(), Ok(()));
+    }
 
     #[test]
     fn says_each_reason() {

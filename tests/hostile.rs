@@ -3,6 +3,8 @@
 
 #[path = "hostile/deep.rs"]
 mod deep;
+#[path = "hostile/memory.rs"]
+mod memory;
 mod support;
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@ use crate::dead_letter::DeadLetter;
 use crate::enrich::Forget;
 use crate::event::Action;
 use crate::metrics::Handled;
-use crate::source::job::Work;
+use crate::source::job::{BYTES, FRAMES, Work};
 
 /// Work with its place in the order. Jobs of one source carry the ordinals 0, 1, 2, ...; each gives exactly one [`Batch`].
 pub struct Job {
@@ -20,6 +20,21 @@ pub struct Job {
     pub received: Instant,
     /// What it holds of the memory limit, in bytes.
     pub cost: usize,
+    /// What its batch may take: it holds that as well until the batch is made.
+    pub room: usize,
+}
+
+/// What a message may become: so many times its bytes, and a little. Honest ones give eight times at most (commits of deletes
+/// alone). Without a bound thousands of ops on one block of megabytes, or an endless DID, would fill the memory.
+pub const YIELD: usize = 16;
+pub const YIELD_ALWAYS: usize = 16 << 10;
+/// A job of many messages is never larger: so none of them has less room for the sake of the others.
+const ROOM_OF_MANY: usize = YIELD * BYTES + FRAMES * YIELD_ALWAYS;
+
+/// What the batch of `work` may take, where `share` is the most that one job may grow to.
+pub fn room(work: &Work, share: usize) -> usize {
+    let most = YIELD * work.bytes() + YIELD_ALWAYS * work.frames().max(1);
+    most.min(share.max(ROOM_OF_MANY))
 }
 
 /// One Kafka record, by ranges into [`Batch::bytes`].
@@ -50,6 +65,9 @@ pub struct Hole {
 /// What a record costs in the Kafka client besides its bytes (measured: 234 B at 1 kB records).
 const PER_RECORD: usize = 300;
 
+/// Memory that a batch need not give back.
+const ALWAYS: usize = 64 << 10;
+
 /// The answer to one job.
 pub struct Batch {
     pub source: usize,
@@ -59,11 +77,24 @@ pub struct Batch {
     /// One a record that has an account, in order; none without enrichment, and once they are filled.
     pub holes: Vec<Hole>,
     pub dead: Vec<DeadLetter>,
+    /// Bytes that the dead letters hold.
+    letters: usize,
+    /// Frames of which nothing could be read.
+    pub unreadable: usize,
     /// Where upstream stands once all records and dead letters of the batch are acknowledged.
     pub position: Option<Position>,
     pub received: Instant,
     pub frames: usize,
     pub cost: usize,
+}
+
+/// How far a batch is.
+pub struct Mark {
+    bytes: usize,
+    records: usize,
+    holes: usize,
+    pub dead: usize,
+    letters: usize,
 }
 
 impl Batch {
@@ -76,17 +107,54 @@ impl Batch {
             records: Vec::new(),
             holes: Vec::new(),
             dead: Vec::new(),
+            letters: 0,
+            unreadable: 0,
             position: job.position.clone(),
             received: job.received,
             frames: job.work.frames(),
-            cost: job.cost,
+            cost: job.cost + job.room,
+        }
+    }
+
+    /// Adds a dead letter.
+    pub fn bury(&mut self, letter: DeadLetter) {
+        self.letters += size_of::<DeadLetter>() + letter.detail.len() + letter.bytes.len();
+        self.dead.push(letter);
+    }
+
+    /// How far it is, for [`Batch::back_to`].
+    pub fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.bytes.len(),
+            records: self.records.len(),
+            holes: self.holes.len(),
+            dead: self.dead.len(),
+            letters: self.letters,
+        }
+    }
+
+    /// Takes back what was added since.
+    pub fn back_to(&mut self, mark: &Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.records.truncate(mark.records);
+        self.holes.truncate(mark.holes);
+        self.dead.truncate(mark.dead);
+        self.letters = mark.letters;
+    }
+
+    /// Gives back what was written and taken back: it is not counted.
+    pub fn shrink(&mut self) {
+        if self.bytes.capacity() > 2 * self.bytes.len() + ALWAYS {
+            self.bytes.shrink_to_fit();
+        }
+        if self.records.capacity() > 2 * self.records.len() + ALWAYS / PER_RECORD {
+            self.records.shrink_to_fit();
         }
     }
 
     /// What it takes of the memory limit by itself, in bytes.
     pub fn needs(&self) -> usize {
-        let letters: usize = self.dead.iter().map(|d| d.bytes.len()).sum();
-        self.bytes.len() + self.records.len() * PER_RECORD + letters
+        self.bytes.len() + self.records.len() * PER_RECORD + self.letters
     }
 
     /// The account of a record; empty where it has none.

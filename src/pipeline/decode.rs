@@ -9,13 +9,11 @@ use crate::enrich::Forget;
 use crate::event::{self, Action, Format, Head, Operation, When};
 use crate::filter::Filter;
 use crate::metrics::{Handled, Metrics};
-use crate::pipeline::batch::{Batch, Hole, Record};
+use crate::pipeline::batch::{Batch, Hole, Record, YIELD, YIELD_ALWAYS};
 use crate::source::job::Seen;
 
-/// What one commit may become: so many times its frame, and a little. Honest ones give eight times at most (deletes
-/// alone). Without a bound thousands of ops on one block of megabytes, or an endless DID, would fill the memory.
-const YIELD: usize = 16;
-const YIELD_ALWAYS: usize = 16 << 10;
+/// A dead letter without the frame in it.
+const LETTER: usize = 1 << 10;
 /// Records of this collection are what profiles are made of.
 const PROFILE: &str = "app.bsky.actor.profile";
 
@@ -34,7 +32,7 @@ pub struct Rules {
 pub struct Decoder<'m> {
     pub(super) rules: Rules,
     car: CarIndex,
-    /// Bytes of blocks decoded and of details written for the present commit.
+    /// Bytes of blocks decoded for the present commit.
     spent: usize,
     pub(super) metrics: &'m Metrics,
     pub(super) handled: Handled<'m>,
@@ -68,13 +66,13 @@ impl<'m> Decoder<'m> {
             bytes: frame.to_vec(),
         };
         match seen {
-            Seen::Binary | Seen::Json => out.dead.push(letter(Reason::BadFrame, "not of this source".into(), 0)),
-            Seen::Text => out.dead.push(letter(Reason::TextFrame, "a text message".into(), 0)),
-            Seen::Bad(detail) => out.dead.push(letter(Reason::BadFrame, detail.clone(), 0)),
-            Seen::BadSeq => out.dead.push(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
+            Seen::Binary | Seen::Json => out.bury(letter(Reason::BadFrame, "not of this source".into(), 0)),
+            Seen::Text => out.bury(letter(Reason::TextFrame, "a text message".into(), 0)),
+            Seen::Bad(detail) => out.bury(letter(Reason::BadFrame, detail.clone(), 0)),
+            Seen::BadSeq => out.bury(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
             Seen::Frame { kind, body, seq } => {
                 if let Err(detail) = self.message(*kind, frame, *body, out) {
-                    out.dead.push(letter(Reason::BadFrame, detail, *seq));
+                    out.bury(letter(Reason::BadFrame, detail, *seq));
                 }
             }
         }
@@ -115,7 +113,7 @@ impl<'m> Decoder<'m> {
                 // The event says that the repository was reset, which holds whatever its CAR is worth.
                 if let Err(e) = cid {
                     let detail = format!("#sync of {}: {e}", short(m.did));
-                    out.dead.push(DeadLetter { reason: Reason::BadCar, detail, seq: m.seq, bytes: frame.to_vec() });
+                    out.bury(DeadLetter { reason: Reason::BadCar, detail, seq: m.seq, bytes: frame.to_vec() });
                 }
             }
             Kind::Info => {
@@ -148,27 +146,37 @@ impl<'m> Decoder<'m> {
         // Read when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
         let mut car: Option<Result<(), &'static str>> = None;
         let first_dead = out.dead.len();
-        let (first_byte, limit) = (out.bytes.len(), YIELD * frame.len() + YIELD_ALWAYS);
+        // Both the work, in bytes of blocks, and what comes of it have a bound. A dead letter with the frame always fits.
+        let (before, limit) = (out.needs(), YIELD * frame.len() + YIELD_ALWAYS);
+        let room = limit.min(out.cost.saturating_sub(before + frame.len() + LETTER));
         self.spent = 0;
-        for (done, op) in commit.ops().enumerate() {
-            if self.spent + out.bytes.len() - first_byte > limit {
-                let left = commit.ops_len - done as u64;
-                let detail = format!("the last {left} ops are left out: those before them came to {limit} bytes");
-                let bytes = if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
-                out.dead.push(DeadLetter { reason: Reason::TooLarge, detail, seq: commit.seq, bytes });
-                break;
-            }
+        for (done, op) in (0..commit.ops_len).zip(commit.ops()) {
+            let mark = out.mark();
             let result = match op {
                 Ok(op) => self.op(commit, when, &op, &mut car, out).map_err(|bad| (op.path.to_string(), bad)),
                 Err(e) => Err((String::new(), BadOp { reason: Reason::BadOp, detail: e.to_string() })),
             };
+            // The frame is kept once, however many of its ops are bad: 200 letters of 5 MB each would be a weapon.
+            let bytes = |out: &Batch| if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
             if let Err((path, BadOp { reason, detail })) = result {
-                // The frame is kept once, however many of its ops are bad: 200 letters of 5 MB each would be a weapon.
-                let bytes = if out.dead.len() == first_dead { frame.to_vec() } else { Vec::new() };
                 let detail = format!("at://{}/{}: {detail}", short(commit.repo), short(&path));
-                self.spent += size_of::<DeadLetter>() + detail.len();
-                out.dead.push(DeadLetter { reason, detail, seq: commit.seq, bytes });
+                let bytes = bytes(out);
+                out.bury(DeadLetter { reason, detail, seq: commit.seq, bytes });
             }
+            let mut left = commit.ops_len - done - 1;
+            if out.needs() - before > room {
+                out.back_to(&mark);
+                left += 1;
+            } else if self.spent <= limit {
+                continue;
+            }
+            if left > 0 {
+                let detail =
+                    format!("the last {left} ops are left out: the commit takes more memory than {room} bytes");
+                let bytes = bytes(out);
+                out.bury(DeadLetter { reason: Reason::TooLarge, detail, seq: commit.seq, bytes });
+            }
+            break;
         }
     }
 

@@ -54,7 +54,7 @@ impl Decoder<'_> {
             Ok(view) => view,
             Err(e) => {
                 let detail = format!("not an event of Ozone: {e}");
-                out.dead.push(DeadLetter { reason: Reason::BadFrame, detail, seq: 0, bytes: text.to_vec() });
+                out.bury(DeadLetter { reason: Reason::BadFrame, detail, seq: 0, bytes: text.to_vec() });
                 return;
             }
         };

@@ -75,7 +75,7 @@ impl Decoder<'_> {
             tap.ids.extend(id);
         }
         if let Err((reason, detail)) = message.and_then(|m| self.tap_message(&m, out)) {
-            out.dead.push(DeadLetter { reason, detail, seq: 0, bytes: text.to_vec() });
+            out.bury(DeadLetter { reason, detail, seq: 0, bytes: text.to_vec() });
         }
     }
 

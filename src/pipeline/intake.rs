@@ -1,11 +1,12 @@
 //! Where readers put their work: it takes a permit, a place in the order, and a place in the queue.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::batch::Job;
+use super::batch::{self, Job};
 use super::checkpointer::Beginning;
 use super::permits::Permits;
 use crate::checkpoint::Position;
@@ -20,6 +21,8 @@ const PER_FRAME: usize = 512;
 pub struct Intake {
     source: usize,
     ordinal: u64,
+    /// The same for the producer, which sees by it that a batch is missing.
+    handed_over: Arc<AtomicU64>,
     jobs: Sender<Job>,
     permits: Arc<Permits>,
     metrics: Arc<Metrics>,
@@ -29,12 +32,13 @@ pub struct Intake {
 impl Intake {
     pub fn new(
         source: usize,
+        handed_over: Arc<AtomicU64>,
         jobs: Sender<Job>,
         permits: Arc<Permits>,
         metrics: Arc<Metrics>,
         beginnings: Sender<Beginning>,
     ) -> Self {
-        Intake { source, ordinal: 0, jobs, permits, metrics, beginnings }
+        Intake { source, ordinal: 0, handed_over, jobs, permits, metrics, beginnings }
     }
 }
 
@@ -43,9 +47,11 @@ impl job::Intake for Intake {
         let frames = work.frames();
         let cost = work.bytes() + position.as_ref().map_or(0, Position::bytes) + PER_FRAME * (frames + 1);
         let received = Instant::now();
-        self.permits.acquire(frames, cost)?;
-        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, cost };
+        let room = batch::room(&work, self.permits.share());
+        self.permits.acquire(frames, cost + room)?;
+        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, cost, room };
         self.ordinal += 1;
+        self.handed_over.store(self.ordinal, Ordering::Relaxed);
         self.metrics.queue_depth.inc();
         self.jobs.send(job).map_err(|_| Stopped)
     }

@@ -17,7 +17,7 @@ pub mod worker;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -91,12 +91,15 @@ impl Pipeline {
         let (ended_in, ended) = bounded(1);
         let mut threads = Vec::new();
 
-        let lanes = parts.sources.iter().map(|s| Lane::new(&s.name, &metrics)).collect();
+        let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
+        let lanes =
+            parts.sources.iter().zip(&handed_over).map(|(s, n)| Lane::new(&s.name, n.clone(), &metrics)).collect();
         let (beginnings_in, beginnings) = bounded(parts.sources.len());
         let mut keeps = Vec::new();
         for (i, source) in parts.sources.into_iter().enumerate() {
             keeps.push(source.keep);
-            let intake = Intake::new(i, jobs_in.clone(), permits.clone(), metrics.clone(), beginnings_in.clone());
+            let (handed_over, jobs_in, permits_of) = (handed_over[i].clone(), jobs_in.clone(), permits.clone());
+            let intake = Intake::new(i, handed_over, jobs_in, permits_of, metrics.clone(), beginnings_in.clone());
             let read = source.read;
             let failing = permits.clone();
             threads.push(spawn(&format!("reader-{i}"), move || {
@@ -128,7 +131,7 @@ impl Pipeline {
             }));
             (metadata, unfinished_in)
         });
-        let outlets = worker::Outlets { batches: batches_in, enriching };
+        let outlets = worker::Outlets { permits: permits.clone(), batches: batches_in, enriching };
         for i in 0..parts.workers {
             let (rules, metrics, jobs, outlets) = (parts.rules.clone(), metrics.clone(), jobs.clone(), outlets.clone());
             let failing = permits.clone();

@@ -1,4 +1,8 @@
 //! How much may be in flight: frames and bytes, from the reader to the acknowledgement.
+//!
+//! Only readers wait here, first come, first served, and a reader that waits holds nothing. What a job may grow to is taken
+//! together with its bytes, and the rest given back once it is decoded. So a worker never waits for memory, and neither does
+//! anybody who holds the next batch in order: that would be a deadlock, since memory comes back in that order.
 
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -20,9 +24,33 @@ pub struct Permits {
 struct State {
     frames: usize,
     bytes: usize,
+    /// Tickets given to those who came, and the one whose turn it is.
+    tickets: u64,
+    turn: u64,
     closed: bool,
     /// Why a source ended the run.
     failure: Option<String>,
+}
+
+impl State {
+    /// A place in the queue.
+    fn ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets - 1
+    }
+
+    /// Whether it is this one's turn and there is room: then it is taken. Something larger than the whole budget passes when
+    /// nothing else is in flight.
+    fn admit(&mut self, ticket: u64, frames: usize, bytes: usize, limit: usize) -> bool {
+        let fits = (self.bytes + bytes <= limit && self.frames < FRAMES) || self.bytes == 0;
+        if ticket != self.turn || !fits {
+            return false;
+        }
+        self.turn += 1;
+        self.bytes += bytes;
+        self.frames += frames;
+        true
+    }
 }
 
 impl Permits {
@@ -36,16 +64,19 @@ impl Permits {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Waits until `bytes` more fit. Something larger than the whole budget passes when nothing else is in flight.
+    /// Waits until all who came before have passed, and `bytes` more fit: else a large frame of one host would wait for ever
+    /// behind the small ones of another.
     pub fn acquire(&self, frames: usize, bytes: usize) -> Result<(), Stopped> {
         let mut state = self.state();
+        let ticket = state.ticket();
         loop {
             if state.closed {
                 return Err(Stopped);
             }
-            if (state.bytes + bytes <= self.limit && state.frames < FRAMES) || state.bytes == 0 {
-                state.bytes += bytes;
-                state.frames += frames;
+            if state.admit(ticket, frames, bytes, self.limit) {
+                drop(state);
+                // There may be room for the next one, too.
+                self.freed.notify_all();
                 return Ok(());
             }
             // The timeout only guards against a wake-up that somebody forgot.
@@ -70,6 +101,11 @@ impl Permits {
             state.bytes += bytes;
         }
         fits
+    }
+
+    /// What one job may grow to at most, so that a few of them never take all of the memory.
+    pub fn share(&self) -> usize {
+        self.limit / 16
     }
 
     pub fn release(&self, frames: usize, bytes: usize) {
@@ -120,6 +156,65 @@ impl Permits {
 mod tests {
     use super::*;
     use std::sync::Arc;
+
+    /// Two readers, one with frames of 5 MB and one with small ones, and deliveries in any order of time: each is served in the
+    /// order in which it came, and the limit holds.
+    #[test]
+    fn whoever_came_first_is_served_first() {
+        const LIMIT: usize = 16 << 20;
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut state = State::default();
+            let mut in_flight = std::collections::VecDeque::new();
+            let mut waiting: [Option<(u64, usize)>; 2] = [None, None];
+            let (mut served, mut admitted) = ([0u32; 2], 0);
+            for _ in 0..2_000 {
+                let who = rng.usize(0..2);
+                let (ticket, bytes) = *waiting[who].get_or_insert_with(|| {
+                    let bytes = if who == 0 { rng.usize(4 << 20..6 << 20) } else { rng.usize(1..200_000) };
+                    (state.ticket(), bytes)
+                });
+                if state.admit(ticket, 1, bytes, LIMIT) {
+                    assert_eq!(ticket, admitted, "seed {seed}: in the order of arrival");
+                    assert!(state.bytes <= LIMIT, "seed {seed}: {} bytes", state.bytes);
+                    admitted += 1;
+                    served[who] += 1;
+                    waiting[who] = None;
+                    in_flight.push_back(bytes);
+                }
+                // Deliveries are slower than the small reader, so that the budget is nearly always full.
+                if rng.u8(0..3) == 0
+                    && let Some(bytes) = in_flight.pop_front()
+                {
+                    state.bytes -= bytes;
+                    state.frames -= 1;
+                }
+            }
+            let [large, small] = served;
+            assert!(large > 100 && small > 100 && large.abs_diff(small) <= small / 2, "seed {seed}: {served:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_frame_does_not_wait_behind_small_ones_for_ever() {
+        let permits = Arc::new(Permits::new(1_000));
+        permits.acquire(1, 600).expect("room");
+        let (large, small) = (permits.clone(), permits.clone());
+        let large = std::thread::spawn(move || large.acquire(1, 900));
+        while permits.state().tickets < 2 {
+            std::thread::yield_now();
+        }
+        let small = std::thread::spawn(move || small.acquire(1, 10));
+        while permits.state().tickets < 3 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(permits.state().bytes, 600, "the small one has room, and waits for its turn");
+        permits.release(1, 600);
+        large.join().expect("no panic").expect("served");
+        small.join().expect("no panic").expect("served");
+        assert_eq!(permits.state().bytes, 910);
+    }
 
     #[test]
     fn waits_for_room_and_ends_when_closed() {

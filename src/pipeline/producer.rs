@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
@@ -35,15 +36,18 @@ const DEAD_LETTER_LINES: u64 = 50;
 pub struct Lane {
     name: String,
     gauges: SourceMetrics,
+    /// Jobs that the reader has handed over.
+    handed_over: Arc<AtomicU64>,
     sequencer: Sequencer,
     tracker: Tracker,
 }
 
 impl Lane {
-    pub fn new(name: &str, metrics: &Metrics) -> Self {
+    pub fn new(name: &str, handed_over: Arc<AtomicU64>, metrics: &Metrics) -> Self {
         Lane {
             name: name.into(),
             gauges: metrics.source(name),
+            handed_over,
             sequencer: Sequencer::default(),
             tracker: Tracker::default(),
         }
@@ -211,6 +215,12 @@ impl Run {
                 }
                 let oldest = self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min();
                 self.p.health.in_flight_since(oldest);
+                let missing = self
+                    .p
+                    .lanes
+                    .iter_mut()
+                    .filter_map(|l| l.sequencer.missing_since(l.handed_over.load(Ordering::Relaxed), now));
+                self.p.health.undecoded_since(missing.min());
                 if oldest.is_some_and(|at| at.elapsed() >= NUDGE_AFTER) && nudged.elapsed() >= NUDGE_AFTER {
                     nudged = now;
                     self.p.sink.nudge();
@@ -239,6 +249,7 @@ impl Run {
             self.p.permits.grow(needs - batch.cost);
             batch.cost = needs;
         }
+        self.p.health.decoded(batch.source, batch.frames, batch.unreadable);
         let lane = &mut self.p.lanes[batch.source];
         lane.sequencer.put(batch);
         while let Some(mut batch) = lane.sequencer.take() {

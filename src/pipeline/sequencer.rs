@@ -1,6 +1,7 @@
 //! Puts the batches of one source back into their order, whichever worker was faster.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::batch::Batch;
 
@@ -9,6 +10,8 @@ use super::batch::Batch;
 pub struct Sequencer {
     next: u64,
     ring: VecDeque<Option<Batch>>,
+    /// The next ordinal at the last look, and since when it is that one.
+    looked: Option<(u64, Instant)>,
 }
 
 impl Sequencer {
@@ -28,6 +31,17 @@ impl Sequencer {
         self.next += 1;
         Some(batch)
     }
+
+    /// Since when the next batch has been missing, of jobs `0..handed_over`. To be asked now and then.
+    pub fn missing_since(&mut self, handed_over: u64, now: Instant) -> Option<Instant> {
+        if handed_over <= self.next {
+            self.looked = None;
+            return None;
+        }
+        let (_, since) =
+            *self.looked.insert(self.looked.filter(|(next, _)| *next == self.next).unwrap_or((self.next, now)));
+        Some(since)
+    }
 }
 
 #[cfg(test)]
@@ -35,7 +49,39 @@ mod tests {
     use super::super::batch::Job;
     use super::*;
     use crate::source::job::Work;
-    use std::time::Instant;
+    use std::time::Duration;
+
+    fn batch(ordinal: u64) -> Batch {
+        Batch::answering(&Job {
+            source: 0,
+            ordinal,
+            work: Work::Notice { name: "", message: String::new() },
+            position: None,
+            received: Instant::now(),
+            cost: 0,
+            room: 0,
+        })
+    }
+
+    #[test]
+    fn a_batch_that_does_not_come_is_noticed_and_one_that_comes_is_not() {
+        let mut s = Sequencer::default();
+        let at = |seconds| Instant::now() + Duration::from_secs(seconds);
+        let [start, later, end] = [at(0), at(20), at(40)];
+        assert_eq!(s.missing_since(0, start), None, "nothing is handed over");
+        assert_eq!(s.missing_since(2, start), Some(start));
+        // The one behind it does not fill the hole.
+        s.put(batch(1));
+        assert_eq!(s.missing_since(2, later), Some(start));
+        s.put(batch(0));
+        while s.take().is_some() {}
+        assert_eq!(s.missing_since(2, end), None);
+        assert_eq!(s.missing_since(3, end), Some(end), "another one, from now on");
+        // Each look finds another one missing: it moves.
+        s.put(batch(2));
+        s.take();
+        assert_eq!(s.missing_since(9, at(60)).map(|since| since > end), Some(true));
+    }
 
     #[test]
     fn any_order_in_comes_out_in_order() {
@@ -46,15 +92,7 @@ mod tests {
             rng.shuffle(&mut order);
             let (mut s, mut got) = (Sequencer::default(), Vec::new());
             for ordinal in order {
-                let job = Job {
-                    source: 0,
-                    ordinal,
-                    work: Work::Notice { name: "", message: String::new() },
-                    position: None,
-                    received: Instant::now(),
-                    cost: 0,
-                };
-                s.put(Batch::answering(&job));
+                s.put(batch(ordinal));
                 while let Some(batch) = s.take() {
                     got.push(batch.ordinal);
                 }

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 use super::batch::{Batch, Job};
 use super::decode::{Decoder, Rules};
 use super::metadata::{Metadata, Unfinished};
+use super::permits::Permits;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::metrics::{Handled, Metrics};
 use crate::source::job::Work;
@@ -16,6 +17,7 @@ use crate::source::job::Work;
 /// Where a worker puts what it made.
 #[derive(Clone)]
 pub struct Outlets {
+    pub permits: Arc<Permits>,
     pub batches: Sender<Batch>,
     /// With enrichment: what is looked at before, and who gets the batches whose accounts are not known yet.
     pub enriching: Option<(Metadata, Sender<Unfinished>)>,
@@ -29,6 +31,12 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
         metrics.queue_depth.dec();
         let began = Instant::now();
         let mut batch = work(&mut decoder, &job);
+        // What it turned out not to need goes back at once, and the frames are not needed any more.
+        let kept = batch.needs().max(job.cost).min(batch.cost);
+        outlets.permits.release(0, batch.cost - kept);
+        batch.cost = kept;
+        batch.shrink();
+        drop(job);
         if let Some((metadata, unfinished)) = outlets.enriching.as_ref().filter(|_| !batch.holes.is_empty()) {
             let (accounts, missing) = metadata.look(&batch);
             if !missing.is_empty() {
@@ -58,20 +66,25 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
             out.bytes.reserve(frames.bytes.len() / 4);
             for at in &frames.list {
                 let frame = &frames.bytes[at.range.clone()];
-                let mark = (out.bytes.len(), out.records.len(), out.holes.len(), out.dead.len());
+                let mark = out.mark();
                 let decode = || match &job.work {
                     Work::Tap(_) => decoder.tap(frame, &at.seen, &mut out),
                     Work::Ozone(_) => decoder.ozone(frame, &mut out),
                     _ => decoder.frame(frame, &at.seen, &mut out),
                 };
-                if catch_unwind(AssertUnwindSafe(decode)).is_err() {
-                    out.bytes.truncate(mark.0);
-                    out.records.truncate(mark.1);
-                    out.holes.truncate(mark.2);
-                    out.dead.truncate(mark.3);
-                    let detail = "the program panicked on it: a bug, please report it with the bytes".into();
-                    out.dead.push(DeadLetter { reason: Reason::Panic, detail, seq: 0, bytes: frame.to_vec() });
+                let panicked = catch_unwind(AssertUnwindSafe(decode)).is_err();
+                let instead = if panicked {
+                    Some((Reason::Panic, "the program panicked on it: a bug, please report it with the bytes"))
+                } else if out.needs() > job.room + job.cost {
+                    Some((Reason::TooLarge, "its events take more memory than one job may (--memory-limit)"))
+                } else {
+                    None
+                };
+                if let Some((reason, detail)) = instead {
+                    out.back_to(&mark);
+                    out.bury(DeadLetter { reason, detail: detail.into(), seq: 0, bytes: frame.to_vec() });
                 }
+                out.unreadable += usize::from(out.dead[mark.dead..].iter().any(|d| d.reason.is_of_a_whole_frame()));
             }
         }
     }

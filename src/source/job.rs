@@ -36,8 +36,8 @@ impl Work {
 }
 
 /// A hand-over is due at so many frames or bytes, or when the socket has nothing more.
-const FRAMES: usize = 64;
-const BYTES: usize = 128 << 10;
+pub const FRAMES: usize = 64;
+pub const BYTES: usize = 128 << 10;
 
 /// Messages in one buffer, so that a burst costs one allocation and one hand-over.
 #[derive(Default)]

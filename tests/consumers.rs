@@ -118,11 +118,12 @@ fn murmur2(key: &[u8]) -> u32 {
 }
 
 #[test]
+#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
 fn a_running_topic_of_at_kafka_goes_on_with_the_same_keys_on_the_same_partitions() {
     const PARTITIONS: i32 = 7;
     let Some(broker) = broker(KAFKA) else { return };
-    let Some(file) = shared("data/jetstream-corpus/frames.bin.zst") else { return };
-    let Some(golden) = shared("golden/corpus-plain.tsv") else { return };
+    let file = shared("data/jetstream-corpus/frames.bin.zst");
+    let golden = shared("golden/corpus-plain.tsv");
     let topic = unique("switch");
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &broker);

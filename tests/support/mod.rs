@@ -19,27 +19,28 @@ pub const KAFKA: &str = "ATKAFKA_TEST_KAFKA";
 /// A broker of 3.9, which the `kafka` crate can speak to.
 pub const KAFKA_39: &str = "ATKAFKA_TEST_KAFKA_39";
 
-/// The broker in `variable`. `None`, and a line that says so, where there is none; with `CI=true` that is a failure.
+/// The broker in `variable`. Without one a test fails, since it would prove nothing. `None`, which skips the test, only for
+/// whoever asks for that by `ATKAFKA_TEST_KAFKA=none`; never with `CI=true`.
 pub fn broker(variable: &str) -> Option<String> {
-    match std::env::var(variable) {
-        Ok(broker) if !broker.is_empty() => Some(broker),
-        _ if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{variable} is not set in CI"),
-        _ => {
-            println!("skipped: {variable} is not set (make test starts brokers)");
-            None
-        }
+    let value = |variable: &str| std::env::var(variable).unwrap_or_default();
+    if value(KAFKA) == "none" && value("CI") != "true" {
+        println!("skipped: {KAFKA} is none");
+        return None;
     }
+    let broker = value(variable);
+    assert!(
+        !broker.is_empty() && broker != "none",
+        "this test needs a broker in {variable}: `make test` starts two and sets it; with {KAFKA}=none it is skipped"
+    );
+    Some(broker)
 }
 
-/// A folder of `../shared`, the recorded data that is not part of the project. Skips as [`broker`] does.
-pub fn shared(path: &str) -> Option<PathBuf> {
+/// A file or folder of `../shared`, the recorded data of the real network, which are no part of the project. A test that uses
+/// them is ignored where they are not (`cfg(recorded_data)`, see build.rs); what is in `fixtures/` is everywhere.
+pub fn shared(path: &str) -> PathBuf {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(path);
-    if full.exists() {
-        return Some(full);
-    }
-    assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "{} is missing in CI", full.display());
-    println!("skipped: {} is not here", full.display());
-    None
+    assert!(full.exists(), "{} is missing", full.display());
+    full
 }
 
 /// A name that no other test uses.

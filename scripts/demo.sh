@@ -4,13 +4,23 @@ set -euo pipefail
 
 case ${1:-} in
   '') ;;
-  -h | --help) echo 'usage: scripts/demo.sh   (environment: RATE events a second, default 500; SECONDS_MAX, default 10)'; exit 0 ;;
+  -h | --help)
+    cat <<'USAGE'
+usage: [VARIABLE=...] scripts/demo.sh
+
+  RATE         500   events a second
+  SECONDS_MAX  10    it ends after so many seconds, or 2 s after the last event
+  KEEP               1 leaves the broker running, with the events in its topic demo
+USAGE
+    exit 0
+    ;;
   *) echo 'usage: scripts/demo.sh' >&2; exit 2 ;;
 esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kafka=scripts/kafka.sh
 rate=${RATE:-500}
+keep=0 # from the end of a good run on: a failed one leaves nothing behind
 frames=fixtures/network.bin.zst
 out=target/demo
 bin=${CARGO_TARGET_DIR:-target}/release
@@ -40,34 +50,34 @@ atkafka='' relay='' port=''
 cleanup() {
   [ -z "$atkafka" ] || stop "$atkafka"
   [ -z "$relay" ] || stop "$relay"
-  [ -z "$port" ] || $kafka kill --clean --port "$port"
+  if [ -n "$port" ] && [ "$keep" = 0 ]; then $kafka kill --clean --port "$port" >/dev/null; fi
 }
 trap cleanup EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-scripts/deps.sh test
 [ -f "$frames" ] || { echo "demo.sh: $frames is not there; make fixtures makes it" >&2; exit 1; }
+scripts/deps.sh test
 title 'build'
-cargo build --release -p atkafka -p atkafka-fixtures
+scripts/build.sh
 
 title 'start'
 rm -rf "$out"
 mkdir -p "$out"
 port=$($kafka free-port --port 19392)
 relay_port=$((port + 5)) metrics_port=$((port + 6)) # a broker has the five before
-$kafka kill --clean --port "$port"
+$kafka kill --clean --port "$port" >/dev/null
 $kafka start --version 4.3.1 --port "$port"
 $kafka create-topic demo --partitions 4 --port "$port"
 
-"$bin"/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --rate "$rate" >"$out/relay.log" 2>&1 &
+"$bin"/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --now --rate "$rate" >"$out/relay.log" 2>&1 &
 relay=$!
 for _ in {1..50}; do
   if (: <"/dev/tcp/127.0.0.1/$relay_port") 2>/dev/null; then break; fi
   kill -0 "$relay" 2>/dev/null || { cat "$out/relay.log" >&2; exit 1; }
   sleep 0.1
 done
-echo "relay on ws://127.0.0.1:$relay_port, $rate events a second"
+echo "relay on ws://127.0.0.1:$relay_port, $rate events a second, as if they happened now"
 
 "$bin"/atkafka firehose relay --relay-host "ws://127.0.0.1:$relay_port" --bootstrap-servers "127.0.0.1:$port" \
   --output-topic demo --state-dir "$out/state" --metrics-listen-address "127.0.0.1:$metrics_port" --cursor oldest \
@@ -113,3 +123,15 @@ echo
 [ "$code" = 0 ] || { echo "demo.sh: atkafka ended with status $code" >&2; exit 1; }
 [ "$count" -gt 0 ] || { echo 'demo.sh: nothing arrived in Kafka' >&2; exit 1; }
 echo "demo: $count records delivered; logs and records are in $out/"
+if [ "${KEEP:-0}" = 1 ]; then
+  keep=1
+  cat <<LOOK
+
+The broker still runs on 127.0.0.1:$port, until it is stopped. Look at its topic demo, and put more events into another one:
+  kcat -b 127.0.0.1:$port -t demo -C -e | head
+  scripts/kafka.sh topics --port $port
+  make run-relay BOOTSTRAP_SERVERS=127.0.0.1:$port
+Stop it, and remove its data:
+  scripts/kafka.sh stop --clean --port $port
+LOOK
+fi

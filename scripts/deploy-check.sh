@@ -48,7 +48,7 @@ relay_port=$((port + 5)) metrics_port=$((port + 6)) prometheus_port=$((port + 7)
 
 if [ -n "${BIN:-}" ]; then bin=$BIN; else
   bin=target/release
-  cargo build --release -p atkafka -p atkafka-fixtures
+  scripts/build.sh
 fi
 
 title 'compose files'

@@ -21,6 +21,19 @@ have() { command -v "$1" >/dev/null 2>&1; }
 library() { have pkg-config && pkg-config --exists "$1"; }
 java17() { have java && [[ $(java -version 2>&1) =~ version\ \"([0-9]+) ]] && [ "${BASH_REMATCH[1]}" -ge 17 ]; }
 
+# The Java to install: any from 17 on. Debian 12 has 17, Debian 13 has 21 and 25; the default of Ubuntu 22.04 is too old.
+# `apt-cache show` succeeds for a package that is only referred to, so its candidate is what counts.
+jre() {
+  local package
+  for package in openjdk-17-jre-headless openjdk-21-jre-headless openjdk-25-jre-headless; do
+    if LC_ALL=C apt-cache policy "$package" 2>/dev/null | grep -q '^  Candidate: [0-9]'; then
+      echo "$package"
+      return
+    fi
+  done
+  echo default-jre-headless
+}
+
 # missing KIND: print the Debian packages of what is not there.
 missing() {
   if [ "$1" = deploy ]; then
@@ -39,7 +52,7 @@ missing() {
     have strip || echo binutils
   fi
   [ "$1" = test ] || return 0
-  java17 || echo "${jre:-openjdk-17-jre-headless}"
+  java17 || jre
   have mvn || echo maven
   have openssl || echo openssl
   have flock || echo util-linux
@@ -56,8 +69,6 @@ packages=$(missing "$1" | paste -sd ' ')
 
 if [ "$(id -u)" = 0 ] && have apt-get; then
   apt-get update -qq >&2
-  # Debian 13 has no 17 any more, but a newer default.
-  apt-cache show openjdk-17-jre-headless >/dev/null 2>&1 || jre=default-jre-headless
   packages=$(missing "$1" | paste -sd ' ')
   # shellcheck disable=SC2086 # packages are words
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages </dev/null >&2

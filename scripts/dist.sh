@@ -6,7 +6,7 @@ usage() {
   cat <<'USAGE'
 usage: [VARIABLE=...] scripts/dist.sh
 
-  BIN   a program to pack as it is; without, one is built with OpenSSL and zlib inside
+  BIN   a program to pack as it is; without, one is built with OpenSSL and zlib inside, in target/vendored
   OUT   target/dist
 
 The same program and commit give the same bytes.
@@ -25,8 +25,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 OUT=${OUT:-$PWD/target/dist}
 if [ -z "${BIN:-}" ]; then
   scripts/deps.sh dist
-  cargo build --release --locked --features vendored
-  BIN=${CARGO_TARGET_DIR:-target}/release/atkafka
+  # In a folder of its own: `make install` must never find a program there whose OpenSSL is not the system's.
+  target=${CARGO_TARGET_DIR:-target}/vendored
+  cargo build --release --locked -p atkafka --bin atkafka --features vendored --target-dir "$target"
+  BIN=$target/release/atkafka
 fi
 
 # of the last commit; of a source without git, some time long ago
@@ -45,8 +47,7 @@ strip --strip-debug "$dir/atkafka" # function names stay, for backtraces
 for shell in bash zsh fish; do "$BIN" completions $shell | put 644 /dev/stdin completions/atkafka.$shell; done
 for file in packaging/systemd/*; do put 644 "$file" "$file"; done
 put 755 scripts/install.sh scripts/install.sh
-put 644 README.md README.md
-put 644 LICENSE LICENSE
+scripts/install.sh --files | while read -r file; do put 644 "$file" "$file"; done
 (cd "$dir" && find . -type f -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum) >"$stage/sums"
 put 644 "$stage/sums" SHA256SUMS
 

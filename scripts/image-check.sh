@@ -82,6 +82,7 @@ run() { buildah run --network host "$c" -- "$@"; }
 run sh -c 'test "$(pwd)" = /var/lib/atkafka && touch here && rm here' || die '/var/lib/atkafka cannot be written'
 if run sh -c 'touch /usr/local/bin/x' 2>/dev/null; then die 'the program could be overwritten by its own user'; fi
 run test -s /etc/ssl/certs/ca-certificates.crt || die 'no CA roots'
+run grep -q librdkafka /usr/share/doc/atkafka/third-party-notices.txt || die 'no third-party notices'
 # At work on standard output's side: nothing to read there, and alive.
 port=$((20000 + RANDOM % 10000))
 buildah run --network host --env METRICS_LISTEN_ADDRESS="127.0.0.1:$port" "$c" -- \

@@ -8,6 +8,7 @@ usage: scripts/kafka.sh COMMAND [options]
 
   start     start a broker and wait until it serves
   stop      stop it in order               (--clean: remove its data, too)
+  stop-all  stop every broker below target/kafka (--clean: remove their data, too)
   kill      kill -9                        (--clean: remove its data, too)
   restart   stop, then start on the same data
   status    print whether it runs; exit 1 if not
@@ -233,7 +234,8 @@ format() {
 running() {
   [ -f "$data/pid" ] || return 1
   pid=$(<"$data/pid")
-  [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "kafka.Kafka $data/server.properties"
+  # The process may end between the two, and then its file is gone.
+  [ -n "$pid" ] && { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF "kafka.Kafka $data/server.properties"
 }
 
 serves() { grep -qs 'Kafka Server started' "$log" && (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; }
@@ -264,17 +266,31 @@ used_port() {
   return 1
 }
 
+free_port() { # free_port P: the first of P, P+10, ... where a broker finds its ports free
+  local first=$1
+  while used_port "$first" >/dev/null; do first=$((first + 10)); done
+  echo "$first"
+}
+
 # One start, stop or kill at a time for each data directory.
 locked() { ( flock 9; "$@" ) 9>"$data.lock"; }
 
-launch() {
+# Before anything is fetched or written.
+check_ports() {
   local p
+  if ! running && p=$(used_port "$port"); then
+    die "port $p is in use by another program, and a broker takes $port to $((port + 4)). Choose others:" \
+      "make kafka KAFKA_PORT=$(free_port $((port + 100))) (or scripts/kafka.sh start --port ...)"
+  fi
+}
+
+launch() {
   if running; then
     [ "$version $listeners" = "$(made_with version '') $(made_with listeners '')" ] ||
       die "another broker runs on port $port: $(made_with version ''), --listeners $(made_with listeners '')"
     return
   fi
-  if p=$(used_port "$port"); then die "port $p is in use by another program"; fi
+  check_ports
   mkdir -p "$data"
   echo "$version" >"$data/version"
   echo "$listeners" >"$data/listeners"
@@ -307,9 +323,11 @@ launch() {
   die "the broker did not start, see $log"
 }
 
-# end SIGNAL: end the broker; one that does not stop in 20 s is killed.
+# end SIGNAL: end the broker, and say so; one that does not stop in 20 s is killed.
 end() {
+  local said=''
   if running; then
+    said="stopped kafka $(made_with version "$version") on 127.0.0.1:$port (pid $pid)"
     kill "-$1" "$pid" 2>/dev/null || true
     for i in {1..500}; do
       running || break
@@ -319,10 +337,39 @@ end() {
   fi
   rm -f "$data/pid"
   # Only a directory that a start has made: --dir may name any.
-  if [ "$clean" = 1 ] && [ -f "$data/server.properties" ]; then rm -rf "$data"; fi
+  if [ "$clean" = 1 ] && [ -f "$data/server.properties" ]; then
+    rm -rf "$data"
+    [ -z "$said" ] || echo "$said; its data are removed"
+  elif [ -n "$said" ]; then
+    echo "$said; its data stay in $data"
+  fi
+}
+
+stop() {
+  if ! running && [ "$clean" = 0 ]; then
+    echo "no broker of this folder runs on port $port"
+    each_broker say_how_to_stop
+    return
+  fi
+  locked end TERM
+}
+
+say_how_to_stop() { if running; then echo "one runs on port $port: make kafka-stop KAFKA_PORT=$port"; fi; }
+
+# each_broker COMMAND: for every broker below target/kafka.
+each_broker() {
+  local dir port data log
+  for dir in "$cache"/data-*/; do
+    [ -d "$dir" ] || continue
+    data=${dir%/}
+    port=${data##*/data-}
+    log=$data/broker.log
+    "$@"
+  done
 }
 
 start() {
+  check_ports
   fetch
   locked launch
   wait_until_served
@@ -331,16 +378,14 @@ start() {
 
 case $command in
   start) start ;;
-  stop) locked end TERM ;;
+  stop) stop ;;
+  stop-all) each_broker locked end TERM ;;
   kill) locked end KILL ;;
   restart) locked end TERM; start ;;
   status) if running; then say; else echo "no broker on 127.0.0.1:$port"; exit 1; fi ;;
   wait) running || die "no broker was started on port $port"; wait_until_served; say ;;
   fetch) fetch ;;
-  free-port)
-    while used_port "$port" >/dev/null; do port=$((port + 10)); done
-    echo "$port"
-    ;;
+  free-port) free_port "$port" ;;
   topics)
     fetch
     tool org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" --list

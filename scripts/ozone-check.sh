@@ -27,7 +27,7 @@ postgres=$(find /usr/lib/postgresql/*/bin -name postgres 2>/dev/null | sort -V |
 postgres=${postgres:-$(command -v postgres || fail 'postgres is missing: apt-get install postgresql')}
 [ "$(id -u)" != 0 ] || id postgres >/dev/null || fail 'PostgreSQL refuses to run as root, and there is no user postgres'
 network_packages
-cargo build --release
+scripts/build.sh
 
 trap cleanup EXIT
 trap 'exit 130' INT

@@ -24,7 +24,7 @@ mkdir -p target/check
 scripts/deps.sh test
 network_packages
 real_tap
-cargo build --release
+scripts/build.sh
 
 trap cleanup EXIT
 trap 'exit 130' INT

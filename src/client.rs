@@ -14,10 +14,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(900);
 /// Bytes of the buffers of one connection, each way: most answers have 1 kB.
 const BUFFER: usize = 16 << 10;
 
-/// What servers are told of us: the version, and whom to ask. `contact` is what the operator gave, if anything.
+/// What servers are told of us: the version, and the `contact` that the operator gave, if any. No page is named, since there
+/// is none that they could rely on.
 pub fn user_agent(contact: Option<&str>) -> String {
-    let contact = contact.map(|c| format!("; {c}")).unwrap_or_default();
-    concat!("atkafka/", env!("CARGO_PKG_VERSION"), " (+https://crates.io/crates/atkafka").to_string() + &contact + ")"
+    let contact = contact.map(|c| format!(" ({c})")).unwrap_or_default();
+    concat!("atkafka/", env!("CARGO_PKG_VERSION")).to_string() + &contact
 }
 
 /// Settings for an agent: `timeout` is that of one request, to its last byte; `connections` are kept to a host at most; the
@@ -67,6 +68,13 @@ pub fn retry_after(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_agent_names_the_operator_and_no_page() {
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(user_agent(None), format!("atkafka/{version}"));
+        assert_eq!(user_agent(Some("ops@example.com")), format!("atkafka/{version} (ops@example.com)"));
+    }
 
     #[test]
     fn retry_after_in_seconds_or_as_a_date() {

@@ -147,6 +147,44 @@ fn the_manual_page_has_each_flag_with_its_variable_and_is_well_formed() {
     }
 }
 
+// --- the local broker ---------------------------------------------------------------------------
+
+/// `scripts/kafka.sh ARGS`: whether it succeeds, what it prints, and its errors.
+fn kafka(args: &[&str]) -> (bool, String, String) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
+    let out = Command::new(script).args(args).stdin(Stdio::null()).output().expect("the script runs");
+    let [said, err] = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    (out.status.success(), said, err)
+}
+
+#[test]
+fn a_taken_port_is_said_with_the_way_to_choose_another() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port();
+    // Any of a broker's five.
+    let (started, _, err) = kafka(&["start", "--port", &(port - 2).to_string()]);
+    assert!(!started && err.lines().count() == 1, "{err}");
+    assert!(err.contains(&format!("port {port} is in use")) && err.contains("make kafka KAFKA_PORT="), "{err}");
+}
+
+#[test]
+fn stopping_a_broker_that_is_gone_says_so_in_one_line() {
+    let port = free_port().to_string();
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/kafka").join(format!("data-{port}"));
+    std::fs::create_dir_all(&data).expect("a folder");
+    // What a broker leaves that was killed: a pid that nobody has.
+    std::fs::write(data.join("pid"), "999999999\n").expect("written");
+    let (well, said, err) = kafka(&["stop", "--port", &port]);
+    let first = said.lines().next();
+    assert_eq!(
+        (well, first, err.as_str()),
+        (true, Some(&*format!("no broker of this folder runs on port {port}")), "")
+    );
+    // Others that run here are named.
+    assert!(said.lines().skip(1).all(|l| l.contains("make kafka-stop KAFKA_PORT=")), "{said}");
+    std::fs::remove_dir_all(&data).expect("removed");
+}
+
 // --- a release ----------------------------------------------------------------------------------
 
 fn sh(dir: &Path, line: &str) -> String {
@@ -154,6 +192,84 @@ fn sh(dir: &Path, line: &str) -> String {
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(out.status.success(), "{line}: {err}");
     String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+/// What a release and an installation have beside the program.
+fn taken_along() -> Vec<String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install.sh --files");
+    let files: Vec<String> = sh(Path::new("/"), script).lines().map(str::to_string).collect();
+    for name in [
+        "CHANGELOG.md",
+        "LICENSE",
+        "README.md",
+        "docker-compose.ozone.yml",
+        "docker-compose.tap.yml",
+        "docker-compose.yml",
+        "docs/operating.md",
+        "packaging/grafana/dashboards/atkafka.json",
+        "packaging/prometheus/alerts.yml",
+        "packaging/services.yml",
+        "packaging/third-party-notices.txt",
+    ] {
+        assert!(files.iter().any(|f| f == name), "{name} is not in {files:?}");
+    }
+    files
+}
+
+#[test]
+fn each_linked_library_is_in_the_third_party_notices() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let notices = std::fs::read_to_string(root.join("packaging/third-party-notices.txt")).expect("the notices");
+    let list = "cargo tree --locked -p atkafka -e normal,no-proc-macro --target x86_64-unknown-linux-gnu --prefix none";
+    let mut crates: BTreeSet<String> = sh(root, list)
+        .lines()
+        .filter_map(|line| line.split_once(" v"))
+        .map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap_or_default()))
+        .collect();
+    assert!(crates.remove(concat!("atkafka ", env!("CARGO_PKG_VERSION"))));
+    assert!(crates.len() > 100, "{crates:?}");
+    let missing: Vec<&String> =
+        crates.iter().filter(|c| !notices.lines().any(|l| l.starts_with(&format!("{c}: ")))).collect();
+    assert!(missing.is_empty(), "not in packaging/third-party-notices.txt (make notices writes it): {missing:?}");
+    // The C libraries, by words of their own licences.
+    for words in [
+        "librdkafka - Apache Kafka C driver library",
+        "LZ4 Library",
+        "(librdkafka/LICENSES.txt)",
+        "openssl/LICENSE.txt)",
+        "Jean-loup Gailly",
+        "(zstd/LICENSE)",
+        "Meta Platforms",
+        "Microsoft Corporation, Daan Leijen",
+    ] {
+        assert!(notices.contains(words), "{words}");
+    }
+}
+
+/// Whoever installs what the README says needs nothing more for `make build`, `make demo` and `make kafka`.
+#[test]
+fn the_readme_lists_each_package_that_the_make_targets_ask_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("the README");
+    let lines = readme.lines().filter_map(|l| l.strip_prefix("sudo apt-get install "));
+    let listed: BTreeSet<&str> = lines.flat_map(|l| l.split('#').next().unwrap_or_default().split(' ')).collect();
+    // With a PATH on which nothing is but cargo and the shell, all is missing.
+    let dir = folder("path");
+    let ask = format!(
+        "ln -s $(command -v cargo) $(command -v bash) $(command -v paste) $(command -v id) $(command -v grep) {0}
+         for kind in build test; do PATH={0} bash {1}/scripts/deps.sh $kind 2>&1 || true; done",
+        dir.display(),
+        root.display()
+    );
+    let said = sh(&dir, &ask);
+    let asked: BTreeSet<&str> = said
+        .lines()
+        .filter_map(|l| l.split_once("apt-get install -y "))
+        .flat_map(|(_, list)| list.split(' '))
+        .collect();
+    assert!(asked.contains("g++") && asked.contains("kcat"), "{said}");
+    let missing: Vec<&&str> = asked.iter().filter(|p| !listed.contains(*p)).collect();
+    assert!(missing.is_empty(), "README.md does not list {missing:?}");
 }
 
 #[test]
@@ -174,9 +290,7 @@ fn a_release_is_whole_and_the_same_each_time() {
         .filter(|l| !l.starts_with('d'))
         .filter_map(|l| l.split_once(&format!("{name}/")).map(|(_, file)| file))
         .collect();
-    let want = [
-        "LICENSE",
-        "README.md",
+    let mut want: Vec<String> = [
         "SHA256SUMS",
         "atkafka",
         "completions/atkafka.bash",
@@ -188,7 +302,11 @@ fn a_release_is_whole_and_the_same_each_time() {
         "packaging/systemd/relay.env",
         "packaging/systemd/tap.env",
         "scripts/install.sh",
-    ];
+    ]
+    .map(String::from)
+    .into();
+    want.extend(taken_along());
+    want.sort();
     assert_eq!(files, want);
 
     // It installs out of itself.
@@ -197,6 +315,7 @@ fn a_release_is_whole_and_the_same_each_time() {
     let version = format!("atkafka {}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(sh(&dir, "dest/usr/bin/atkafka --version"), version);
     assert!(dir.join("dest/usr/lib/systemd/system/atkafka@.service").exists());
+    assert!(dir.join("dest/usr/share/doc/atkafka/third-party-notices.txt").exists());
     // The program is large.
     let _ = std::fs::remove_dir_all(&dir);
 }

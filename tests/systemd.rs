@@ -295,6 +295,11 @@ fn the_unit_fits_the_program() {
     // Wrong usage ends with 2.
     assert_eq!(value(&unit, "RestartPreventExitStatus"), "2");
     assert_eq!(run(&["firehose", "relay", "--workers", "x"], &[]).0, Some(2));
+    assert!(
+        value(&unit, "LimitNOFILE").parse::<u64>().expect("a number") >= 4_096,
+        "256 look-ups, brokers and scrapes"
+    );
+    assert_eq!(value(&unit, "LimitCORE"), "0", "passwords are in the memory");
     let memory = value(&unit, "MemoryMax").trim_end_matches('G').parse::<u64>().expect("GiB") << 10;
     assert!(memory >= 256 + 64 + 400 + 128, "the default limit, what is promised beside it, full caches, and air");
 }
@@ -470,6 +475,32 @@ fn an_installation_starts_as_its_unit_says() {
     }
 }
 
+/// A tree whose program is older than its source gets a new one first; no other program is ever taken, as that of `make dist`.
+#[test]
+fn an_installation_takes_no_program_that_is_older_than_its_source() {
+    let dir = folder("stale");
+    let sh = |line: &str| {
+        let out = Command::new("bash").args(["-ec", line]).current_dir(&dir).output().expect("bash");
+        assert!(out.status.success(), "{line}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    // The project as far as the script reads it, and a build that only copies.
+    let root = root().display();
+    sh(&format!(
+        "mkdir -p src target/vendored/release && cp -r {root}/scripts {root}/packaging {root}/docs . &&
+         cp {root}/{{*.md,LICENSE,Cargo.*,build.rs}} {root}/docker-compose*.yml . && touch src/main.rs &&
+         cp {BINARY} target/vendored/release/atkafka &&
+         printf '#!/bin/sh\\necho built >>builds; mkdir -p target/release; cp {BINARY} target/release/\\n' >scripts/build.sh"
+    ));
+    let install = "unset BIN CARGO_TARGET_DIR; DESTDIR=$PWD/dest scripts/install.sh; cat builds";
+    assert!(sh(install).contains("target/release/atkafka is missing or older than its source: building it"));
+    let again = sh(install);
+    assert!(!again.contains("building") && again.ends_with("built\n") && !again.ends_with("built\nbuilt\n"), "{again}");
+    sh("touch -d '+1 min' src/main.rs");
+    assert!(sh(install).ends_with("built\nbuilt\n"), "the source is newer");
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
 #[test]
 fn install_puts_everything_in_its_place_and_uninstall_takes_it_away() {
     let dest = folder("dest");
@@ -480,8 +511,6 @@ fn install_puts_everything_in_its_place_and_uninstall_takes_it_away() {
         ("etc/systemd/system/atkafka@.service".to_string(), 0o644),
         ("opt/at/bin/atkafka".into(), 0o755),
         ("opt/at/share/bash-completion/completions/atkafka".into(), 0o644),
-        ("opt/at/share/doc/atkafka/LICENSE".into(), 0o644),
-        ("opt/at/share/doc/atkafka/README.md".into(), 0o644),
         ("opt/at/share/fish/vendor_completions.d/atkafka.fish".into(), 0o644),
         ("opt/at/share/man/man1/atkafka.1".into(), 0o644),
         ("opt/at/share/zsh/site-functions/_atkafka".into(), 0o644),
@@ -490,8 +519,21 @@ fn install_puts_everything_in_its_place_and_uninstall_takes_it_away() {
         want.push((format!("etc/atkafka/{mode}.env"), 0o600));
         want.push((format!("opt/at/share/doc/atkafka/examples/{mode}.env"), 0o644));
     }
+    // The documents, with their links as they are; and what Compose, Prometheus and Grafana read, each where the next one looks.
+    let taken = install(&["--files"], &[]);
+    assert!(taken.lines().count() > 20, "{taken}");
+    for file in taken.lines() {
+        let place = match file {
+            "packaging/third-party-notices.txt" => "doc/atkafka/third-party-notices.txt".into(),
+            _ if file.starts_with("packaging/") || file.starts_with("docker-compose") => format!("atkafka/{file}"),
+            _ => format!("doc/atkafka/{file}"),
+        };
+        want.push((format!("opt/at/share/{place}"), 0o644));
+    }
     want.sort();
     assert_eq!(tree(&dest), want);
+    let size = |path: &Path| path.metadata().expect("a file").len();
+    assert!(size(&dest.join("opt/at/bin/atkafka")) < size(Path::new(BINARY)), "stripped");
     let unit = read(dest.join("etc/systemd/system/atkafka@.service"));
     assert_eq!(value(&unit, "ExecStart"), "/opt/at/bin/atkafka $ATKAFKA_COMMAND", "the path follows PREFIX");
 

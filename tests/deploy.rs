@@ -358,6 +358,39 @@ fn the_image_is_what_the_compose_files_and_the_program_take_it_for() {
     assert!(minor(image) >= minor(least.trim_end_matches('"')), "{image}, {least}");
 }
 
+// --- workflows ------------------------------------------------------------------------------
+
+#[test]
+fn the_workflows_do_what_ci_run_and_the_make_targets_do() {
+    let load = |name: &str| -> Value {
+        let file = format!(".github/workflows/{name}.yml");
+        assert!(read(&file).starts_with("# Not run so far"), "{file} says that it was not tried");
+        serde_yaml_ng::from_str(&read(&file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+    };
+    let steps = |job: &Value| -> Vec<String> {
+        job["steps"].as_sequence().expect("steps").iter().filter_map(|s| Some(s["run"].as_str()?.to_string())).collect()
+    };
+    let (ci, release) = (load("ci"), load("release"));
+    assert!(steps(&ci["jobs"]["test"]).iter().any(|run| run == ".ci/run"));
+    let programs = steps(&release["jobs"]["programs"]).join("\n");
+    assert!(programs.contains("make dist") && programs.contains("sha256sum") && programs.contains("cyclonedx"));
+    let runners = release["jobs"]["programs"]["strategy"]["matrix"]["include"].as_sequence().expect("a matrix");
+    assert_eq!(runners.iter().map(|r| text(&r["runner"])).collect::<Vec<_>>(), ["ubuntu-24.04", "ubuntu-24.04-arm"]);
+    let image = release["jobs"]["image"]["steps"].as_sequence().expect("steps");
+    assert!(image.iter().any(|s| s["with"]["platforms"].as_str() == Some("linux/amd64,linux/arm64")));
+    // One Rust everywhere.
+    let rust =
+        read("Dockerfile").lines().find_map(|l| Some(l.strip_prefix("FROM rust:")?.split('-').next()?.to_string()));
+    let rust = rust.expect("a rust image");
+    assert_eq!(text(&ci["env"]["RUST"]), rust);
+    assert_eq!(text(&release["jobs"]["programs"]["container"]), format!("rust:{rust}-bookworm"));
+
+    match Command::new("actionlint").current_dir(root()).output() {
+        Ok(out) => assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout)),
+        Err(_) => println!("skipped: actionlint is not installed (make lint says how to get it)"),
+    }
+}
+
 #[test]
 fn a_health_check_says_what_is_wrong() {
     let url = format!("ws://127.0.0.1:{}", free_port());

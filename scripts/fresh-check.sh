@@ -81,7 +81,7 @@ try "timeout -s INT 20 make run-relay RELAY_HOST=ws://127.0.0.1:$relay ARGS='--m
 if grep 'Compiling' "/tmp/log-$who"; then die 'make run-relay compiles again'; fi
 
 say 'make demo'
-timed try 'make demo' >/tmp/demo
+timed try 'make demo' >/tmp/demo || { tail -n 40 /tmp/demo; die 'make demo failed'; }
 not_compiled 'make demo'
 tail -n 25 /tmp/demo
 grep -q '^demo: [0-9]* records delivered' /tmp/demo || die 'the demo delivered nothing'

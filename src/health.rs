@@ -1,5 +1,6 @@
 //! Whether the process does its job, for `/readyz` and the log: who is connected, and whether deliveries come.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,17 @@ struct State {
     /// By source: when the first and the last came of the unreadable frames behind the last readable one.
     unreadable: Vec<Option<(Instant, Instant)>>,
     turns: u64,
+    /// By source: positions that cannot be saved.
+    not_saved: BTreeMap<usize, NotSaved>,
+    /// Since when a save is under way.
+    saving: Option<Instant>,
+}
+
+struct NotSaved {
+    since: Instant,
+    why: String,
+    /// It is the first one: nothing is delivered before it is saved.
+    first: bool,
 }
 
 impl Health {
@@ -82,6 +94,24 @@ impl Health {
         });
     }
 
+    /// The position of source `index` cannot be saved, and why. `first`: nothing of it is delivered before.
+    pub fn not_saved(&self, index: usize, why: &str, first: bool) {
+        self.with(|s| {
+            let since = s.not_saved.get(&index).map_or_else(Instant::now, |before| before.since);
+            s.not_saved.insert(index, NotSaved { since, why: why.into(), first });
+        });
+    }
+
+    /// It is saved.
+    pub fn saved(&self, index: usize) {
+        self.with(|s| s.not_saved.remove(&index));
+    }
+
+    /// A save has begun, or is over.
+    pub fn saving(&self, since: Option<Instant>) {
+        self.with(|s| s.saving = since);
+    }
+
     /// The producer has come round: it hangs nowhere, whether or not anything can be delivered.
     pub fn turn(&self) {
         self.with(|s| s.turns += 1);
@@ -131,6 +161,16 @@ impl Health {
                         age.as_secs()
                     ));
                 }
+            }
+            for NotSaved { since, why, first } in s.not_saved.values() {
+                if *first {
+                    reasons.push(format!("{why} (nothing of this host is delivered until its first position is saved)"));
+                } else if since.elapsed() > STUCK_AFTER {
+                    reasons.push(format!("{why} (for {} s: a restart would repeat the events since)", since.elapsed().as_secs()));
+                }
+            }
+            if let Some(age) = s.saving.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
+                reasons.push(format!("the disk of --state-dir hangs: a save has taken {} s so far", age.as_secs()));
             }
             if reasons.is_empty() { Ok(()) } else { Err(reasons.join("; ")) }
         })
@@ -202,5 +242,30 @@ mod tests {
         h.in_flight_since(Instant::now().checked_sub(STUCK_AFTER * 2));
         let why = h.ready().unwrap_err();
         assert!(why.contains("b: refused") && why.contains("waits for 30 s"), "{why}");
+    }
+
+    #[test]
+    fn positions_that_cannot_be_saved() {
+        let h = Health::default();
+        h.sink(Ok(()));
+        h.not_saved(0, "x.json: no space", false);
+        assert_eq!(h.ready(), Ok(()), "a moment is nothing");
+        h.with(|s| {
+            for not_saved in s.not_saved.values_mut() {
+                not_saved.since = Instant::now().checked_sub(STUCK_AFTER * 2).expect("a clock");
+            }
+        });
+        h.not_saved(0, "x.json: no space left", false);
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("x.json: no space left (for 30 s"), "{why}");
+        h.saved(0);
+        assert_eq!(h.ready(), Ok(()));
+        h.not_saved(1, "y.json: read-only", true);
+        assert!(h.ready().unwrap_err().contains("y.json: read-only (nothing"));
+        h.saved(1);
+        h.saving(Instant::now().checked_sub(STUCK_AFTER * 2));
+        assert!(h.ready().unwrap_err().contains("hangs"));
+        h.saving(None);
+        assert_eq!(h.ready(), Ok(()));
     }
 }

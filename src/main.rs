@@ -1,4 +1,4 @@
-//! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage, 130 ended by a second signal.
+//! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage or settings, 130 ended by a second signal.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use atkafka::checkpoint::acks::AckQueue;
-use atkafka::checkpoint::file::StateFile;
+use atkafka::checkpoint::file::{StateFile, Stored};
 use atkafka::checkpoint::{OzonePosition, RelayPosition};
 use atkafka::config::{self, Command, Logging, Output, Writing};
 use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
+use atkafka::pipeline::permits::Failed;
 use atkafka::pipeline::{self, Parts, Pipeline, Source, producer};
 use atkafka::sink::Sink;
 use atkafka::sink::kafka::KafkaSink;
@@ -26,7 +27,6 @@ use atkafka::source::relay::Relay;
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
-use serde::de::DeserializeOwned;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -41,6 +41,17 @@ const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::
 enum Failure {
     Usage(String),
     Run(String),
+    /// What is set cannot work, as a server said: as for wrong usage, a new start makes nothing right.
+    Settings(String),
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Failure {
+        match failed {
+            Failed::Run(reason) => Failure::Run(reason),
+            Failed::Settings(reason) => Failure::Settings(reason),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -48,6 +59,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
             eprintln!("atkafka: {message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Settings(message)) => {
+            log::error!("{message}");
             ExitCode::from(2)
         }
         Err(Failure::Run(message)) => {
@@ -174,7 +189,7 @@ impl Run {
     }
 
     /// The saved position of a host, and where the next ones are kept.
-    fn position<T: DeserializeOwned>(
+    fn position<T: Stored>(
         &self,
         writing: &Writing,
         kind: &str,
@@ -300,11 +315,11 @@ fn supervise(pipeline: Pipeline, stop: &AtomicBool, mut report: report::Report) 
     loop {
         if let Some(outcome) = pipeline.wait(LOOK_UP) {
             report.last();
-            if let Err(why) = &outcome {
+            if let Err(Failed::Run(why) | Failed::Settings(why)) = &outcome {
                 report.stopping(why);
             }
             pipeline.join();
-            return outcome.map_err(Failure::Run);
+            return outcome.map_err(Failure::from);
         }
         if stop.load(Ordering::Relaxed) && stopping.is_none() {
             log::info!("stopping: what is in flight is delivered first; a second signal ends at once");

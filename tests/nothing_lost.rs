@@ -4,6 +4,8 @@
 
 #[path = "support/oracle.rs"]
 mod oracle;
+#[path = "nothing_lost/positions.rs"]
+mod positions;
 mod support;
 
 use std::io::{BufRead, BufReader};

@@ -1,11 +1,19 @@
-//! One small JSON file per host and output. It is replaced whole, and survives a loss of power at any instant.
+//! One small JSON file per host and output, locked by one process. It is replaced whole, and survives a loss of power at any
+//! instant.
+//!
+//! The directory may be one that others can write, so nothing here follows a link that somebody put there, and the lock is
+//! looked at again before each save.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::atproto::{json_input, time};
 
@@ -15,59 +23,71 @@ struct Saved<T> {
     version: u32,
     host: String,
     output: String,
+    /// The id of the Kafka cluster that has the events. Files of 0.1 have none, nor have those of an output without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
     saved_at: String,
     #[serde(flatten)]
     position: T,
 }
 
 const VERSION: u32 = 1;
+/// Bytes of a file at most. A position of Ozone takes 30 for each event of the look-back window.
+const MAX_FILE: u64 = 64 << 20;
+/// Bytes of a file name without its extension: with the longest one, `.json.tmp`, that is the 255 of Linux's file systems.
+const MAX_NAME: usize = 246;
+
+/// A position that a file can hold.
+pub trait Stored: Serialize + DeserializeOwned {
+    /// Fails for values that no run of ours saves.
+    fn check(&self) -> Result<(), String>;
+}
 
 /// The position of one host into one output, locked for as long as this value lives.
 pub struct StateFile {
     path: PathBuf,
     host: String,
     output: String,
-    _lock: File,
+    cluster: Option<String>,
+    lock_path: PathBuf,
+    lock: File,
 }
 
 impl StateFile {
     /// Opens `DIR/KIND-HOST~OUTPUT.json` and gives the position in it, if there is one. Fails with one line that says
-    /// what to do when the directory cannot be written, another process has the lock, or the file cannot be read.
-    pub fn open<T: DeserializeOwned>(
-        dir: &Path,
-        kind: &str,
-        host: &str,
-        output: &str,
-    ) -> Result<(StateFile, Option<T>), String> {
-        // `~` is none of the characters that a name keeps, so that no two pairs meet.
-        let name = format!("{kind}-{}~{}", file_name(host), file_name(output));
+    /// what to do when the directory cannot be written, another process has the lock, or the file cannot be read or is of
+    /// another host or output.
+    pub fn open<T: Stored>(dir: &Path, kind: &str, host: &str, output: &str) -> Result<(StateFile, Option<T>), String> {
+        let name = name(kind, host, output);
         let path = dir.join(format!("{name}.json"));
         fs::create_dir_all(dir).map_err(|e| format!("--state-dir {}: cannot be created: {e}", dir.display()))?;
-        let lock_path = dir.join(format!("{name}.lock"));
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|e| format!("--state-dir {}: cannot be written: {e}", dir.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(format!(
-                    "{}: another atkafka writes this host into this output; give one of them another --state-dir",
-                    lock_path.display()
-                ));
-            }
-            Err(TryLockError::Error(e)) => return Err(format!("{}: cannot be locked: {e}", lock_path.display())),
+        if fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o002 != 0) {
+            log::warn!(
+                "--state-dir {}: every user of this machine may write there, and so change positions: chmod o-w takes that away",
+                dir.display()
+            );
         }
-        let saved = match fs::read(&path) {
-            Ok(bytes) => Some(read::<T>(&bytes).map_err(|e| {
-                format!(
-                    "{}: {e}; restore it, or delete it to start anew (events since the last save would be missing or repeated)",
-                    path.display()
-                )
-            })?),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+        let lock_path = dir.join(format!("{name}.lock"));
+        let lock = lock(&lock_path)?;
+        let saved = match read_file(&path) {
+            Ok(Some(bytes)) => {
+                let saved = parse::<T>(&bytes).map_err(|e| {
+                    format!(
+                        "{}: {e}; restore it, or delete it to start anew (events since the last save would be missing or repeated)",
+                        path.display()
+                    )
+                })?;
+                if saved.host != host || saved.output != output {
+                    return Err(format!(
+                        "{}: holds the position of {} into {}, not of {host} into {output}: was it copied or renamed? Give each pair its own file, or delete this one to start anew",
+                        path.display(),
+                        saved.host,
+                        saved.output
+                    ));
+                }
+                Some(saved)
+            }
+            Ok(None) => None,
             Err(e) => {
                 return Err(format!(
                     "{}: cannot be read: {e}; mend its permissions, or delete it to start anew",
@@ -75,43 +95,159 @@ impl StateFile {
                 ));
             }
         };
-        let file = StateFile { path, host: host.into(), output: output.into(), _lock: lock };
-        Ok((file, saved.map(|s| s.position)))
+        let (cluster, position) = saved.map(|s| (s.cluster, s.position)).unzip();
+        let file =
+            StateFile { path, host: host.into(), output: output.into(), cluster: cluster.flatten(), lock_path, lock };
+        Ok((file, position))
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replaces the file: a temporary one is written and synced, renamed over it, and the directory synced.
-    pub fn save<T: Serialize>(&self, position: &T) -> io::Result<()> {
+    /// The cluster that the position is of, where the file says it.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// Which cluster later saves name.
+    pub fn set_cluster(&mut self, id: &str) {
+        self.cluster = Some(id.into());
+    }
+
+    /// Replaces the file: a temporary one is written and synced, renamed over it, and the directory synced. Fails with what
+    /// went wrong and what to do about it.
+    pub fn save<T: Stored>(&mut self, position: &T) -> Result<(), String> {
         let saved = Saved {
             version: VERSION,
             host: self.host.clone(),
             output: self.output.clone(),
+            cluster: self.cluster.clone(),
             saved_at: time::format_ms(time::now_ms()),
             position,
         };
-        let mut bytes = sonic_rs::to_vec(&saved).map_err(io::Error::other)?;
+        let mut bytes = sonic_rs::to_vec(&saved).map_err(|e| e.to_string())?;
         bytes.push(b'\n');
+        self.hold_lock()?;
+        self.replace(&bytes).map_err(|e| explain(&e))
+    }
+
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.path.with_extension("json.tmp");
-        let mut file = File::create(&temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        // What an earlier run left, or a link that somebody put there: it is not written through.
+        match fs::remove_file(&temporary) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
+        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        if let Err(e) = written.and_then(|()| fs::rename(&temporary, &self.path)) {
+            // A full disk is not to keep half a file too.
+            let _ = fs::remove_file(&temporary);
+            return Err(e);
+        }
+        directory_synced(File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all())
+    }
+
+    /// Locks again when the lock file was deleted or replaced: otherwise a second process could write the same position.
+    fn hold_lock(&mut self) -> Result<(), String> {
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let held = self.lock.metadata().map_err(|e| explain(&e))?;
+        match fs::symlink_metadata(&self.lock_path) {
+            Ok(there) if same(&there, &held) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(explain(&e)),
+        }
+        self.lock = lock(&self.lock_path)?;
+        log::warn!("{}: was deleted or replaced while in use; it is there and locked again", self.lock_path.display());
+        Ok(())
     }
 }
 
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<Saved<T>, String> {
+/// Opens and locks a lock file.
+fn lock(path: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let file = options.open(path).map_err(|e| match e.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+            format!("{}: is a symbolic link, which is not followed: remove it", path.display())
+        }
+        _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
+    })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "{}: another atkafka writes this host into this output; give one of them another --state-dir",
+            path.display()
+        )),
+        Err(TryLockError::Error(e)) => Err(format!("{}: cannot be locked: {e}", path.display())),
+    }
+}
+
+/// The content; `None` where there is no such file.
+fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    // Not blocking: a pipe in its place would hold the start up for ever.
+    let file = match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20)));
+    }
+    Ok(Some(bytes))
+}
+
+/// Some file systems (network and FUSE ones) cannot sync a directory and say EINVAL or ENOTSUP: there is nothing more to be
+/// done there, and the rename is as durable as they make it.
+fn directory_synced(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        result => result,
+    }
+}
+
+/// The error, and what to do about it.
+fn explain(e: &io::Error) -> String {
+    let advice = match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on the volume of --state-dir",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+            "the user that atkafka runs as must be able to write in --state-dir"
+        }
+        ErrorKind::NotFound => "the directory was deleted: create it again",
+        ErrorKind::IsADirectory | ErrorKind::DirectoryNotEmpty => {
+            "a directory stands where a file of ours should: remove it"
+        }
+        _ => return e.to_string(),
+    };
+    format!("{e}; {advice}")
+}
+
+fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
     let saved: Saved<T> = json_input::read(bytes, json_input::SHALLOW).map_err(|e| format!("is damaged ({e})"))?;
     if saved.version > VERSION {
         return Err(format!("is of version {}, written by a newer atkafka than this one", saved.version));
     }
+    saved.position.check().map_err(|e| format!("is damaged ({e})"))?;
     Ok(saved)
 }
 
-/// `text` as a part of a file name. Injective: two hosts never share a file.
+/// The file name of a pair, without extension. `~` is none of the characters that a part keeps, so that no two pairs meet.
+/// What is too long for a file system is cut, and told apart by a hash behind `~~`, which no whole name has.
+fn name(kind: &str, host: &str, output: &str) -> String {
+    let whole = format!("{kind}-{}~{}", file_name(host), file_name(output));
+    if whole.len() <= MAX_NAME {
+        return whole;
+    }
+    format!("{}~~{}", &whole[..160], HEXLOWER.encode(&Sha256::digest(&whole)[..16]))
+}
+
+/// `text` as a part of a file name, in ASCII. Injective: two hosts never share a file.
 fn file_name(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
@@ -123,7 +259,9 @@ fn file_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RelayPosition;
+    use std::os::unix::fs::symlink;
+
+    use super::super::{OzonePosition, RelayPosition};
     use super::*;
 
     fn dir(name: &str) -> PathBuf {
@@ -132,13 +270,27 @@ mod tests {
         dir
     }
 
+    fn open(dir: &Path) -> (StateFile, Option<RelayPosition>) {
+        StateFile::open(dir, "relay", "h", "o").expect("open")
+    }
+
+    fn refused(dir: &Path) -> String {
+        let error = StateFile::open::<RelayPosition>(dir, "relay", "h", "o").err().expect("refused");
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+
+    fn at(seq: u64) -> RelayPosition {
+        RelayPosition { seq, time_ms: 1 }
+    }
+
     #[test]
     fn saved_positions_come_back_and_may_go_down() {
         let dir = dir("back");
-        let (file, first) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "events").expect("open");
-        assert_eq!(first, None);
+        let (mut file, first) = StateFile::open(&dir, "relay", "bsky.network", "events").expect("open");
+        assert_eq!(first, None::<RelayPosition>);
         for seq in [31_527_015_322, 7] {
-            file.save(&RelayPosition { seq, time_ms: 1 }).expect("saved");
+            file.save(&at(seq)).expect("saved");
         }
         drop(file);
         let (_, again) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "events").expect("open");
@@ -151,35 +303,170 @@ mod tests {
     #[test]
     fn a_second_instance_is_refused() {
         let dir = dir("lock");
-        let held = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").expect("open");
-        let error = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").err().expect("locked");
+        let held = open(&dir);
+        let error = refused(&dir);
         assert!(error.contains("another atkafka"), "{error}");
         drop(held);
-        assert!(StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").is_ok());
+        open(&dir);
     }
 
     #[test]
     fn a_damaged_file_is_an_error_that_says_what_to_do() {
         let dir = dir("damaged");
-        let (file, _) = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").expect("open");
-        let path = file.path().to_path_buf();
-        drop(file);
+        let path = open(&dir).0.path().to_path_buf();
         for bytes in [
             &b""[..],
             b"{\"version\":1,\"seq\":",
             b"{}",
             b"\xff\xfe",
             b"{\"version\":9,\"host\":\"h\",\"output\":\"o\",\"seq\":1,\"saved_at\":\"\"}",
+            b"{\"version\":1,\"host\":\"h\",\"output\":\"o\",\"seq\":9007199254740993,\"saved_at\":\"\"}",
+            b"{\"version\":1,\"host\":\"h\",\"output\":\"o\",\"seq\":-1,\"saved_at\":\"\"}",
         ] {
             fs::write(&path, bytes).expect("write");
-            let error = StateFile::open::<RelayPosition>(&dir, "relay", "h", "o").err().expect("refused");
-            assert!(error.contains("delete it") && !error.contains('\n'), "{error}");
+            assert!(refused(&dir).contains("delete it"));
         }
+        fs::remove_file(&path).expect("removed");
+        for (what, made) in [("a directory", fs::create_dir(&path)), ("an endless one", symlink("/dev/zero", &path))] {
+            if made.is_err() {
+                fs::remove_dir(&path).expect("removed");
+                symlink("/dev/zero", &path).expect("linked");
+            }
+            assert!(refused(&dir).contains("not a regular file"), "{what}");
+        }
+    }
+
+    /// Each format that a release has written stays readable. A new format gets a new file in `tests/state`, and the old
+    /// ones stay as they are.
+    #[test]
+    fn files_of_every_release_are_read() {
+        let read = |name: &str| {
+            fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state").join(name)).expect("a fixture")
+        };
+        let relay = |name: &str| parse::<RelayPosition>(&read(name)).expect("read");
+        for (name, cluster) in [("relay-0.1.json", None), ("relay-0.2.json", Some("4L6g3nShT-eMCtK--X86sw"))] {
+            let saved = relay(name);
+            assert_eq!((saved.host.as_str(), saved.output.as_str()), ("bsky.network", "atproto-events"));
+            assert_eq!(saved.position, RelayPosition { seq: 31_527_015_322, time_ms: 1_795_517_559_073 });
+            assert_eq!(saved.cluster.as_deref(), cluster, "{name}");
+        }
+        for (name, cluster) in [("ozone-0.1.json", None), ("ozone-0.2.json", Some("4L6g3nShT-eMCtK--X86sw"))] {
+            let saved = parse::<OzonePosition>(&read(name)).expect("read");
+            assert_eq!(saved.host, "pds.example.com+did:plc:labelerlabelerlabelerlab");
+            assert_eq!(saved.position.high_water_ms, 1_795_517_559_073);
+            assert_eq!(*saved.position.window, [(1_795_517_559_001, 41), (1_795_517_559_073, 9_007_199_254_740_993)]);
+            assert_eq!(saved.cluster.as_deref(), cluster, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_the_newest_format() {
+        let dir = dir("format");
+        let (mut file, _) =
+            StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "atproto-events").expect("open");
+        file.set_cluster("4L6g3nShT-eMCtK--X86sw");
+        file.save(&RelayPosition { seq: 31_527_015_322, time_ms: 1_795_517_559_073 }).expect("saved");
+        let without_time = |text: &str| {
+            let (before, rest) = text.split_once("\"saved_at\":\"").expect("a time");
+            format!("{before}{}", &rest[24..])
+        };
+        let fixture = include_str!("../../tests/state/relay-0.2.json");
+        let written = fs::read_to_string(file.path()).expect("read");
+        assert_eq!(without_time(&written), without_time(fixture), "a new format needs a fixture of its own");
+    }
+
+    #[test]
+    fn the_file_of_another_host_or_output_is_refused() {
+        let dir = dir("other");
+        let (mut file, _) = StateFile::open::<RelayPosition>(&dir, "relay", "other", "o").expect("open");
+        file.save(&at(5)).expect("saved");
+        fs::copy(file.path(), dir.join("relay-h~o.json")).expect("copied");
+        let error = refused(&dir);
+        assert!(error.contains("of other into o, not of h into o"), "{error}");
+    }
+
+    #[test]
+    fn a_position_of_ozone_out_of_range_is_refused() {
+        let ozone = |high_water_ms, window| OzonePosition { high_water_ms, window: std::sync::Arc::new(window) };
+        assert_eq!(ozone(0, vec![(i64::MAX, 1)]).check(), Ok(()), "an event without a time");
+        assert!(ozone(i64::MIN, Vec::new()).check().is_err());
+        assert!(ozone(i64::MAX, Vec::new()).check().is_err());
+    }
+
+    #[test]
+    fn a_deleted_or_replaced_lock_is_taken_again_unless_another_process_has_it() {
+        let dir = dir("unlocked");
+        let (mut file, _) = open(&dir);
+        let lock = dir.join("relay-h~o.lock");
+        fs::remove_file(&lock).expect("removed");
+        file.save(&at(1)).expect("saved");
+        assert!(refused(&dir).contains("another atkafka"), "locked again");
+        fs::remove_file(&lock).expect("removed");
+        let other = open(&dir);
+        assert!(file.save(&at(2)).expect_err("not ours any more").contains("another atkafka"));
+        assert_eq!(other.1, Some(at(1)));
+        drop(other);
+        file.save(&at(2)).expect("ours again");
+        fs::remove_dir_all(&dir).expect("removed");
+        let error = file.save(&at(3)).expect_err("no directory");
+        assert!(error.contains("was deleted: create it again"), "{error}");
+        fs::create_dir(&dir).expect("created");
+        file.save(&at(3)).expect("saved");
+        assert!(refused(&dir).contains("another atkafka"));
+    }
+
+    #[test]
+    fn links_in_place_of_our_files_are_not_followed() {
+        let dir = dir("links");
+        fs::create_dir_all(&dir).expect("created");
+        let victim = dir.join("victim");
+        fs::write(&victim, "mine").expect("written");
+        let (mut file, _) = open(&dir);
+        symlink(&victim, dir.join("relay-h~o.json.tmp")).expect("linked");
+        file.save(&at(1)).expect("saved");
+        assert_eq!(fs::read(&victim).expect("read"), b"mine");
+        assert!(fs::symlink_metadata(file.path()).expect("there").is_file());
+        drop(file);
+        let lock = dir.join("relay-h~o.lock");
+        fs::remove_file(&lock).expect("removed");
+        symlink(&victim, &lock).expect("linked");
+        assert!(refused(&dir).contains("symbolic link"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_synced_is_no_failure() {
+        let error = |errno: rustix::io::Errno| Err(io::Error::from_raw_os_error(errno.raw_os_error()));
+        assert!(directory_synced(error(rustix::io::Errno::INVAL)).is_ok());
+        assert!(directory_synced(error(rustix::io::Errno::OPNOTSUPP)).is_ok());
+        assert!(directory_synced(error(rustix::io::Errno::IO)).is_err());
+        assert!(directory_synced(error(rustix::io::Errno::NOSPC)).is_err());
     }
 
     #[test]
     fn names_are_safe_and_injective() {
         assert_eq!(file_name("127.0.0.1:2470/a/../b"), "127.0.0.1%3A2470%2Fa%2F..%2Fb");
         assert_ne!(file_name("a:b"), file_name("a%3ab"));
+        assert_eq!(name("relay", "bsky.network", "events"), "relay-bsky.network~events");
+    }
+
+    #[test]
+    fn names_that_no_file_system_takes_are_shortened_in_the_same_way_for_ever() {
+        let dir = dir("long");
+        let topic = "T".repeat(249);
+        for output in [&topic[..], &topic[..248]] {
+            let (mut file, first) =
+                StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", output).expect("open");
+            assert_eq!(first, None, "each has its own");
+            file.save(&at(output.len() as u64)).expect("saved");
+        }
+        assert_eq!(
+            name("relay", "bsky.network", &topic)[160..],
+            *"~~4c37284c6bdf098682bebb8db8d59264",
+            "another name would be another position"
+        );
+        // As long as 0.1 could have them: these stay.
+        let longest = "a".repeat(MAX_NAME - "relay-h~".len());
+        assert_eq!(name("relay", "h", &longest), format!("relay-h~{longest}"));
+        StateFile::open::<RelayPosition>(&dir, "relay", "h", &longest).expect("open").0.save(&at(1)).expect("saved");
     }
 }

@@ -52,6 +52,11 @@ impl Position {
     }
 }
 
+/// No host counts further: JavaScript, which the protocol takes its integers from, does not.
+const MAX_SEQ: u64 = 1 << 53;
+/// The end of the year 9999, as far as times are written.
+const MAX_TIME_MS: i64 = 253_402_300_799_999;
+
 /// A relay's cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayPosition {
@@ -59,6 +64,12 @@ pub struct RelayPosition {
     /// Milliseconds since 1970; 0 when unknown.
     #[serde(default)]
     pub time_ms: i64,
+}
+
+impl file::Stored for RelayPosition {
+    fn check(&self) -> Result<(), String> {
+        if self.seq > MAX_SEQ { Err(format!("seq {} is above 2^53", self.seq)) } else { Ok(()) }
+    }
 }
 
 /// Events of a Tap connection that may be acknowledged to it.
@@ -79,4 +90,13 @@ pub struct OzonePosition {
     pub high_water_ms: i64,
     /// Events of the look-back window that were delivered: `(createdAt in milliseconds, id)`.
     pub window: Arc<Vec<(i64, u64)>>,
+}
+
+impl file::Stored for OzonePosition {
+    fn check(&self) -> Result<(), String> {
+        match self.high_water_ms {
+            0..=MAX_TIME_MS => Ok(()),
+            ms => Err(format!("high_water_ms {ms} is no time")),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Saves the positions that the producer reports: once a second, and at the end.
 
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
@@ -8,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use crate::checkpoint::Position;
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::file::StateFile;
+use crate::health::Health;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
 
@@ -44,39 +46,90 @@ pub struct Frontier {
     /// The seq of each source at the last wake-up.
     woke_at: Vec<u64>,
     acks: Vec<Option<Arc<AckQueue>>>,
+    /// The files whose positions are of a cluster that they name: path and id.
+    clusters: Vec<(PathBuf, String)>,
+    cluster: Arc<OnceLock<String>>,
     metrics: Arc<Metrics>,
 }
 
 /// The saving end, for a thread of its own: a slow disk must not hold the producer.
 pub struct Checkpointer {
-    files: Vec<Option<StateFile>>,
+    slots: Vec<Slot>,
     latest: Latest,
-    saved: Vec<Option<Position>>,
     woken: Receiver<()>,
     beginnings: Receiver<Beginning>,
+    cluster: Arc<OnceLock<String>>,
     metrics: Arc<Metrics>,
+    health: Arc<Health>,
+}
+
+/// What is saved for one source. Each fails and is tried again by itself.
+struct Slot {
+    file: Option<StateFile>,
+    saved: Option<Position>,
+    /// A reader that waits for its first position to be on disk.
+    begun: Option<Sender<()>>,
+    failing: Option<Failing>,
     errors: Periodic,
 }
 
+#[derive(Clone, Copy)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+}
+
 /// Both ends, for each source in turn. `beginnings` come from the readers.
-pub fn new(keeps: Vec<Keep>, beginnings: Receiver<Beginning>, metrics: Arc<Metrics>) -> (Frontier, Checkpointer) {
+pub fn new(
+    keeps: Vec<Keep>,
+    beginnings: Receiver<Beginning>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+) -> (Frontier, Checkpointer) {
     let latest: Latest = Arc::new(Mutex::new(vec![None; keeps.len()]));
     let (wake, woken) = bounded(1);
-    let (woke_at, saved) = (vec![0; keeps.len()], vec![None; keeps.len()]);
-    let (files, acks) = keeps
-        .into_iter()
-        .map(|keep| match keep {
+    let woke_at = vec![0; keeps.len()];
+    let cluster = Arc::new(OnceLock::new());
+    let (mut slots, mut acks, mut clusters) = (Vec::new(), Vec::new(), Vec::new());
+    for keep in keeps {
+        let (file, ack) = match keep {
             Keep::Nowhere => (None, None),
             Keep::File(file) => (Some(file), None),
             Keep::Acks(acks) => (None, Some(acks)),
-        })
-        .unzip();
-    let frontier = Frontier { latest: latest.clone(), wake, woke_at, acks, metrics: metrics.clone() };
-    let errors = Periodic::new(1);
-    (frontier, Checkpointer { files, latest, saved, woken, beginnings, metrics, errors })
+        };
+        if let Some((file, id)) = file.as_ref().and_then(|file| Some((file, file.cluster()?))) {
+            clusters.push((file.path().to_path_buf(), id.to_string()));
+        }
+        slots.push(Slot { file, saved: None, begun: None, failing: None, errors: Periodic::new(1) });
+        acks.push(ack);
+    }
+    let frontier = Frontier {
+        latest: latest.clone(),
+        wake,
+        woke_at,
+        acks,
+        clusters,
+        cluster: cluster.clone(),
+        metrics: metrics.clone(),
+    };
+    (frontier, Checkpointer { slots, latest, woken, beginnings, cluster, metrics, health })
 }
 
 impl Frontier {
+    /// The output is the Kafka cluster `id`. To be called before the first record is sent. Fails when a saved position is
+    /// of another cluster: the events up to it are not in this one's topic, and would be skipped.
+    pub fn cluster(&self, id: &str) -> Result<(), String> {
+        if let Some((path, other)) = self.clusters.iter().find(|(_, other)| other != id) {
+            return Err(format!(
+                "{}: this position is of the Kafka cluster {other}, and --bootstrap-servers is the cluster {id}, whose topic does not have the events up to it. Check --bootstrap-servers; or delete the file to start anew there; or, where the topic was copied to the new cluster, delete only its member \"cluster\"",
+                path.display()
+            ));
+        }
+        // A second call has the same id, or failed above.
+        let _ = self.cluster.set(id.into());
+        Ok(())
+    }
+
     /// Everything of `source` up to `position` is acknowledged.
     pub fn moved(&mut self, source: usize, position: Position) {
         if let Position::Tap(position) = &position {
@@ -100,7 +153,6 @@ impl Checkpointer {
     /// Runs until the [`Frontier`] is dropped. Fails when the last save fails.
     pub fn run(mut self) -> Result<(), String> {
         let mut beginnings = self.beginnings.clone();
-        let mut waiting: Vec<Sender<()>> = Vec::new();
         let mut saved_at = Instant::now();
         loop {
             let mut over = false;
@@ -112,53 +164,167 @@ impl Checkpointer {
                 recv(beginnings) -> beginning => match beginning {
                     Ok(Beginning { source, position, saved }) => {
                         self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[source] = Some(position);
-                        waiting.push(saved);
+                        self.slots[source].begun = Some(saved);
                     }
                     // The readers are gone.
                     Err(_) => beginnings = never(),
                 },
                 default(INTERVAL) => {}
             }
-            match self.save() {
-                Ok(()) => {
-                    saved_at = Instant::now();
-                    for saved in waiting.drain(..) {
-                        // A reader that stops meanwhile does not listen any more.
-                        let _ = saved.send(());
-                    }
-                    if over {
-                        return Ok(());
-                    }
-                }
-                Err(e) if over => return Err(e),
-                Err(e) => self.errors.warn(&format!(
-                    "{e}; it is tried again, a restart now would repeat the events since the last save"
-                )),
+            let failed = self.save(over);
+            saved_at = Instant::now();
+            if over {
+                return if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) };
             }
         }
     }
 
-    fn save(&mut self) -> Result<(), String> {
+    /// Saves what has moved, each file by itself. Gives what failed. Without `last`, a file that failed less than
+    /// [`INTERVAL`] ago waits.
+    fn save(&mut self, last: bool) -> Vec<String> {
         let latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let mut failed = Ok(());
-        for ((file, latest), saved) in self.files.iter().zip(latest).zip(&mut self.saved) {
-            let (Some(file), Some(position)) = (file, latest) else { continue };
-            if saved.as_ref() == Some(&position) {
+        let mut failed = Vec::new();
+        for (source, (slot, position)) in self.slots.iter_mut().zip(latest).enumerate() {
+            let (Some(file), Some(position)) = (&mut slot.file, position) else { continue };
+            let waits = slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last;
+            if waits || slot.saved.as_ref() == Some(&position) {
                 continue;
             }
+            if let Some(id) = self.cluster.get() {
+                file.set_cluster(id);
+            }
+            self.health.saving(Some(Instant::now()));
             let result = match &position {
                 Position::Relay(relay) => file.save(relay),
                 Position::Ozone(ozone) => file.save(ozone),
                 Position::Tap(_) => Ok(()),
             };
-            if let Err(e) = result {
-                self.metrics.checkpoint_error.inc();
-                failed = Err(format!("{}: cannot be saved: {e}", file.path().display()));
-                continue;
+            self.health.saving(None);
+            let path = file.path().display();
+            match result {
+                Ok(()) => {
+                    self.metrics.checkpoint_ok.inc();
+                    self.health.saved(source);
+                    slot.saved = Some(position);
+                    if let Some(failing) = slot.failing.take() {
+                        log::info!("{path}: saved again, after {} s", failing.since.elapsed().as_secs());
+                    }
+                    if let Some(begun) = slot.begun.take() {
+                        // A reader that stops meanwhile does not listen any more.
+                        let _ = begun.send(());
+                    }
+                }
+                Err(e) => {
+                    self.metrics.checkpoint_error.inc();
+                    let now = Instant::now();
+                    slot.failing.get_or_insert(Failing { since: now, last: now }).last = now;
+                    let first = slot.begun.is_some();
+                    slot.errors.warn(&if first {
+                        format!("{path}: the first position cannot be saved: {e}. Nothing of this host is delivered until it is; it is tried each second")
+                    } else {
+                        format!("{path}: the position cannot be saved: {e}. Events go on; a restart now would repeat those since the last save. It is tried each second")
+                    });
+                    let what = format!("{path}: cannot be saved: {e}");
+                    self.health.not_saved(source, &what, first);
+                    failed.push(what);
+                }
             }
-            self.metrics.checkpoint_ok.inc();
-            *saved = Some(position);
         }
         failed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::RelayPosition;
+
+    fn folder(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("atkafka-checkpointer-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    fn keep(dir: &Path, host: &str) -> Keep {
+        Keep::File(StateFile::open::<RelayPosition>(dir, "relay", host, "o").expect("open").0)
+    }
+
+    fn at(seq: u64) -> Position {
+        Position::Relay(RelayPosition { seq, time_ms: 0 })
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_saved_holds_up_no_other_and_says_so_until_it_can() {
+        let dir = folder("two");
+        let obstacle = dir.join("relay-ill~o.json.tmp");
+        let (metrics, health): (Arc<Metrics>, Arc<Health>) = Default::default();
+        let (begin, beginnings) = bounded(2);
+        let keeps = vec![keep(&dir, "ill"), keep(&dir, "well")];
+        let (mut frontier, checkpointer) = new(keeps, beginnings, metrics.clone(), health.clone());
+        health.sink(Ok(()));
+        fs::create_dir(&obstacle).expect("created");
+        let saving = crate::pipeline::spawn("checkpoint", || drop(checkpointer.run()));
+        let started = |source| {
+            let (saved_in, saved) = bounded(1);
+            begin.send(Beginning { source, position: at(1), saved: saved_in }).expect("it listens");
+            saved
+        };
+        let (ill, well) = (started(0), started(1));
+        well.recv_timeout(Duration::from_secs(20)).expect("the other one is saved");
+        assert!(ill.recv_timeout(Duration::from_millis(1_500)).is_err());
+        let why = health.ready().expect_err("not ready");
+        assert!(why.contains("relay-ill~o.json") && why.contains("is delivered until"), "{why}");
+        assert!((1..6).contains(&metrics.checkpoint_error.get()), "{}", metrics.checkpoint_error.get());
+        frontier.moved(1, at(5));
+        let well = dir.join("relay-well~o.json");
+        let until = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(&well).expect("read").contains("\"seq\":5") {
+            assert!(Instant::now() < until, "the other one goes on being saved");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        fs::remove_dir(&obstacle).expect("removed");
+        ill.recv_timeout(Duration::from_secs(20)).expect("saved now");
+        assert_eq!(health.ready(), Ok(()));
+        fs::create_dir(&obstacle).expect("created");
+        frontier.moved(0, at(7));
+        drop(frontier);
+        let _ = saving.join();
+        assert_eq!(health.ready(), Ok(()), "a later save may fail for a moment");
+    }
+
+    #[test]
+    fn a_position_of_another_cluster_is_refused_and_one_without_is_adopted() {
+        let dir = folder("cluster");
+        let start = || {
+            let (_, beginnings) = bounded(1);
+            new(vec![keep(&dir, "h")], beginnings, Arc::default(), Arc::default())
+        };
+        let (mut frontier, checkpointer) = start();
+        frontier.moved(0, at(1));
+        drop(frontier);
+        checkpointer.run().expect("saved, without a cluster: as 0.1 did");
+        let (mut frontier, checkpointer) = start();
+        frontier.cluster("one").expect("adopted");
+        frontier.moved(0, at(2));
+        drop(frontier);
+        checkpointer.run().expect("saved");
+        let (frontier, checkpointer) = start();
+        let error = frontier.cluster("two").expect_err("refused");
+        for part in ["cluster one", "cluster two", "relay-h~o.json", "--bootstrap-servers", "delete"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        drop((frontier, checkpointer));
+        // An output that cannot tell its cluster leaves the id as it is.
+        let (mut frontier, checkpointer) = start();
+        frontier.moved(0, at(3));
+        drop(frontier);
+        checkpointer.run().expect("saved");
+        let (frontier, _checkpointer) = start();
+        assert!(frontier.cluster("two").is_err());
+        frontier.cluster("one").expect("the same one");
     }
 }

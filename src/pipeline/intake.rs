@@ -8,7 +8,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::batch::{self, Job};
 use super::checkpointer::Beginning;
-use super::permits::Permits;
+use super::permits::{Failed, Permits};
 use crate::checkpoint::Position;
 use crate::metrics::Metrics;
 use crate::source::job::{self, Stopped, Work};
@@ -69,7 +69,7 @@ impl job::Intake for Intake {
     }
 
     fn fail(&self, reason: String) {
-        self.permits.fail(reason);
+        self.permits.fail(Failed::Settings(reason));
     }
 
     fn stopped(&self) -> bool {

@@ -34,7 +34,7 @@ use decode::Rules;
 use enricher::Enricher;
 use intake::Intake;
 use metadata::Metadata;
-use permits::Permits;
+use permits::{Failed, Permits};
 use producer::{Lane, Producer};
 
 /// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
@@ -69,7 +69,7 @@ pub struct Parts {
 pub struct Pipeline {
     permits: Arc<Permits>,
     metrics: Arc<Metrics>,
-    ended: Receiver<Result<(), String>>,
+    ended: Receiver<Result<(), Failed>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -104,7 +104,7 @@ impl Pipeline {
             let failing = permits.clone();
             threads.push(spawn(&format!("reader-{i}"), move || {
                 if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
-                    failing.fail(format!("reader {i} panicked: a bug, please report it"));
+                    failing.fail(Failed::Run(format!("reader {i} panicked: a bug, please report it")));
                 }
             }));
         }
@@ -126,7 +126,7 @@ impl Pipeline {
             let failing = permits.clone();
             threads.push(spawn("enricher", move || {
                 if catch_unwind(AssertUnwindSafe(|| enricher.run())).is_err() {
-                    failing.fail("the enricher panicked: a bug, please report it".into());
+                    failing.fail(Failed::Run("the enricher panicked: a bug, please report it".into()));
                 }
             }));
             (metadata, unfinished_in)
@@ -137,13 +137,13 @@ impl Pipeline {
             let failing = permits.clone();
             threads.push(spawn(&format!("worker-{i}"), move || {
                 if catch_unwind(AssertUnwindSafe(|| worker::run(rules, metrics, jobs, outlets))).is_err() {
-                    failing.fail(format!("worker {i} panicked: a bug, please report it"));
+                    failing.fail(Failed::Run(format!("worker {i} panicked: a bug, please report it")));
                 }
             }));
         }
         drop((jobs, outlets));
 
-        let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone());
+        let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone(), health.clone());
         let producer = Producer {
             sink: parts.sink,
             lanes,
@@ -174,7 +174,7 @@ impl Pipeline {
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);
             let failed = failing.failure().map_or(Ok(()), Err);
-            let _ = ended_in.send(failed.and(result).and(saved));
+            let _ = ended_in.send(failed.and(result.and(saved).map_err(Failed::Run)));
             if let Some(background) = background {
                 let _ = background.join();
             }
@@ -189,7 +189,7 @@ impl Pipeline {
     }
 
     /// The outcome, when the pipeline ends within `timeout`.
-    pub fn wait(&self, timeout: Duration) -> Option<Result<(), String>> {
+    pub fn wait(&self, timeout: Duration) -> Option<Result<(), Failed>> {
         self.permits.report(&self.metrics);
         self.ended.recv_timeout(timeout).ok().or_else(|| {
             // A producer that panicked says nothing.
@@ -197,7 +197,7 @@ impl Pipeline {
             self.threads
                 .last()?
                 .is_finished()
-                .then(|| Err("the producer thread panicked: a bug, please report it".into()))
+                .then(|| Err(Failed::Run("the producer thread panicked: a bug, please report it".into())))
         })
     }
 

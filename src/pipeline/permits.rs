@@ -13,6 +13,15 @@ use crate::source::job::Stopped;
 /// Frames in flight, besides the bytes: each also costs records, headers and bookkeeping that its bytes do not show.
 const FRAMES: usize = 200_000;
 
+/// Why a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failed {
+    /// A new start may go better.
+    Run(String),
+    /// No new start goes better before people change something.
+    Settings(String),
+}
+
 /// A budget that readers take from, and the producer gives back to.
 pub struct Permits {
     state: Mutex<State>,
@@ -28,8 +37,8 @@ struct State {
     tickets: u64,
     turn: u64,
     closed: bool,
-    /// Why a source ended the run.
-    failure: Option<String>,
+    /// Why the run cannot go on.
+    failure: Option<Failed>,
 }
 
 impl State {
@@ -127,14 +136,14 @@ impl Permits {
         self.state().closed
     }
 
-    /// A source cannot go on: closes, and keeps the reason (the first one).
-    pub fn fail(&self, reason: String) {
+    /// The run cannot go on: closes, and keeps the reason (the first one).
+    pub fn fail(&self, reason: Failed) {
         self.state().failure.get_or_insert(reason);
         self.close();
     }
 
-    /// Why a source ended the run, if one did.
-    pub fn failure(&self) -> Option<String> {
+    /// Why the run could not go on, if it could not.
+    pub fn failure(&self) -> Option<Failed> {
         self.state().failure.clone()
     }
 

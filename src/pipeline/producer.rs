@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, select};
 
 use super::batch::Batch;
 use super::checkpointer::Frontier;
-use super::permits::Permits;
+use super::permits::{Failed, Permits};
 use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
 use crate::atproto::time;
@@ -165,6 +165,11 @@ impl Run {
                 }
                 std::thread::sleep(LOOK_UP);
             }
+        }
+        // Before the first record: readers only wait meanwhile, and nothing was saved that is not in the files already.
+        if let Some(Err(reason)) = self.p.sink.cluster().map(|id| self.p.frontier.cluster(&id)) {
+            self.p.permits.fail(Failed::Settings(reason.clone()));
+            return Err(End::Failed(reason));
         }
         self.prepared = true;
         self.p.health.sink(Ok(()));

@@ -49,6 +49,7 @@ struct Open {
     producer: Arc<BaseProducer<Context>>,
     max_event: usize,
     max_dead_letter: usize,
+    cluster: Option<String>,
 }
 
 /// What the callbacks leave for the producer thread.
@@ -325,8 +326,14 @@ impl Sink for Librdkafka {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
         let producer = BaseProducer::from_config_and_context(&config, self.context()).map_err(ever)?;
-        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter });
+        // The metadata of above has it; very old brokers have none.
+        let cluster = probe.client().fetch_cluster_id(ASK);
+        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, cluster });
         Ok(())
+    }
+
+    fn cluster(&self) -> Option<String> {
+        self.open.as_ref()?.cluster.clone()
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {

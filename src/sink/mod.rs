@@ -91,6 +91,11 @@ pub trait Sink: Send {
     /// Connects, creates topics. Called until it is well; each call may block for some seconds.
     fn prepare(&mut self) -> Result<(), NotReady>;
 
+    /// The id of the Kafka cluster behind it, where the client can tell. Asked once it is prepared.
+    fn cluster(&self) -> Option<String> {
+        None
+    }
+
     /// Takes a record. Does not wait for the broker.
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused>;
 

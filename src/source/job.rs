@@ -112,7 +112,7 @@ pub trait Intake {
     /// Saves where a source began, before anything behind it is delivered: returns when it is on disk.
     fn begin(&mut self, position: Position) -> Result<(), Stopped>;
 
-    /// The source cannot go on, and no retry would mend it: ends the run with `reason`.
+    /// The source cannot go on, and neither a retry nor a new start would mend it: ends the run with `reason`.
     fn fail(&self, reason: String);
 
     /// Whether the end was asked for.

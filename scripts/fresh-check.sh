@@ -119,7 +119,7 @@ if [ "$who" = user ]; then
   echo "export PATH=/rust/bin:\$PATH CARGO_HOME=/cargo CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt" >/src/.profile
   touch /src/atkafka/src/main.rs
   (cd /src/atkafka && env -i "${variables[@]}" DESTDIR=/tmp/dest make install) >/tmp/said 2>&1 || { cat /tmp/said; die 'make install'; }
-  grep -q 'building, as new' /tmp/said || die 'make install takes a program that is older than its source'
+  grep -q 'building it, as new' /tmp/said || die 'make install takes a program that is older than its source'
   [ -z "$(find /build -user root -print -quit)" ] || die 'root has compiled in a tree that is not its own'
 else
   say 'make clean, with a broker that still runs'

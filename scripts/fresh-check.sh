@@ -10,6 +10,7 @@ usage: [VARIABLE=...] scripts/fresh-check.sh [SUITE...]   (default: bookworm tri
 Takes some 20 minutes and 3 GB in target/fresh for each. Needs root, mmdebstrap, the Rust of this machine (it is mounted in), and
 the internet for Debian's packages, crates and Kafka's jars. What is committed is tried, not the working tree.
 
+  WHO     "user root"                     who tries it
   MIRROR  http://deb.debian.org/debian
 USAGE
 }
@@ -163,7 +164,7 @@ for suite; do
   fi
   build=$out/build-$suite
   mkdir -p "$build"
-  for who in user root; do
+  for who in ${WHO:-user root}; do
     echo "== $suite, as $who"
     root=$out/root-$suite
     rm -rf "$root"

@@ -2,6 +2,8 @@
 //!
 //! Seeds are printed; `ATKAFKA_TEST_SEED` sets one.
 
+#[path = "decoder/fuzz.rs"]
+mod fuzz;
 mod support;
 
 use std::fmt::Write as _;
@@ -62,92 +64,6 @@ fn every_truncation_of_a_frame_is_one_dead_letter_and_no_event() {
                 matches!(reasons[..], [Reason::BadFrame | Reason::BadSeq]),
                 "frame {i} cut at {cut}: {reasons:?} (seed {seed})"
             );
-        }
-    }
-}
-
-#[test]
-fn random_mutations_never_panic_and_what_comes_out_is_json_and_bounded() {
-    let seed = seed();
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
-    let mut all = frames::read(FIXTURE).expect("the fixture");
-    all.truncate(300);
-    let big: Vec<Op> = (0..150)
-        .map(|i| Op::create(&format!("com.example.thing/{i}"), &builder::record(&ipld_core::ipld!({ "n": i }))))
-        .collect();
-    all.push(Commit::new("did:plc:many", "3aaa").ops(big).frame(7));
-    all.push(frames::info_frame("OutdatedCursor", Some("x")));
-    all.push(frames::error_frame("FutureCursor", Some("x")));
-    let (mut dead, mut events) = (0, 0);
-    for round in 0..10_000 {
-        let mut bytes = all[rng.usize(0..all.len())].clone();
-        for _ in 0..rng.usize(1..=4) {
-            mutate(&mut rng, &mut bytes, &all);
-        }
-        let batch = work(&mut decoder, &[&bytes]);
-        let say = || format!("round {round}, seed {seed}: {}", data_encoding::HEXLOWER.encode(&bytes));
-        assert!(batch.dead.iter().all(|d| d.reason != Reason::Panic), "panic: {}", say());
-        assert!(batch.bytes.len() <= 64 * bytes.len() + 65_536, "{} bytes come out: {}", batch.bytes.len(), say());
-        let letters: usize = batch.dead.iter().map(|d| d.bytes.len() + d.detail.len()).sum();
-        assert!(letters <= 64 * bytes.len() + 65_536, "dead letters of {letters} bytes: {}", say());
-        for record in &batch.records {
-            let value = &batch.bytes[record.value.clone()];
-            assert!(sonic_rs::from_slice::<sonic_rs::Value>(value).is_ok(), "not JSON: {}", say());
-        }
-        dead += batch.dead.len();
-        events += batch.records.len();
-    }
-    println!("10000 mutations: {dead} dead letters, {events} events");
-    assert!(dead > 1_000 && events > 300, "the mutations hit: {dead} dead letters, {events} events");
-}
-
-fn mutate(rng: &mut fastrand::Rng, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
-    if bytes.is_empty() {
-        bytes.push(rng.u8(..));
-    }
-    let at = rng.usize(0..bytes.len());
-    // Most of a frame is the inside of blocks: look at its ends more often.
-    let at = if rng.bool() { at } else { at.min(rng.usize(0..200)) };
-    match rng.u8(0..8) {
-        0 => bytes[at] = rng.u8(..),
-        1 => bytes[at] ^= 1 << rng.u8(0..8),
-        2 => bytes.insert(at, rng.u8(..)),
-        3 => drop(bytes.remove(at)),
-        4 => {
-            let end = bytes.len().min(at + rng.usize(1..64));
-            bytes.drain(at..end);
-        }
-        5 => {
-            let end = bytes.len().min(at + rng.usize(1..64));
-            let part = bytes[at..end].to_vec();
-            bytes.splice(at..at, part);
-        }
-        6 => {
-            let other = &others[rng.usize(0..others.len())];
-            let from = rng.usize(0..other.len());
-            bytes.truncate(at);
-            bytes.extend_from_slice(&other[from..]);
-        }
-        // Lengths that lie, floats, tags, breaks.
-        _ => {
-            const HEADS: [&[u8]; 8] = [
-                b"\x5b\xff\xff\xff\xff\xff\xff\xff\xff",
-                b"\xbb\x7f\xff\xff\xff\xff\xff\xff\xff",
-                b"\x9f",
-                b"\xff",
-                b"\xfb\x3f\xf0\0\0\0\0\0\0",
-                b"\xd8\x2a",
-                b"\x9a\xff\xff\xff\xff",
-                b"\x78\x00",
-            ];
-            let head = HEADS[rng.usize(0..HEADS.len())];
-            for (i, byte) in head.iter().enumerate() {
-                if let Some(to) = bytes.get_mut(at + i) {
-                    *to = *byte;
-                }
-            }
         }
     }
 }

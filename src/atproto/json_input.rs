@@ -15,7 +15,9 @@ pub fn read<'a, T: Deserialize<'a>>(text: &'a [u8], deepest: usize) -> Result<T,
     if is_too_deep(text, deepest) {
         return Err(format!("nested deeper than {deepest} levels"));
     }
-    sonic_rs::from_slice(text).map_err(|e| first_line(&e))
+    // The parser itself looks at this last, and makes strings of what is not UTF-8 before.
+    let text = std::str::from_utf8(text).map_err(|e| format!("not UTF-8: {e}"))?;
+    sonic_rs::from_str(text).map_err(|e| first_line(&e))
 }
 
 /// Reads a value out of a text that [`read`] or [`member`] has checked.
@@ -96,6 +98,19 @@ mod tests {
         assert_eq!(read::<One>(br#"{"x":[[[{}]]],"a":7}"#, SHALLOW).map(|one| one.a), Ok(7));
         let error = read::<One>(b"{\"a\":\n\n\n nonsense", SHALLOW).map(|one| one.a).expect_err("refused");
         assert!(!error.contains('\n') && error.len() <= 200, "{error}");
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_an_error_and_no_panic() {
+        #[derive(Deserialize, Debug)]
+        struct Any<'a> {
+            #[serde(borrow, default)]
+            _x: Option<LazyValue<'a>>,
+        }
+        for text in [&b"{\"_x\":\"\xff\"}"[..], b"{\"\xc7\":1}", b"{\"_x\":[\"a\xe2\x82\"]}"] {
+            let error = read::<Any<'_>>(text, SHALLOW).expect_err("refused");
+            assert!(error.contains("UTF-8"), "{error}");
+        }
     }
 
     #[test]

@@ -158,6 +158,8 @@ fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
         ("dbg!", nowhere),
         ("unbounded(", nowhere),
         ("mpsc::channel(", nowhere),
+        // Another toolchain hashes otherwise, and what is hashed may be in a state file.
+        ("DefaultHasher", nowhere),
         ("thread::spawn", &["src/pipeline/"]),
         ("thread::Builder", &["src/pipeline/"]),
         ("thread::scope", &["src/pipeline/"]),

@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod job;
 pub mod link;
 pub mod ozone;
+mod ozone_answer;
 pub mod ozone_session;
 pub mod relay;
 pub mod resume;

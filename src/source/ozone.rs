@@ -6,11 +6,11 @@
 //! that only followed the cursor would be such a forward cursor.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::backoff::Backoff;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
@@ -20,6 +20,7 @@ use crate::atproto::json_input::{self, LazyValue};
 use crate::atproto::{json, time};
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
+use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Pages of one round before a poll rests for as many tenths of a second: a PDS allows 3,000 requests in five minutes.
@@ -53,6 +54,7 @@ pub struct Ozone<I> {
     seen: HashSet<u64>,
     /// Events handed over so far.
     fresh: u64,
+    loops: Periodic,
 }
 
 /// What a round did.
@@ -101,6 +103,7 @@ impl<I: Intake> Ozone<I> {
             reading,
             intake,
             fresh: 0,
+            loops: Periodic::new(1),
         }
     }
 
@@ -151,13 +154,17 @@ impl<I: Intake> Ozone<I> {
         self.forget_before(from_ms.unwrap_or(i64::MIN));
         let mut began_ms = self.high_water_ms;
         let (mut cursor, mut pages) = (None, 0);
+        let (known, mut repeats, mut cursors) = (self.seen.len(), 0, Loop::default());
         loop {
             if self.intake.stopped() {
                 return Err(Ended::Stopped);
             }
             let body = self.session.page(created_after.as_deref(), cursor.as_deref()).map_err(Ended::Failed)?;
             let page: Page<'_> = json_input::read(&body, DEEPEST).map_err(|what| {
-                Ended::Failed(Failure::Later { reason: format!("a page that cannot be read: {what}"), wait: None })
+                let reason = format!(
+                    "queryEvents: the answer is no page of events ({what}): is the service of --labeler-did an Ozone?"
+                );
+                Ended::Failed(Failure::Later { reason, wait: None })
             })?;
             pages += 1;
             self.link.metrics.ozone_pages.inc();
@@ -183,7 +190,14 @@ impl<I: Intake> Ozone<I> {
             }
             // An empty page has none: the old one stays.
             cursor = page.cursor.or(cursor);
-            if cursor.is_none() {
+            let Some(next) = &cursor else { return Ok(Round { caught_up: true, pages }) };
+            // More repeats than there are events to repeat: the server goes round, whatever its cursors are.
+            repeats += page.events.len() - (self.fresh - before) as usize;
+            if cursors.closes(next) || repeats > known {
+                self.loops.warn(&format!(
+                    "{}: queryEvents gives the same pages again and again: the round is ended after {pages} pages",
+                    self.link.name
+                ));
                 return Ok(Round { caught_up: true, pages });
             }
         }
@@ -233,13 +247,58 @@ impl<I: Intake> Ozone<I> {
     }
 }
 
+/// The same in each build: it is kept in state files.
 fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+    Sha256::digest(text).iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
+/// Sees when a server gives the same cursor again, by memory for one of them: a cursor of each round of ever more pages is
+/// compared with those that follow (Brent). A page costs no more for it, and a loop is seen after three times its length.
+#[derive(Default)]
+struct Loop {
+    kept: Option<String>,
+    pages: u32,
+    keep_for: u32,
+}
+
+impl Loop {
+    fn closes(&mut self, cursor: &str) -> bool {
+        if self.kept.as_deref() == Some(cursor) {
+            return true;
+        }
+        self.pages += 1;
+        if self.pages > self.keep_for {
+            self.kept = Some(cursor.into());
+            (self.pages, self.keep_for) = (0, self.keep_for.saturating_mul(2).max(1));
+        }
+        false
+    }
 }
 
 enum Ended {
     Stopped,
     Failed(Failure),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_that_comes_again_is_seen_and_no_other() {
+        for (lead, length) in [(0, 1), (1, 1), (0, 2), (5, 7), (100, 3)] {
+            let mut seen = Loop::default();
+            let cursors =
+                (0..lead + length * 9 + lead * 3).map(|i: i32| if i < lead { i } else { lead + (i - lead) % length });
+            let closed = cursors.clone().position(|cursor| seen.closes(&cursor.to_string())).expect("a loop");
+            assert!(closed >= (lead + length) as usize, "{lead} {length}: {closed}");
+        }
+        let mut seen = Loop::default();
+        assert!(!(0..10_000).any(|cursor: i32| seen.closes(&cursor.to_string())));
+    }
+
+    #[test]
+    fn the_hash_in_state_files_stays_what_it_is() {
+        assert_eq!(hash("\"text\""), 2_169_907_247_541_024_506);
+    }
 }

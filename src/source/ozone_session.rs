@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use ureq::Proxy;
 
+use super::ozone_answer::{self, Answer, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
+use crate::atproto::time;
 use crate::client;
+use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Events of a page: the most that Ozone gives.
@@ -17,8 +20,14 @@ pub const PAGE: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A page of 100 events was 60 kB (measured); one event may carry long comments.
 const MAX_ANSWER: u64 = 32 << 20;
-/// A token is renewed so long before it expires.
-const EARLY: i64 = 60;
+/// Answers without events: tokens, errors, and what `GET /` gives.
+const MAX_SMALL: u64 = 1 << 20;
+/// A token is renewed so long before it expires, or when half its life is over.
+const EARLY: Duration = Duration::from_secs(60);
+/// A clock that differs from the server's by more is wrong.
+const CLOCK_OFF: i64 = 60_000;
+/// After a 429 that does not say how long to wait. A PDS counts in windows of five minutes.
+const UNSAID_WAIT: Duration = Duration::from_secs(30);
 /// Between two logins at least: a PDS allows 30 in five minutes and 300 a day (successes included).
 const LOGIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -42,7 +51,7 @@ pub enum Failure {
     Later { reason: String, wait: Option<Duration> },
 }
 
-fn later(reason: impl Into<String>) -> Failure {
+fn again(reason: impl Into<String>) -> Failure {
     Failure::Later { reason: reason.into(), wait: None }
 }
 
@@ -54,54 +63,44 @@ struct Tokens {
     refresh: String,
 }
 
+/// Tokens, and when they are to be renewed.
+struct Held {
+    tokens: Tokens,
+    renew_at: Option<Instant>,
+}
+
 #[derive(Serialize)]
 struct Login<'a> {
     identifier: &'a str,
     password: &'a str,
 }
 
-/// The body of an XRPC error.
-#[derive(Deserialize, Default)]
-struct XrpcError {
-    #[serde(default)]
-    error: String,
-    #[serde(default)]
-    message: String,
-}
-
 pub struct Session {
     account: Account,
     agent: ureq::Agent,
     metrics: Arc<Metrics>,
-    tokens: Option<Tokens>,
+    tokens: Option<Held>,
     last_login: Option<Instant>,
     /// Whether there was a page: then the settings are right.
     answered: bool,
-}
-
-/// An answer: status, how long the server asks to wait, body.
-struct Answer {
-    status: u16,
-    wait: Option<Duration>,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn error(&self) -> XrpcError {
-        json_input::read(&self.body, SHALLOW).unwrap_or_default()
-    }
-
-    fn describe(&self, what: &str) -> String {
-        let XrpcError { error, message } = self.error();
-        let text: String = format!("{what}: HTTP {} {error} {message}", self.status).chars().take(300).collect();
-        text.trim_end().to_string()
-    }
+    /// The server's clock at the last answer, in milliseconds since 1970, where it says it.
+    server_ms: Option<i64>,
+    clock_log: Periodic,
 }
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
         let agent = client::config(&account.user_agent, TIMEOUT, 1, Proxy::try_from_env()).new_agent();
-        Session { account, agent, metrics, tokens: None, last_login: None, answered: false }
+        Session {
+            account,
+            agent,
+            metrics,
+            tokens: None,
+            last_login: None,
+            answered: false,
+            server_ms: None,
+            clock_log: Periodic::new(1),
+        }
     }
 
     /// One page of `tools.ozone.moderation.queryEvents`, oldest first.
@@ -123,86 +122,114 @@ impl Session {
             if let Some(cursor) = cursor {
                 request = request.query("cursor", cursor);
             }
-            let answer = self.answer("queryEvents", request.call())?;
+            let result = request.call();
+            let answer = self.answer("queryEvents", result, MAX_ANSWER)?;
+            if let Some(stranger) = answer.stranger() {
+                let reason = format!("queryEvents is answered by something else than an Ozone: {stranger}");
+                return Err(self.refused(&answer, reason));
+            }
+            if answer.status == 200 {
+                self.answered = true;
+                return Ok(answer.body);
+            }
             let name = answer.error().error;
+            let said = answer.describe("queryEvents", &self.account.password);
+            let labeler = &self.account.labeler_did;
             match (answer.status, name.as_str()) {
-                (200, _) => {
-                    self.answered = true;
-                    return Ok(answer.body);
-                }
                 (400, "ExpiredToken" | "InvalidToken") if attempt == 0 => self.renew()?,
                 // The role is missing, or the member was disabled: logging in again does not mend it.
                 (401, "AuthenticationRequired" | "MemberDisabled") => {
                     return Err(Failure::Ever(format!(
-                        "{}; --identifier {} has to be an active member of the team of --labeler-did {}",
-                        answer.describe("queryEvents"),
-                        self.account.identifier,
-                        self.account.labeler_did
+                        "{said}; --identifier {} has to be an active member of the team of --labeler-did {labeler}",
+                        self.account.identifier
                     )));
                 }
                 // Later on it may also be that the PDS cannot look up the labeler just now.
                 (400, "InvalidRequest") if !self.answered => {
-                    return Err(Failure::Ever(format!("{}; is --labeler-did right?", answer.describe("queryEvents"))));
+                    return Err(Failure::Ever(format!(
+                        "{said}; is --labeler-did {labeler} right, and does its document name an #atproto_labeler service?"
+                    )));
                 }
-                _ => return Err(unexpected(answer, "queryEvents")),
+                (404 | 405 | 501, _) => {
+                    let reason = format!(
+                        "{said}; there is no Ozone: either the PDS does not pass requests on (atproto-proxy), or the service of --labeler-did {labeler} is none"
+                    );
+                    return Err(self.refused(&answer, reason));
+                }
+                (502 | 504, "UpstreamFailure" | "UpstreamTimeout") => {
+                    return Err(later(
+                        &answer,
+                        format!("{said}; the PDS does not reach the Ozone of --labeler-did {labeler}: is it running?"),
+                    ));
+                }
+                _ => return Err(later(&answer, said)),
             }
         }
-        Err(later("queryEvents: the new token is not taken either"))
+        Err(again(
+            "queryEvents: a token that was given just now is refused as expired or invalid: does the PDS have the right time?",
+        ))
     }
 
     /// An access token that is good for a while.
     fn token(&mut self) -> Result<String, Failure> {
-        if self.tokens.as_ref().is_some_and(|t| expires(&t.access).is_some_and(|at| at - EARLY <= now())) {
+        if self.tokens.as_ref().is_some_and(|held| held.renew_at.is_some_and(|at| at <= Instant::now())) {
             self.renew()?;
         }
         if self.tokens.is_none() {
             self.log_in()?;
         }
-        Ok(self.tokens.as_ref().map(|t| t.access.clone()).unwrap_or_default())
+        Ok(self.tokens.as_ref().map(|held| held.tokens.access.clone()).unwrap_or_default())
     }
 
     /// A new pair of tokens: by the refresh token, else by the password.
     fn renew(&mut self) -> Result<(), Failure> {
-        let Some(tokens) = self.tokens.take() else { return self.log_in() };
+        let Some(held) = self.tokens.take() else { return self.log_in() };
         let url = format!("{}/xrpc/com.atproto.server.refreshSession", self.account.pds);
         // Without any body: even {} is refused.
-        let call = self.agent.post(&url).header("authorization", format!("Bearer {}", tokens.refresh)).send_empty();
-        let answer = match self.answer("refreshSession", call) {
+        let call =
+            self.agent.post(&url).header("authorization", format!("Bearer {}", held.tokens.refresh)).send_empty();
+        let answer = match self.answer("refreshSession", call, MAX_SMALL) {
             Ok(answer) => answer,
             Err(e) => {
                 // Not refused: the old pair may still do.
-                self.tokens = Some(tokens);
+                self.tokens = Some(held);
                 return Err(e);
             }
         };
         match answer.status {
-            200 => {
-                self.tokens = Some(tokens_in(&answer, "refreshSession")?);
-                log::debug!("{}: session renewed", self.account.pds);
-                Ok(())
-            }
-            400 | 401 => {
-                log::info!("{}; logging in again", answer.describe("refreshSession"));
+            200 => match self.tokens_in(&answer) {
+                Some(new) => {
+                    self.tokens = Some(new);
+                    log::debug!("{}: session renewed", self.account.pds);
+                    Ok(())
+                }
+                None => {
+                    self.tokens = Some(held);
+                    Err(later(&answer, self.no_session(&answer, "refreshSession")))
+                }
+            },
+            400 | 401 if answer.stranger().is_none() => {
+                log::info!("{}; logging in again", answer.describe("refreshSession", &self.account.password));
                 self.log_in()
             }
             _ => {
-                self.tokens = Some(tokens);
-                Err(unexpected(answer, "refreshSession"))
+                self.tokens = Some(held);
+                Err(later(&answer, answer.describe("refreshSession", &self.account.password)))
             }
         }
     }
 
     fn log_in(&mut self) -> Result<(), Failure> {
         if let Some(wait) = self.last_login.and_then(|at| LOGIN_EVERY.checked_sub(at.elapsed())) {
-            return Err(Failure::Later { reason: "logged in only a moment ago".into(), wait: Some(wait) });
+            let reason = "the session ended right after a login, and logins are limited (a PDS allows 30 in five minutes and 300 a day)";
+            return Err(Failure::Later { reason: reason.into(), wait: Some(wait) });
         }
         self.last_login = Some(Instant::now());
         let login = Login { identifier: &self.account.identifier, password: &self.account.password };
-        let body = sonic_rs::to_vec(&login).map_err(|e| later(e.to_string()))?;
+        let body = sonic_rs::to_vec(&login).map_err(|e| again(e.to_string()))?;
         let url = format!("{}/xrpc/com.atproto.server.createSession", self.account.pds);
-        let answer =
-            self.answer("createSession", self.agent.post(&url).content_type("application/json").send(&body[..]));
-        let answer = match answer {
+        let result = self.agent.post(&url).content_type("application/json").send(&body[..]);
+        let answer = match self.answer("createSession", result, MAX_SMALL) {
             // No answer was no login.
             Err(e) => {
                 self.last_login = None;
@@ -210,61 +237,118 @@ impl Session {
             }
             Ok(answer) => answer,
         };
-        match answer.status {
-            200 => {
-                self.tokens = Some(tokens_in(&answer, "createSession")?);
-                log::info!("{}: logged in as {}", self.account.pds, self.account.identifier);
-                Ok(())
+        let said = answer.describe("createSession", &self.account.password);
+        let XrpcError { error, .. } = answer.error();
+        let failure = match answer.status {
+            200 => match self.tokens_in(&answer) {
+                Some(tokens) => {
+                    self.tokens = Some(tokens);
+                    log::info!("{}: logged in as {}", self.account.pds, self.account.identifier);
+                    return Ok(());
+                }
+                None => self.refused(&answer, self.no_session(&answer, "createSession")),
+            },
+            _ if answer.stranger().is_some() => self.refused(&answer, self.no_session(&answer, "createSession")),
+            401 if error == "AuthFactorTokenRequired" => Failure::Ever(format!(
+                "{said}; the account asks for a second factor, which a program cannot give: make an app password in the account's settings and give that as --password"
+            )),
+            400 | 401 if !error.is_empty() => Failure::Ever(format!("{said}; check --identifier and --password")),
+            400..=405 | 501 => self.refused(&answer, self.no_session(&answer, "createSession")),
+            _ => later(&answer, said),
+        };
+        Err(match failure {
+            // An attempt counts, whatever came of it.
+            Failure::Later { reason, wait } => {
+                Failure::Later { reason, wait: Some(wait.map_or(LOGIN_EVERY, |wait| wait.max(LOGIN_EVERY))) }
             }
-            400 | 401 => {
-                Err(Failure::Ever(format!("{}; check --identifier and --password", answer.describe("createSession"))))
-            }
-            // Later on it may also be a proxy during a deploy.
-            404 | 405 | 501 if !self.answered => {
-                Err(Failure::Ever(format!("{}; is --pds-host a PDS?", answer.describe("createSession"))))
-            }
-            _ => Err(unexpected(answer, "createSession")),
+            ever => ever,
+        })
+    }
+
+    /// What a server says that cannot be what was meant: the settings are wrong, unless they have worked before, or the
+    /// server says that it is ill.
+    fn refused(&self, answer: &Answer, reason: String) -> Failure {
+        if self.answered || answer.status >= 500 && answer.status != 501 {
+            return later(answer, reason);
+        }
+        Failure::Ever(reason)
+    }
+
+    /// The answer to a login is no session: what is it that answers?
+    fn no_session(&self, answer: &Answer, method: &str) -> String {
+        if let Some(stranger) = answer.stranger() {
+            return format!("{method} is answered by something else than a PDS: {stranger}");
+        }
+        let root = self.agent.get(format!("{}/", self.account.pds)).call().ok();
+        let root = root.and_then(|mut root| root.body_mut().with_config().limit(MAX_SMALL).read_to_vec().ok());
+        let said = answer.describe(method, &self.account.password);
+        match ozone_answer::identify(&root.unwrap_or_default()) {
+            Some(what) => format!("{said}; {what}: is --pds-host right?"),
+            None if answer.status == 200 => format!("{said}, but the answer is no session: is --pds-host a PDS?"),
+            None => format!("{said}; is --pds-host a PDS?"),
         }
     }
 
     fn answer(
-        &self,
+        &mut self,
         method: &'static str,
         result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        limit: u64,
     ) -> Result<Answer, Failure> {
+        let explain = |e: ureq::Error| again(format!("{method}: {}", ozone_answer::explain(&e, &self.account.pds)));
         let mut response = result.map_err(|e| {
             self.metrics.ozone_request(method, 0);
-            later(format!("{method}: {e}"))
+            explain(e)
         })?;
         let status = response.status().as_u16();
         self.metrics.ozone_request(method, status);
-        let wait = client::asked_wait(response.headers());
-        let body = response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-        Ok(Answer { status, wait, body: body.map_err(|e| later(format!("{method}: {e}")))? })
+        let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+        let server_ms =
+            text("date").and_then(|at| jiff::fmt::rfc2822::parse(at).ok()).map(|at| at.timestamp().as_millisecond());
+        let location = text("location").map(str::to_string);
+        let asked = client::asked_wait(response.headers());
+        let wait = asked.or((status == 429).then_some(UNSAID_WAIT));
+        if let Some(off) = server_ms.map(|at| time::now_ms() - at).filter(|off| off.abs() > CLOCK_OFF) {
+            self.clock_log.warn(&format!(
+                "{}: the clock of this machine is {} s {} the server's: set it; lag and look-back go by it",
+                self.account.pds,
+                off.abs() / 1000,
+                if off > 0 { "ahead of" } else { "behind" }
+            ));
+        }
+        let body = response.body_mut().with_config().limit(limit).read_to_vec().map_err(explain)?;
+        self.server_ms = server_ms;
+        Ok(Answer { status, wait, location, body })
+    }
+
+    /// The tokens of an answer, if it has some.
+    fn tokens_in(&self, answer: &Answer) -> Option<Held> {
+        let tokens: Tokens = json_input::read(&answer.body, SHALLOW).ok()?;
+        let renew_at = life(&tokens.access, self.server_ms)
+            .and_then(|life| Instant::now().checked_add(life.saturating_sub(EARLY).max(life / 2)));
+        Some(Held { tokens, renew_at })
     }
 }
 
-fn unexpected(answer: Answer, what: &str) -> Failure {
-    Failure::Later { reason: answer.describe(what), wait: answer.wait }
+/// Again, after what the server asked for.
+fn later(answer: &Answer, reason: String) -> Failure {
+    Failure::Later { reason, wait: answer.wait }
 }
 
-fn tokens_in(answer: &Answer, what: &str) -> Result<Tokens, Failure> {
-    json_input::read(&answer.body, SHALLOW).map_err(|_| later(format!("{what}: the answer has no tokens")))
-}
-
-fn now() -> i64 {
-    crate::atproto::time::now_ms() / 1000
-}
-
-/// When a JWT expires, in seconds since 1970. It is not verified: it is ours, and the server will.
-fn expires(jwt: &str) -> Option<i64> {
+/// How long a JWT lives from when it was given, by the clock of the server that made it: by its own claims, else by the
+/// `Date` of the answer. Ours may be wrong. It is not verified: it is ours, and the server will.
+fn life(jwt: &str, server_ms: Option<i64>) -> Option<Duration> {
     #[derive(Deserialize)]
     struct Claims {
         exp: i64,
+        #[serde(default)]
+        iat: Option<i64>,
     }
     let claims = jwt.split('.').nth(1)?;
     let bytes = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).ok()?;
-    json_input::read::<Claims>(&bytes, SHALLOW).ok().map(|c| c.exp)
+    let Claims { exp, iat } = json_input::read(&bytes, SHALLOW).ok()?;
+    let given = iat.or(server_ms.map(|ms| ms / 1000))?;
+    u64::try_from(exp.checked_sub(given)?).ok().map(Duration::from_secs)
 }
 
 #[cfg(test)]
@@ -272,9 +356,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn expiry_of_a_token() {
-        let jwt = format!("x.{}.y", data_encoding::BASE64URL_NOPAD.encode(br#"{"sub":"did:plc:x","exp":1785000000}"#));
-        assert_eq!(expires(&jwt), Some(1_785_000_000));
-        assert_eq!(expires("opaque"), None);
+    fn life_of_a_token_by_the_clock_of_its_server() {
+        let jwt = |claims: &str| format!("x.{}.y", data_encoding::BASE64URL_NOPAD.encode(claims.as_bytes()));
+        let hours = |n: u64| Some(Duration::from_secs(n * 3600));
+        let by_itself = jwt(r#"{"sub":"did:plc:x","exp":1785007200,"iat":1785000000}"#);
+        assert_eq!(life(&by_itself, None), hours(2));
+        assert_eq!(life(&by_itself, Some(1_784_000_000_000)), hours(2));
+        let by_date = jwt(r#"{"exp":1785007200}"#);
+        assert_eq!(life(&by_date, Some(1_785_003_600_999)), hours(1));
+        assert_eq!(life(&by_date, None), None, "then the server says when it has expired");
+        assert_eq!(life(&by_date, Some(1_785_007_201_000)), None);
+        assert_eq!(life("opaque", Some(0)), None);
     }
 }

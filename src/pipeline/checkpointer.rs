@@ -185,7 +185,14 @@ impl Checkpointer {
         let latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let mut failed = Vec::new();
         for (source, (slot, position)) in self.slots.iter_mut().zip(latest).enumerate() {
-            let (Some(file), Some(position)) = (&mut slot.file, position) else { continue };
+            let Some(file) = &mut slot.file else {
+                // Kept nowhere: no reader may wait for it.
+                if let Some(begun) = slot.begun.take() {
+                    let _ = begun.send(());
+                }
+                continue;
+            };
+            let Some(position) = position else { continue };
             let waits = slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last;
             if waits || slot.saved.as_ref() == Some(&position) {
                 continue;
@@ -294,6 +301,18 @@ mod tests {
         drop(frontier);
         let _ = saving.join();
         assert_eq!(health.ready(), Ok(()), "a later save may fail for a moment");
+    }
+
+    #[test]
+    fn a_reader_whose_position_is_kept_nowhere_does_not_wait() {
+        let (beginnings_in, beginnings) = bounded(1);
+        let (frontier, checkpointer) = new(vec![Keep::Nowhere], beginnings, Arc::default(), Arc::default());
+        let running = std::thread::spawn(|| checkpointer.run());
+        let (saved, begun) = bounded(1);
+        beginnings_in.send(Beginning { source: 0, position: at(7), saved }).expect("it listens");
+        assert_eq!(begun.recv_timeout(Duration::from_secs(10)), Ok(()));
+        drop(frontier);
+        assert_eq!(running.join().expect("no panic"), Ok(()));
     }
 
     #[test]

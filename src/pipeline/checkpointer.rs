@@ -194,7 +194,14 @@ impl Checkpointer {
             };
             let Some(position) = position else { continue };
             let waits = slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last;
-            if waits || slot.saved.as_ref() == Some(&position) {
+            if slot.saved.as_ref() == Some(&position) {
+                // It began where the file stands already.
+                if let Some(begun) = slot.begun.take() {
+                    let _ = begun.send(());
+                }
+                continue;
+            }
+            if waits {
                 continue;
             }
             if let Some(id) = self.cluster.get() {

@@ -161,22 +161,19 @@ impl Pipeline {
             let saving = thread::Builder::new().name("checkpoint".into()).spawn(|| checkpointer.run());
             let saving = saving.expect("the system has threads left at the start");
             let over = Arc::new(AtomicBool::new(false));
-            let mut background = None;
+            let mut background = Vec::new();
             // The producer is consumed by its run, and the frontier with it: that ends the checkpointer.
             let result = producer.run(&batches, |mut work| {
                 let over = over.clone();
-                background = Some(spawn("delivery", move || {
-                    while !over.load(Ordering::Relaxed) {
-                        work();
-                    }
-                }));
+                background.retain(|thread: &JoinHandle<()>| !thread.is_finished());
+                background.push(spawn("delivery", move || while !over.load(Ordering::Relaxed) && work() {}));
             });
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);
             let failed = failing.failure().map_or(Ok(()), Err);
             let _ = ended_in.send(failed.and(result.and(saved).map_err(Failed::Run)));
-            if let Some(background) = background {
-                let _ = background.join();
+            for thread in background {
+                let _ = thread.join();
             }
         }));
         permits.report(&metrics);

@@ -15,7 +15,7 @@ use kafka::error::KafkaCode;
 use kafka::producer::{Producer, Record};
 
 use super::kafka_options::{Codec, Kafka};
-use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use super::{Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict};
 use crate::dead_letter::Reason;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
@@ -180,7 +180,11 @@ impl KafkaSink {
                 Some(Err(code)) if refused(*code).is_some() && count == 1 => {
                     self.waiting_bytes -= w.size();
                     let error = format!("the broker says {code:?}");
-                    let failure = Failure { error, never: refused(*code), record: w.record };
+                    let failure = Failure {
+                        error,
+                        verdict: refused(*code).map_or(Verdict::Later, Verdict::Never),
+                        record: w.record,
+                    };
                     self.done.push(Delivery { token: w.token, result: Err(Box::new(failure)) });
                 }
                 Some(Err(code)) if refused(*code).is_some() => {
@@ -289,7 +293,7 @@ impl Sink for KafkaSink {
         never()
     }
 
-    fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
+    fn background(&self) -> Option<Background> {
         None
     }
 }

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use rdkafka::{Message, Timestamp};
 
 use super::kafka_options::Kafka;
-use super::{Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use super::{Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict};
 use crate::dead_letter::Reason;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
@@ -84,6 +84,8 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
+            // A warning at each start: that the property is experimental.
+            _ if message.contains("enable.gapless.guarantee") => log::debug!("librdkafka {facility}: {message}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
@@ -123,23 +125,34 @@ impl ProducerContext for Context {
                     },
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
                 };
-                let never = match error.rdkafka_error_code() {
-                    Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
-                        Some(Reason::TooLarge)
-                    }
-                    Some(
-                        RDKafkaErrorCode::InvalidRecord
-                        | RDKafkaErrorCode::InvalidTimestamp
-                        | RDKafkaErrorCode::InvalidMessage,
-                    ) => Some(Reason::Refused),
-                    _ => None,
-                };
-                Err(Box::new(Failure { error: error.to_string(), never, record }))
+                let verdict = error.rdkafka_error_code().map_or(Verdict::Later, verdict);
+                Err(Box::new(Failure { error: error.to_string(), verdict, record }))
             }
         };
         locked(&self.shared.done).push(Delivery { token, result });
         // Full means that the producer thread has been woken already.
         let _ = self.ready.try_send(());
+    }
+}
+
+/// What an error of a delivery report means.
+fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    match code {
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge => {
+            Verdict::Never(Reason::TooLarge)
+        }
+        RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidMessage => {
+            Verdict::Never(Reason::Refused)
+        }
+        // Once a batch is refused, the client gives back what it has not sent; what it had sent behind that batch, the broker
+        // refuses for its sequence number.
+        RDKafkaErrorCode::PurgeQueue
+        | RDKafkaErrorCode::PurgeInflight
+        | RDKafkaErrorCode::Fatal
+        | RDKafkaErrorCode::GaplessGuarantee
+        | RDKafkaErrorCode::OutOfOrderSequenceNumber
+        | RDKafkaErrorCode::InvalidDifferentRecord => Verdict::Collateral,
+        _ => Verdict::Later,
     }
 }
 
@@ -256,6 +269,9 @@ fn config(options: &Kafka) -> ClientConfig {
         .set("client.id", "atkafka")
         .set("acks", "all")
         .set("enable.idempotence", "true")
+        // After a batch that the broker refuses for good, librdkafka would number what follows anew, and a later record of the
+        // same account could pass the refused one. With this it gives everything back, and a new client sends it in order.
+        .set("enable.gapless.guarantee", "true")
         // Nothing is given up: the default of five minutes would drop records.
         .set("message.timeout.ms", "0")
         .set("linger.ms", "5")
@@ -363,10 +379,8 @@ impl Sink for Librdkafka {
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
                 Err(Refused::TooLarge(format!("{size} bytes")))
             }
-            Err((error, _)) => Err(match fatal(open) {
-                Some(end) => Refused::Ended(end),
-                None => Refused::Error(error.to_string()),
-            }),
+            Err(_) if open.is_broken() => Err(Refused::Broken),
+            Err((error, _)) => Err(Refused::Error(error.to_string())),
         }
     }
 
@@ -377,10 +391,11 @@ impl Sink for Librdkafka {
 
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
         done.append(&mut locked(&self.shared.done));
-        match &self.open {
-            Some(open) if done.iter().any(|d| d.result.is_err()) => fatal(open).map_or(Ok(()), Err),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+
+    fn broken(&self) -> bool {
+        self.open.as_ref().is_some_and(Open::is_broken)
     }
 
     /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none
@@ -396,17 +411,21 @@ impl Sink for Librdkafka {
         self.ready.1.clone()
     }
 
-    fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
+    fn background(&self) -> Option<Background> {
         let producer = self.open.as_ref()?.producer.clone();
         // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
-        // calls would cost an idle process more.
-        Some(Box::new(move || producer.poll(SERVE)))
+        // calls would cost an idle process more. A client that broke has given everything back by the time that it is
+        // replaced.
+        Some(Box::new(move || {
+            producer.poll(SERVE);
+            producer.client().fatal_error().is_none() || producer.in_flight_count() > 0
+        }))
     }
 }
 
-/// The error after which an idempotent producer cannot go on, if there was one.
-fn fatal(open: &Open) -> Option<End> {
-    open.producer.client().fatal_error().map(|(code, reason)| {
-        End::Failed(format!("kafka: {code}: {reason}; nothing is lost, a restart goes on from the cursor"))
-    })
+impl Open {
+    /// Whether an error came after which this client takes nothing any more.
+    fn is_broken(&self) -> bool {
+        self.producer.client().fatal_error().is_some()
+    }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crossbeam_channel::{Receiver, never};
 
-use super::{Delivery, End, NotReady, Outgoing, Refused, Sink, Token, Topic};
+use super::{Background, Delivery, End, NotReady, Outgoing, Refused, Sink, Token, Topic};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
@@ -65,7 +65,7 @@ impl<W: Write + Send> Sink for Lines<W> {
         never()
     }
 
-    fn background(&self) -> Option<Box<dyn FnMut() + Send>> {
+    fn background(&self) -> Option<Background> {
         None
     }
 }

@@ -51,10 +51,24 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Failure {
     pub error: String,
-    /// The broker refused the batch for good, for one of its records: it may be this one.
-    pub never: Option<Reason>,
+    pub verdict: Verdict,
     pub record: Returned,
 }
+
+/// What a failure means for the record that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The broker refused its batch for good, because of at least one of the batch's records. It may be this one.
+    Never(Reason),
+    /// It may be taken later.
+    Later,
+    /// It came back only because another one was refused.
+    Collateral,
+}
+
+/// Work for a thread of its own, to be called again and again until it says `false`. One call blocks for some seconds at
+/// most.
+pub type Background = Box<dyn FnMut() -> bool + Send>;
 
 /// Why a record was not taken.
 #[derive(Debug)]
@@ -65,6 +79,8 @@ pub enum Refused {
     TooLarge(String),
     /// Not now, for a reason that people should see.
     Error(String),
+    /// The sink is broken, see [`Sink::broken`].
+    Broken,
     /// Never again: the sink is at its end.
     Ended(End),
 }
@@ -88,7 +104,8 @@ pub enum NotReady {
 }
 
 pub trait Sink: Send {
-    /// Connects, creates topics. Called until it is well; each call may block for some seconds.
+    /// Connects, creates topics. Called until it is well, and again when the sink is broken and holds nothing; each call may
+    /// block for some seconds.
     fn prepare(&mut self) -> Result<(), NotReady>;
 
     /// The id of the Kafka cluster behind it, where the client can tell. Asked once it is prepared.
@@ -122,6 +139,11 @@ pub trait Sink: Send {
     /// Wakes the producer when [`Sink::poll`] has something. A sink that does its work in `flush` never wakes.
     fn ready(&self) -> Receiver<()>;
 
-    /// Work for a thread of its own, to be called again and again: it blocks for some seconds at most.
-    fn background(&self) -> Option<Box<dyn FnMut() + Send>>;
+    /// Whether it takes nothing any more, and gives back what it holds, until [`Sink::prepare`] has made it anew.
+    fn broken(&self) -> bool {
+        false
+    }
+
+    /// Work for a thread, asked for after each [`Sink::prepare`].
+    fn background(&self) -> Option<Background>;
 }

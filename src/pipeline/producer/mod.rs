@@ -1,7 +1,14 @@
-//! The producer: batches in, records out in order, deliveries back, the frontier forward. All of it is the private
-//! state of one thread.
+//! The producer: batches in, records out in order, deliveries back, the frontier forward. All of it is the private state
+//! of one thread.
+//!
+//! [`flow`] says how much may be sent, [`outstanding`] numbers what was sent, `letters` disposes of what the broker never
+//! takes.
 
-use std::collections::VecDeque;
+pub mod flow;
+mod letters;
+mod outstanding;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +26,11 @@ use crate::event::{self, Format, Snowflake};
 use crate::health::Health;
 use crate::log::Periodic;
 use crate::metrics::{Metrics, SourceMetrics};
-use crate::sink::{Delivery, End, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
+use crate::sink::{
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict,
+};
+use flow::{Flow, PAUSE};
+use outstanding::{Outstanding, Owner};
 
 /// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -75,22 +86,29 @@ struct Sending {
     dead: usize,
 }
 
+/// A record that came back and is to be sent again.
+struct Again {
+    record: Returned,
+    /// The broker refused its batch for good: it may be the reason.
+    suspect: bool,
+}
+
 /// What lives only while the producer runs.
 struct Run {
     p: Producer,
     outbox: VecDeque<Sending>,
-    /// Dead letters on their way to their topic, and records that came back: sent before anything new.
-    again: VecDeque<(Token, Returned)>,
-    /// Records of a batch that the broker refused for good, for one of them. Each is sent once more, alone: the
-    /// innocent ones pass, and the other shows.
-    suspects: VecDeque<(Token, Returned)>,
-    /// A suspect is on its way, with nothing else.
-    probing: bool,
+    /// What was handed to the sink.
+    outstanding: Outstanding,
+    /// Records that came back, by the number of their first sending: they are sent again in that order, before anything new.
+    again: BTreeMap<Token, Again>,
+    /// Dead letters on their way to their topic.
+    letters: VecDeque<(Owner, Returned)>,
     /// Records that the sink has taken and not reported.
     with_sink: usize,
-    /// Something came back: until the sink is empty, and a moment has passed, nothing is sent. So the order stays, and
-    /// an error that lasts does not go round at full speed.
-    held: Option<Instant>,
+    flow: Flow,
+    /// Records whose batch was refused for good since the sink was last empty: alone, it is the reason. With what was said.
+    refused: usize,
+    refusal: Option<(Token, Reason, String)>,
     /// The sink was ready once.
     prepared: bool,
     done: Vec<Delivery>,
@@ -98,41 +116,26 @@ struct Run {
     dead_letter_log: Periodic,
 }
 
-/// Bits of a token that are the ordinal; the source is above them. 2^47 batches are 4,400 years at 1,000 a second.
-const ORDINAL_BITS: u32 = 47;
-/// Set in the token of a dead letter: its delivery is not that of an event.
-const LETTER: Token = 1 << 63;
-
-fn token(source: usize, ordinal: u64) -> Token {
-    (source << ORDINAL_BITS) | ordinal as usize
-}
-
-fn source(token: Token) -> usize {
-    (token & !LETTER) >> ORDINAL_BITS
-}
-
 impl Producer {
-    /// Runs until the permits are closed and nothing is in flight, or [`DRAIN`] is over. `start_background` starts the
-    /// sink's own thread, once it is ready.
-    pub fn run(
-        self,
-        batches: &Receiver<Batch>,
-        start_background: impl FnOnce(Box<dyn FnMut() + Send>),
-    ) -> Result<(), String> {
+    /// Runs until the permits are closed and nothing is in flight, or [`DRAIN`] is over. `start_background` starts a thread
+    /// for the sink, each time that it is made ready.
+    pub fn run(self, batches: &Receiver<Batch>, mut start_background: impl FnMut(Background)) -> Result<(), String> {
         let mut run = Run {
             p: self,
             outbox: VecDeque::new(),
-            again: VecDeque::new(),
-            suspects: VecDeque::new(),
-            probing: false,
+            outstanding: Outstanding::default(),
+            again: BTreeMap::new(),
+            letters: VecDeque::new(),
             with_sink: 0,
-            held: None,
+            flow: Flow::default(),
+            refused: 0,
+            refusal: None,
             prepared: false,
             done: Vec::new(),
             errors: Periodic::new(1),
             dead_letter_log: Periodic::new(DEAD_LETTER_LINES),
         };
-        let ended = run.prepare(start_background).and_then(|()| run.deliver(batches));
+        let ended = run.prepare(&mut start_background).and_then(|()| run.deliver(batches, &mut start_background));
         // Readers must not wait for permits that nobody gives back any more.
         run.p.permits.close();
         match ended {
@@ -147,7 +150,8 @@ impl Producer {
 }
 
 impl Run {
-    fn prepare(&mut self, start_background: impl FnOnce(Box<dyn FnMut() + Send>)) -> Result<(), End> {
+    /// Makes the sink ready, or ready again after it broke: tries until it is, or until the end is asked for.
+    fn prepare(&mut self, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
         loop {
             self.p.health.turn();
             match self.p.sink.prepare() {
@@ -179,7 +183,7 @@ impl Run {
         Ok(())
     }
 
-    fn deliver(&mut self, batches: &Receiver<Batch>) -> Result<(), End> {
+    fn deliver(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
         if !self.prepared {
             // Stopped before: waiting would not help.
             if !self.p.permits.is_idle() {
@@ -204,6 +208,9 @@ impl Run {
                 },
                 recv(ready) -> _ => {}
                 default(LOOK_UP) => {}
+            }
+            if self.with_sink == 0 && !self.empty(start_background)? {
+                return Ok(());
             }
             self.send()?;
             if batches.is_empty() || !self.outbox.is_empty() {
@@ -269,60 +276,78 @@ impl Run {
         }
     }
 
-    /// Hands records to the sink, as many as it takes.
-    fn send(&mut self) -> Result<(), End> {
-        if let Some(since) = self.held {
-            if self.with_sink > 0 || since.elapsed() < LOOK_UP {
-                return Ok(());
-            }
-            self.held = None;
+    /// The sink holds nothing: after a refusal, what comes next. `false` when the end was asked for meanwhile.
+    fn empty(&mut self, start_background: &mut impl FnMut(Background)) -> Result<bool, End> {
+        if self.flow.is_free() || !self.flow.pause_is_over(Instant::now()) {
+            return Ok(true);
         }
-        if self.probing || !self.suspects.is_empty() {
-            if self.with_sink == 0 && self.again.is_empty() {
-                self.again.extend(self.suspects.pop_front());
-                self.probing = true;
-            }
-            self.send_again()?;
-            // A suspect that the sink itself refused is not on its way.
-            self.probing &= self.with_sink > 0 || !self.again.is_empty();
-            return Ok(());
-        }
-        if !self.send_again()? {
-            return Ok(());
-        }
-        while let Some(mut sending) = self.outbox.pop_front() {
-            if !self.send_batch(&mut sending)? {
-                self.outbox.push_front(sending);
-                return Ok(());
+        if self.flow.is_draining() && self.p.sink.broken() {
+            self.prepared = false;
+            self.prepare(start_background)?;
+            if !self.prepared {
+                return Ok(false);
             }
         }
-        // Dead letters of these batches.
-        self.send_again().map(drop)
+        // A batch of one record: this is the reason.
+        if let (1, Some((token, reason, detail))) = (std::mem::take(&mut self.refused), self.refusal.take())
+            && let Some(culprit) = self.again.remove(&token)
+        {
+            self.never(token, &culprit.record, reason, detail);
+        }
+        self.flow.empty(self.again.values().filter(|again| again.suspect).count());
+        Ok(true)
     }
 
-    /// Sends what is to be sent before anything new. `true` when all of it was taken.
-    fn send_again(&mut self) -> Result<bool, End> {
-        while let Some((token, record)) = self.again.pop_front() {
-            let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-            let out = Outgoing {
-                topic: record.topic,
-                key: &record.key,
-                value: &record.value,
-                time_ms: record.time_ms,
-                headers: &headers,
-            };
-            let result = self.p.sink.send(&out, token);
-            if let Some(refused) = self.sort(result)? {
-                match refused {
-                    Refused::TooLarge(detail) => self.never(token, &record, Reason::TooLarge, detail),
-                    _ => {
-                        self.again.push_front((token, record));
-                        return Ok(false);
-                    }
+    /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
+    fn send(&mut self) -> Result<(), End> {
+        while self.flow.allowance() > 0 {
+            // Sent again under its number, so that it keeps its place if it comes back again.
+            let Some((token, again)) = self.again.pop_first() else { break };
+            match self.hand_over(&again.record, token)? {
+                None => {}
+                Some(Refused::TooLarge(detail)) => self.never(token, &again.record, Reason::TooLarge, detail),
+                Some(_) => {
+                    self.again.insert(token, again);
+                    return Ok(());
                 }
             }
         }
-        Ok(true)
+        while self.flow.allowance() > 0
+            && let Some((owner, letter)) = self.letters.pop_front()
+        {
+            let token = self.outstanding.next();
+            match self.hand_over(&letter, token)? {
+                None => self.outstanding.add(owner),
+                Some(Refused::TooLarge(detail)) => self.bury(owner, &letter, &detail),
+                Some(_) => {
+                    self.letters.push_front((owner, letter));
+                    return Ok(());
+                }
+            }
+        }
+        while self.flow.allowance() > 0
+            && let Some(mut sending) = self.outbox.pop_front()
+        {
+            if !self.send_batch(&mut sending)? {
+                self.outbox.push_front(sending);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a record of our own to the sink.
+    fn hand_over(&mut self, record: &Returned, token: Token) -> Result<Option<Refused>, End> {
+        let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+        let out = Outgoing {
+            topic: record.topic,
+            key: &record.key,
+            value: &record.value,
+            time_ms: record.time_ms,
+            headers: &headers,
+        };
+        let result = self.p.sink.send(&out, token);
+        self.sort(result)
     }
 
     /// Notes what a refusal says. `None` when the record was taken.
@@ -330,15 +355,18 @@ impl Run {
         match result {
             Ok(()) => {
                 self.with_sink += 1;
-                Ok(None)
+                self.flow.sent();
+                return Ok(None);
             }
-            Err(Refused::Ended(end)) => Err(end),
+            Err(Refused::Ended(end)) => return Err(end),
             Err(Refused::Error(reason)) => {
                 self.trouble(&reason);
-                Ok(Some(Refused::Error(reason)))
+                self.flow.refused(Instant::now() + PAUSE);
             }
-            Err(refused) => Ok(Some(refused)),
+            Err(Refused::Broken) => self.flow.refused(Instant::now()),
+            Err(refused) => return Ok(Some(refused)),
         }
+        Ok(Some(Refused::Full))
     }
 
     fn trouble(&mut self, reason: &str) {
@@ -347,10 +375,13 @@ impl Run {
         self.p.health.sink(Err(reason.into()));
     }
 
-    /// `true` when all of the batch was taken.
+    /// `true` when all of the batch was taken, or disposed of.
     fn send_batch(&mut self, sending: &mut Sending) -> Result<bool, End> {
-        let token = token(sending.batch.source, sending.batch.ordinal);
+        let owner = Owner { source: sending.batch.source, ordinal: sending.batch.ordinal, letter: false };
         while let Some(record) = sending.batch.records.get(sending.record) {
+            if self.flow.allowance() == 0 {
+                return Ok(false);
+            }
             if self.p.format == Format::Osprey {
                 event::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
             }
@@ -368,9 +399,9 @@ impl Run {
                 time_ms: record.time_ms,
                 headers: if self.p.record_headers { &headers } else { &[] },
             };
-            let result = self.p.sink.send(&out, token);
+            let result = self.p.sink.send(&out, self.outstanding.next());
             match self.sort(result)? {
-                None => {}
+                None => self.outstanding.add(owner),
                 Some(Refused::TooLarge(detail)) => {
                     let letter = DeadLetter {
                         reason: Reason::TooLarge,
@@ -378,84 +409,22 @@ impl Run {
                         seq: record.seq,
                         bytes: bytes[record.value.clone()].to_vec(),
                     };
-                    self.dead_letter(token, &letter);
+                    self.dead_letter(owner, &letter);
                 }
                 Some(_) => return Ok(false),
             }
             sending.record += 1;
         }
         while let Some(letter) = sending.batch.dead.get(sending.dead) {
-            self.dead_letter(token, letter);
+            self.dead_letter(owner, letter);
             sending.dead += 1;
         }
         Ok(true)
     }
 
-    /// Counts a dead letter and disposes of it: to its topic, or to the log.
-    fn dead_letter(&mut self, token: Token, letter: &DeadLetter) {
-        self.p.metrics.dead_letter(letter.reason).inc();
-        let lane = &self.p.lanes[source(token)];
-        if self.p.dead_letter_topic {
-            let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
-            let record = Returned {
-                topic: Topic::DeadLetters,
-                key: Vec::new(),
-                value: letter.bytes.clone(),
-                time_ms: time::now_ms(),
-                headers: vec![
-                    header("reason", letter.reason.name()),
-                    header("host", &lane.name),
-                    header("seq", &letter.seq.to_string()),
-                    header("detail", &letter.detail),
-                ],
-            };
-            self.again.push_back((token | LETTER, record));
-        }
-        if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
-            self.log_letter(token, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
-        }
-        if !self.p.dead_letter_topic {
-            self.acknowledge(token);
-        }
-    }
-
-    fn log_letter(&self, token: Token, reason: &str, seq: &str, detail: &str) {
-        let name = &self.p.lanes[source(token)].name;
-        self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
-    }
-
-    /// A record that the broker never takes: an event becomes a dead letter, a dead letter a log line.
-    fn never(&mut self, token: Token, record: &Returned, reason: Reason, detail: String) {
-        match record.topic {
-            Topic::Events => {
-                let key = String::from_utf8_lossy(&record.key);
-                let letter = DeadLetter {
-                    reason,
-                    detail: format!("event of {key}: {detail}"),
-                    seq: 0,
-                    bytes: record.value.clone(),
-                };
-                self.dead_letter(token, &letter);
-            }
-            Topic::DeadLetters => {
-                let header = |name: &str| {
-                    record
-                        .headers
-                        .iter()
-                        .find(|(k, _)| k == name)
-                        .map(|(_, v)| String::from_utf8_lossy(v).into_owned())
-                        .unwrap_or_default()
-                };
-                let detail = format!("{} (not in the dead-letter topic: {detail})", header("detail"));
-                self.log_letter(token, &header("reason"), &header("seq"), &detail);
-                self.acknowledge(token);
-            }
-        }
-    }
-
-    fn acknowledge(&mut self, token: Token) {
-        let lane = &mut self.p.lanes[source(token)];
-        lane.tracker.acknowledge((token & ((1 << ORDINAL_BITS) - 1)) as u64);
+    /// One record of a batch, or a dead letter of it, is done with.
+    fn acknowledge(&mut self, owner: Owner) {
+        self.p.lanes[owner.source].tracker.acknowledge(owner.ordinal);
     }
 
     /// Takes in what became of records, and moves the frontiers.
@@ -464,34 +433,25 @@ impl Run {
         self.p.sink.poll(&mut done)?;
         let mut delivered = 0;
         for Delivery { token, result } in done.drain(..) {
+            // A report that comes again says nothing new.
+            if self.outstanding.is_settled(token) || self.again.contains_key(&token) {
+                continue;
+            }
             self.with_sink -= 1;
-            // Only one record is on its way then: this one.
-            let alone = std::mem::take(&mut self.probing);
             match result {
                 Ok(()) => {
-                    delivered += u64::from(token & LETTER == 0);
-                    self.acknowledge(token);
+                    if let Some(owner) = self.outstanding.settle(token) {
+                        delivered += u64::from(!owner.letter);
+                        self.acknowledge(owner);
+                    }
                 }
-                Err(failure) => match failure.never {
-                    Some(reason) if alone => self.never(token, &failure.record, reason, failure.error),
-                    Some(_) => {
-                        self.p.metrics.produced_error.inc();
-                        self.errors
-                            .warn(&format!("output: {}; each record of that batch is sent alone", failure.error));
-                        self.suspects.push_back((token, failure.record));
-                    }
-                    None => {
-                        self.trouble(&failure.error);
-                        self.held = Some(Instant::now());
-                        self.again.push_back((token, failure.record));
-                    }
-                },
+                Err(failure) => self.came_back(token, *failure),
             }
         }
         self.done = done;
         if delivered > 0 {
             self.p.metrics.produced_ok.inc_by(delivered);
-            if self.again.is_empty() && self.suspects.is_empty() {
+            if self.again.is_empty() {
                 self.p.health.sink(Ok(()));
             }
         }
@@ -517,5 +477,33 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// A record was not delivered: it is sent again in its place, or it is what its batch was refused for.
+    fn came_back(&mut self, token: Token, failure: Failure) {
+        let now = Instant::now();
+        let suspect = match failure.verdict {
+            Verdict::Never(reason) => {
+                self.p.metrics.produced_error.inc();
+                self.errors.warn(&format!(
+                    "output: {}; the batch is sent again in halves, to find the record that is meant",
+                    failure.error
+                ));
+                self.flow.refused(now);
+                self.refused += 1;
+                self.refusal = Some((token, reason, failure.error));
+                true
+            }
+            Verdict::Later => {
+                self.trouble(&failure.error);
+                self.flow.refused(now + PAUSE);
+                false
+            }
+            Verdict::Collateral => {
+                self.flow.refused(now);
+                false
+            }
+        };
+        self.again.insert(token, Again { record: failure.record, suspect });
     }
 }

@@ -1,0 +1,70 @@
+//! Dead letters: to their topic, or to the log.
+
+use super::Run;
+use super::outstanding::Owner;
+use crate::atproto::time;
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::sink::{Returned, Token, Topic};
+
+impl Run {
+    /// Counts a dead letter and disposes of it: to its topic, or to the log.
+    pub(super) fn dead_letter(&mut self, owner: Owner, letter: &DeadLetter) {
+        self.p.metrics.dead_letter(letter.reason).inc();
+        if self.p.dead_letter_topic {
+            let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
+            let record = Returned {
+                topic: Topic::DeadLetters,
+                key: Vec::new(),
+                value: letter.bytes.clone(),
+                time_ms: time::now_ms(),
+                headers: vec![
+                    header("reason", letter.reason.name()),
+                    header("host", &self.p.lanes[owner.source].name),
+                    header("seq", &letter.seq.to_string()),
+                    header("detail", &letter.detail),
+                ],
+            };
+            self.letters.push_back((Owner { letter: true, ..owner }, record));
+        }
+        if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
+            self.log_letter(owner, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
+        }
+        if !self.p.dead_letter_topic {
+            self.acknowledge(owner);
+        }
+    }
+
+    fn log_letter(&self, owner: Owner, reason: &str, seq: &str, detail: &str) {
+        let name = &self.p.lanes[owner.source].name;
+        self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
+    }
+
+    /// A record that came back and that the broker never takes: an event becomes a dead letter, a dead letter a log line.
+    pub(super) fn never(&mut self, token: Token, record: &Returned, reason: Reason, detail: String) {
+        let Some(owner) = self.outstanding.settle(token) else { return };
+        match record.topic {
+            Topic::Events => {
+                let key = String::from_utf8_lossy(&record.key);
+                let letter = DeadLetter {
+                    reason,
+                    detail: format!("event of {key}: {detail}"),
+                    seq: 0,
+                    bytes: record.value.clone(),
+                };
+                self.dead_letter(owner, &letter);
+            }
+            Topic::DeadLetters => self.bury(owner, record, &detail),
+        }
+    }
+
+    /// A dead letter that its topic does not take: it goes to the log.
+    pub(super) fn bury(&mut self, owner: Owner, letter: &Returned, detail: &str) {
+        let header = |name: &str| {
+            let found = letter.headers.iter().find(|(k, _)| k == name);
+            found.map(|(_, v)| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
+        };
+        let detail = format!("{} (not in the dead-letter topic: {detail})", header("detail"));
+        self.log_letter(owner, &header("reason"), &header("seq"), &detail);
+        self.acknowledge(owner);
+    }
+}

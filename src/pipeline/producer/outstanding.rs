@@ -1,0 +1,75 @@
+//! What was handed to the sink and is not settled: each record has a number, in the order in which it was sent first.
+
+use std::collections::VecDeque;
+
+use crate::sink::Token;
+
+/// Whose record it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// Index of the lane.
+    pub source: usize,
+    pub ordinal: u64,
+    /// Whether it is a dead letter, whose delivery is not that of an event.
+    pub letter: bool,
+}
+
+/// Records by number. A record that came back keeps its number, so that it is sent again in its place.
+#[derive(Debug, Default)]
+pub struct Outstanding {
+    /// Number of the first in the list.
+    first: Token,
+    /// `None`: settled.
+    list: VecDeque<Option<Owner>>,
+}
+
+impl Outstanding {
+    /// The number that the next record gets.
+    pub fn next(&self) -> Token {
+        self.first.wrapping_add(self.list.len())
+    }
+
+    /// The sink has taken the next record.
+    pub fn add(&mut self, owner: Owner) {
+        self.list.push_back(Some(owner));
+    }
+
+    /// Whether the record is done with.
+    pub fn is_settled(&self, token: Token) -> bool {
+        !matches!(self.list.get(token.wrapping_sub(self.first)), Some(Some(_)))
+    }
+
+    /// The record is done with. Gives its owner; `None` for a report that comes again.
+    pub fn settle(&mut self, token: Token) -> Option<Owner> {
+        let owner = self.list.get_mut(token.wrapping_sub(self.first))?.take();
+        while let Some(None) = self.list.front() {
+            self.list.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+        owner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stay_and_reports_count_once() {
+        let mut all = Outstanding::default();
+        let owner = |ordinal| Owner { source: 0, ordinal, letter: false };
+        let tokens: Vec<Token> = (0..5)
+            .map(|i| {
+                let token = all.next();
+                all.add(owner(i));
+                token
+            })
+            .collect();
+        assert_eq!(all.settle(tokens[1]), Some(owner(1)));
+        assert_eq!(all.settle(tokens[1]), None, "a second report");
+        assert_eq!(all.settle(tokens[0]), Some(owner(0)));
+        assert_eq!(all.settle(tokens[0]), None, "a late second report");
+        assert_eq!(all.next(), 5);
+        assert_eq!(all.settle(99), None, "a number that was never given");
+    }
+}

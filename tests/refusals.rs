@@ -1,0 +1,107 @@
+//! What the broker refuses while events flow: the others arrive, in order, and soon.
+
+#[path = "support/oracle.rs"]
+mod oracle;
+mod support;
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use atkafka_fixtures::relay::{Relay, RelayConfig};
+use oracle::{Traffic, compare};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use sonic_rs::JsonValueTrait;
+use support::*;
+
+const SOON: Duration = Duration::from_secs(60);
+const FRAMES: u64 = 12_000;
+/// Frames a second.
+const RATE: f64 = 2_000.0;
+
+fn admin(broker: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", broker).create().expect("an admin client")
+}
+
+fn create_topic(broker: &str, topic: &str, partitions: i32) {
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    let answer = pollster::block_on(admin(broker).create_topics([&new], &AdminOptions::new())).expect("an answer");
+    answer.into_iter().for_each(|a| drop(a.expect("created")));
+}
+
+/// Sets one property of a topic; the others go back to their defaults, but for the retention.
+fn set(broker: &str, topic: &str, property: &str, value: &str) {
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("retention.ms", "-1").set(property, value);
+    let answer = pollster::block_on(admin(broker).alter_configs([&change], &AdminOptions::new())).expect("an answer");
+    answer.into_iter().for_each(|a| drop(a.expect("changed")));
+}
+
+struct Flowing {
+    traffic: Traffic,
+    _relay: Relay,
+    bridge: Bridge,
+}
+
+fn start(broker: &str, topic: &str, dead: &str) -> Flowing {
+    let traffic = Traffic::network(53, 60, 3_000);
+    let config = RelayConfig { rate: RATE, from_start: true, ..RelayConfig::looped(traffic.frames.clone(), FRAMES) };
+    let relay = Relay::start(config).expect("a relay");
+    let (url, state) = (relay.url(), folder("state"));
+    let state = state.to_string_lossy();
+    let bridge = Bridge::start(&[
+        "firehose",
+        "relay",
+        "--relay-host",
+        &url,
+        "--bootstrap-servers",
+        broker,
+        "--output-topic",
+        topic,
+        "--dead-letter-topic",
+        dead,
+        "--state-dir",
+        &state,
+        "--cursor",
+        "oldest",
+    ]);
+    Flowing { traffic, _relay: relay, bridge }
+}
+
+/// One topic, whose limit falls below some of the events while 2,000 a second flow, and rises again. What is over the limit
+/// meanwhile is a dead letter; everything else arrives in order, at the speed of before.
+#[test]
+fn a_limit_that_is_lowered_and_raised_costs_only_the_records_over_it() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let (topic, dead) = (unique("lowered"), unique("lowered-dead"));
+    create_topic(&broker, &topic, 4);
+    create_topic(&broker, &dead, 1);
+    let run = start(&broker, &topic, &dead);
+    run.bridge.wait_delivered(FRAMES / 6, SOON);
+    const LIMIT: usize = 900;
+    set(&broker, &topic, "max.message.bytes", &LIMIT.to_string());
+    run.bridge.wait_delivered(FRAMES / 2, SOON);
+    set(&broker, &topic, "max.message.bytes", "1048588");
+    let back = Instant::now();
+    run.bridge.wait_delivered(FRAMES, SOON);
+    println!("the last {} frames in {:.1} s", FRAMES / 2, back.elapsed().as_secs_f64());
+    let (code, log) = run.bridge.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+
+    let arrived = consume(&broker, &topic);
+    let letters = consume(&broker, &dead);
+    assert!(!letters.is_empty(), "some are over the limit");
+    for letter in &letters {
+        assert!(letter.value.len() > LIMIT / 2, "{}", String::from_utf8_lossy(&letter.value));
+        assert_eq!(letter.header("reason").as_deref(), Some("too_large"));
+    }
+    let expected = run.traffic.served(1, 0..FRAMES);
+    let verdict = compare(&expected, &arrived);
+    assert!(verdict.out_of_order.is_empty() && verdict.foreign.is_empty(), "{verdict}");
+    assert_eq!(verdict.missing.len(), letters.len(), "each is there or a dead letter: {verdict}");
+    let missing: HashSet<u64> = verdict.missing.iter().map(|event| event.seq).collect();
+    for letter in &letters {
+        let seq = letter.json()["seq"].as_u64().expect("seq");
+        assert!(missing.contains(&seq), "{seq} is there and a dead letter");
+    }
+}

@@ -412,10 +412,10 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--tls-ca-file PASSWORD", vec!["--tls-ca-file", "--tls"]),
             ("--tls --tls-ca-file /nowhere", vec!["--tls-ca-file", "/nowhere", "read"]),
             ("--tls --tls-cert-file PASSWORD", vec!["--tls-cert-file", "--tls-key-file"]),
-            ("--kafka-config linger", vec!["--kafka-config", "\"linger\"", "key=value"]),
-            ("--kafka-config =5", vec!["--kafka-config", "\"=5\"", "key=value"]),
+            ("--kafka-config linger", vec!["--kafka-config", "key=value"]),
+            ("--kafka-config =5", vec!["--kafka-config", "key=value"]),
             ("--kafka-config no.such.property=5", vec!["--kafka-config", "no.such.property"]),
-            ("--kafka-config linger.ms=soon", vec!["--kafka-config", "linger.ms", "soon"]),
+            ("--kafka-config linger.ms=soon", vec!["--kafka-config", "linger.ms", "nvalid value"]),
             ("--kafka-config transactional.id=x", vec!["--kafka-config", "transactional.id"]),
             // what the pure-Rust client cannot do
             ("--kafka-client kafka --compression lz4", vec!["--compression lz4", "--kafka-client kafka", "librdkafka"]),
@@ -492,9 +492,50 @@ fn a_broken_dot_env_and_values_with_line_ends_are_still_one_line() {
     let out = run_in(&dir, &["firehose", "relay"], &[]);
     let err = String::from_utf8_lossy(&out.stderr).into_owned();
     let line = refusal(".env", &(out.status.code(), String::new(), err));
-    assert!(line.contains(".env"), "{line}");
+    assert!(line.contains(".env line 2") && !line.contains("assignment"), "{line}");
     let line = refusal("a value", &run(&["firehose", "relay", "--cursor", "a\nb"], &[]));
     assert!(line.contains(r#""a\nb""#), "{line}");
+}
+
+#[test]
+fn only_the_dot_env_of_this_folder_counts_and_a_dollar_is_literal() {
+    let parent = folder("dotenv-parent");
+    let dir = parent.join("below");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let said = || String::from_utf8_lossy(&run_in(&dir, &["firehose", "relay"], &[]).stderr).into_owned();
+    // `parent` is refused as a cursor, and so is what stands in the file of this folder: which of them is seen.
+    std::fs::write(parent.join(".env"), "ATKAFKA_CURSOR=parent\n").expect("written");
+    std::fs::write(dir.join(".env"), "\u{feff}ATKAFKA_CURSOR=pa$word\r\n").expect("written");
+    assert!(said().contains("\"pa$word\""), "{}", said());
+    std::fs::write(dir.join(".env"), "ATKAFKA_WORKERS=x\n").expect("written");
+    assert!(said().contains("--workers") && !said().contains("parent"), "{}", said());
+    std::fs::remove_file(dir.join(".env")).expect("removed");
+    let out = run_in(&dir, &["firehose", "relay", "--workers", "y"], &[]);
+    assert!(!String::from_utf8_lossy(&out.stderr).contains("parent"), "the file of the parent folder is read");
+}
+
+#[test]
+fn a_refused_setting_never_quotes_a_secret() {
+    let dir = folder("secrets");
+    std::fs::write(dir.join(".env"), "").expect("written");
+    let to_kafka = "firehose relay --bootstrap-servers b:1 --output-topic t";
+    for line in [
+        "firehose relay --relay-host wss://user:MARKER@a".to_string(),
+        "firehose relay --relay-host wss://user:MAR,KER@a".to_string(),
+        "firehose tap --tap-host ws://user:MARKER@a".to_string(),
+        "firehose relay --plc-host https://user:MARKER@a".to_string(),
+        "ozone-events --pds-host https://user:MARKER@a".to_string(),
+        "firehose relay --bootstrap-servers user:MARKER@a:x --output-topic t".to_string(),
+        format!("{to_kafka} --kafka-config sasl.pasword=MARKER"),
+        format!("{to_kafka} --kafka-config sasl.mechanism=PLAIN,security.protocol=MARKER"),
+        format!("{to_kafka} --kafka-config MARKER"),
+        "firehose tap --tap-password-file /dev/zero".to_string(),
+    ] {
+        let out = run_in(&dir, &words(&line), &[]);
+        let err = String::from_utf8_lossy(&out.stderr).into_owned();
+        let said = refusal(&line, &(out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned(), err));
+        assert!(!said.contains("MARKER") && !said.contains("MAR\"") && !said.contains("KER"), "{line}: {said}");
+    }
 }
 
 // --- logs ---------------------------------------------------------------------------------------

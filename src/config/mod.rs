@@ -1,6 +1,7 @@
 //! Flags, environment and `.env` to one checked value per command. Only `main` reads those; everybody else gets
 //! the part that is his.
 
+mod dotenv;
 mod enriching;
 pub mod flags;
 pub mod layers;
@@ -39,7 +40,7 @@ impl fmt::Display for Invalid {
 }
 
 pub(crate) fn invalid(flag: &str, value: &str, allowed: &str) -> Invalid {
-    let value = if value.is_empty() { String::new() } else { format!(" {value:?}") };
+    let value = if value.is_empty() { String::new() } else { format!(" {:?}", values::without_user_info(value)) };
     Invalid(format!("{flag}{value}: {allowed}"))
 }
 
@@ -168,15 +169,9 @@ pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Comman
 /// The variables that count: `.env` in the working directory, and over it the process's own.
 pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<HashMap<String, String>> {
     let mut env = HashMap::new();
-    match dotenvy::from_filename_iter(".env") {
-        Ok(lines) => {
-            for line in lines {
-                let (key, value) = line.map_err(|e| invalid(".env", "", &e.to_string().replace('\n', " ")))?;
-                env.insert(key, value);
-            }
-        }
-        Err(e) if e.not_found() => {}
-        Err(e) => return Err(invalid(".env", "", &e.to_string())),
+    // Only here: a `.env` of a parent directory is of another program.
+    if let Some(text) = dotenv::small_file(".env", ".env")? {
+        env.extend(dotenv::parse(".env", &text)?);
     }
     env.extend(own);
     Ok(env)

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::dotenv::small_file;
 use super::{Checked, invalid};
 use crate::client::user_agent;
 use crate::source::{Host, Start};
@@ -64,7 +65,8 @@ pub(super) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
                         *value += &format!(",{piece}");
                     }
                 }
-                _ => return Err(invalid("--kafka-config", text, "key=value, several with commas")),
+                // Not quoted: what is wrong here may be a password.
+                _ => return Err(invalid("--kafka-config", "", "key=value is expected, several with commas")),
             }
         }
     }
@@ -185,7 +187,28 @@ pub(super) fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)
     .transpose()
 }
 
-/// A password, from the flag (or its variable) or from a file, whose last line end is not part of it.
+/// `value` without the user and password of a URL, so that an error can quote it.
+pub(super) fn without_user_info(value: &str) -> String {
+    let (scheme, rest) = value.find("://").map_or(("", value), |at| value.split_at(at + 3));
+    match rest.rsplit_once('@') {
+        Some((user, host)) if !scheme.is_empty() || user.contains(':') => format!("{scheme}***@{host}"),
+        Some(_) => value.to_string(),
+        // A password with a comma is cut there where hosts are a list: what stands in the place of the port is not quoted.
+        None if !scheme.is_empty() => {
+            let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+            match authority.rsplit_once(':') {
+                Some((name, port)) if !port.ends_with(']') && !port.bytes().all(|b| b.is_ascii_digit()) => {
+                    format!("{scheme}{name}:***")
+                }
+                _ => value.to_string(),
+            }
+        }
+        None => value.to_string(),
+    }
+}
+
+/// A password, from the flag (or its variable) or from a file: blanks and line ends at the end, and a byte order mark, are
+/// not part of it.
 pub(super) fn secret(
     flag: &str,
     value: &Option<String>,
@@ -195,9 +218,14 @@ pub(super) fn secret(
     match (value, file) {
         (Some(_), Some(_)) => Err(invalid(flag, "", &format!("contradicts {file_flag}: give one of them"))),
         (Some(value), None) => Ok(Some(value.clone())),
-        (None, Some(path)) => std::fs::read_to_string(path)
-            .map(|text| Some(text.trim_end_matches(['\r', '\n']).to_string()))
-            .map_err(|e| invalid(file_flag, path, &format!("cannot be read: {e}"))),
+        (None, Some(path)) => {
+            let text =
+                small_file(file_flag, path)?.ok_or_else(|| invalid(file_flag, path, "cannot be read: no such file"))?;
+            match text.trim_end() {
+                "" => Err(invalid(file_flag, path, "the file is empty")),
+                password => Ok(Some(password.to_string())),
+            }
+        }
         (None, None) => Ok(None),
     }
 }
@@ -206,4 +234,25 @@ pub(super) fn is_topic(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && !matches!(name, "." | "..")
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_info_is_never_quoted() {
+        for (value, shown) in [
+            ("wss://u:p@a:1/x", "wss://***@a:1/x"),
+            ("wss://u:p/q@a", "wss://***@a"),
+            ("u:p@a:9092", "***@a:9092"),
+            ("wss://u:p", "wss://u:***"),
+            ("ws://[::1]", "ws://[::1]"),
+            ("ws://a:70000/x", "ws://a:70000/x"),
+            ("@/nowhere", "@/nowhere"),
+            ("ops@example.com", "ops@example.com"),
+        ] {
+            assert_eq!(without_user_info(value), shown);
+        }
+    }
 }

@@ -169,7 +169,7 @@ impl Librdkafka {
             };
             return Err(format!("{key}={value}: {why}"));
         }
-        config.create_native_config().map_err(|e| e.to_string())?;
+        config.create_native_config().map_err(refused)?;
         Ok(Librdkafka {
             options,
             config,
@@ -260,6 +260,17 @@ impl ClientContext for AdminContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.0.error(error, reason);
+    }
+}
+
+/// Why librdkafka refuses a property, without its value, which may be a password.
+fn refused(error: KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, why, key, value) => match why.contains(&value) && !value.is_empty() {
+            true => format!("{key}: librdkafka refuses this value"),
+            false => format!("{key}: {why}"),
+        },
+        other => other.to_string(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::HeaderMap;
-use ureq::tls::{TlsConfig, TlsProvider};
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use crate::atproto::time::now_ms;
 
@@ -35,7 +35,9 @@ pub fn config(user_agent: &str, timeout: Duration, connections: usize, proxy: Op
         .output_buffer_size(BUFFER)
         .max_idle_connections(connections)
         .max_idle_connections_per_host(connections)
-        .tls_config(TlsConfig::builder().provider(TlsProvider::NativeTls).build())
+        .tls_config(
+            TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier).build(),
+        )
         .build()
 }
 

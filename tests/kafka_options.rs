@@ -12,7 +12,7 @@ use atkafka_fixtures::relay::{Relay, RelayConfig};
 use atkafka_fixtures::{car, frames};
 use ipld_core::ipld;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sonic_rs::JsonValueTrait;
@@ -344,6 +344,33 @@ fn what_a_topic_never_takes_is_a_dead_letter_with_the_kafka_crate_as_well() {
     let Some(broker) = broker(KAFKA_39) else { return };
     // Fewer: the crate waits a second after each refusal.
     sizes(&broker, &["--kafka-client", "kafka"], 70, false);
+}
+
+#[test]
+fn a_limit_that_is_raised_while_running_holds_at_once_and_topics_of_ours_take_large_records() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let (topic, dead) = (unique("raised"), unique("raised-dead"));
+    create_topic(&broker, &topic, 1, &[("max.message.bytes", "20000")]);
+    let large = |i: u64| Commit::new(DID, REV).op(create(&format!("a.b.c/{i}"), 1_200_000)).frame(i);
+    let (relay, bridge) = start(vec![large(1)], &broker, &topic, &["--dead-letter-topic", &dead], &[]);
+    bridge.wait_delivered(1, SOON);
+    assert_eq!(bridge.metric("atkafka_dead_letters{reason=\"too_large\"}"), 1.0);
+    let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(20)));
+    let raised = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "2000000");
+    let answer = pollster::block_on(admin(&broker).alter_configs([&raised], &options)).expect("an answer");
+    answer.into_iter().for_each(|a| drop(a.expect("altered")));
+    // The limit is asked for once a second at most.
+    std::thread::sleep(Duration::from_millis(1_500));
+    relay.push(&large(2));
+    bridge.wait_delivered(2, SOON);
+    assert_eq!(bridge.metric("atkafka_dead_letters{reason=\"too_large\"}"), 1.0, "the second is an event");
+    let (code, log) = bridge.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+    assert_eq!(consume(&broker, &topic).len(), 1);
+    // The dead-letter topic is one that we made.
+    assert_eq!(consume(&broker, &dead).len(), 1);
+    let ours = unique("ours");
+    assert_eq!(through(vec![large(1)], 1, &broker, &ours, &[]).len(), 1, "and so is this topic of events");
 }
 
 fn sizes(broker: &str, args: &[&str], count: u64, headers: bool) {

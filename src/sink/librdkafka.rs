@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -23,12 +23,14 @@ use crate::metrics::Metrics;
 const ASK: Duration = Duration::from_secs(5);
 /// One call that serves callbacks.
 const SERVE: Duration = Duration::from_secs(5);
-/// The broker's own default of `max.message.bytes`, used where the topic's cannot be read.
-const DEFAULT_MAX_MESSAGE: usize = 1_048_588;
-/// What the client lets pass at most: the topic decides. Above any frame.
+/// Between two questions for the limit of a topic that takes less than a record has.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// What the client lets pass at most, and the limit of a topic whose own cannot be read: the broker decides. Above any
+/// frame.
 const CLIENT_MAX_MESSAGE: usize = 16 << 20;
-/// `max.message.bytes` of a dead-letter topic that we create: a frame may be 5 MB.
-const DEAD_LETTER_MAX_MESSAGE: &str = "6000000";
+/// `max.message.bytes` of a topic that we create. A record has at most 1 MB, and JSON needs up to six bytes for one of
+/// them (control characters); a dead letter has up to 5.5 MB.
+const CREATED_MAX_MESSAGE: &str = "8388608";
 /// Bytes that a batch of one record adds to key, value and headers (61 of the batch, at most 30 of the record).
 const RECORD_OVERHEAD: usize = 100;
 /// librdkafka fills batches up to this (its default), as far as the topic takes it.
@@ -49,6 +51,8 @@ struct Open {
     producer: Arc<BaseProducer<Context>>,
     max_event: usize,
     max_dead_letter: usize,
+    /// When the limit was last asked for because a record is larger.
+    asked: Option<Instant>,
     cluster: Option<String>,
 }
 
@@ -203,7 +207,6 @@ impl Librdkafka {
         probe: &BaseProducer<Context>,
         admin: &AdminClient<AdminContext>,
         name: &str,
-        dead_letters: bool,
     ) -> Result<usize, NotReady> {
         let metadata = probe.client().fetch_metadata(None, ASK).map_err(|e| {
             // Logs and errors wait in the main queue, which only this empties; the admin client never does.
@@ -211,29 +214,31 @@ impl Librdkafka {
             self.yet(format!("no answer from {}: {e}", self.options.servers.join(",")))
         })?;
         if !metadata.topics().iter().any(|t| t.name() == name) {
-            self.create(admin, name, dead_letters)?;
+            self.create(admin, name)?;
         }
-        let options = AdminOptions::new().request_timeout(Some(ASK));
-        let asked = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(name)], &options));
-        let max = asked.ok().and_then(|mut answers| answers.pop()?.ok()).and_then(|resource| {
-            resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok())
-        });
-        Ok(max.unwrap_or_else(|| {
-            log::debug!("max.message.bytes of {name} cannot be read, {DEFAULT_MAX_MESSAGE} is assumed");
-            DEFAULT_MAX_MESSAGE
+        Ok(limit(admin, name).unwrap_or_else(|why| {
+            log::warn!(
+                "the max.message.bytes of topic {name} cannot be read ({why}): records of any size are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know it"
+            );
+            CLIENT_MAX_MESSAGE
         }))
     }
 
-    fn create(&self, admin: &AdminClient<AdminContext>, name: &str, dead_letters: bool) -> Result<(), NotReady> {
+    /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
+    /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
+    fn limit_now(&self, name: &str) -> Option<usize> {
+        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).ok()?;
+        limit(&admin, name).ok()
+    }
+
+    fn create(&self, admin: &AdminClient<AdminContext>, name: &str) -> Result<(), NotReady> {
         let new = &self.options.new_topic;
         if !new.create {
             return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
         }
-        let mut topic =
-            NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)));
-        if dead_letters {
-            topic = topic.set("max.message.bytes", DEAD_LETTER_MAX_MESSAGE);
-        }
+        let topic =
+            NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)))
+                .set("max.message.bytes", CREATED_MAX_MESSAGE);
         let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
         let answer = pollster::block_on(admin.create_topics([&topic], &options)).map_err(|e| self.yet(e))?;
         match answer.into_iter().next() {
@@ -248,6 +253,16 @@ impl Librdkafka {
             None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
         }
     }
+}
+
+/// The topic's `max.message.bytes`, or why it cannot be read.
+fn limit(admin: &AdminClient<AdminContext>, topic: &str) -> Result<usize, String> {
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let answers = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
+        .map_err(|e| e.to_string())?;
+    let resource = answers.into_iter().next().ok_or("no answer")?.map_err(|code| code.to_string())?;
+    let value = resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
+    value.ok_or_else(|| "the answer does not name it".into())
 }
 
 /// Callbacks of the admin client: they only keep the newest error.
@@ -341,9 +356,9 @@ impl Sink for Librdkafka {
         let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).map_err(ever)?;
         let probe: BaseProducer<Context> =
             BaseProducer::from_config_and_context(&self.config, self.context()).map_err(ever)?;
-        let max_event = self.topic(&probe, &admin, &self.options.topic, false)?;
+        let max_event = self.topic(&probe, &admin, &self.options.topic)?;
         let max_dead_letter = match &self.options.dead_letter_topic {
-            Some(name) => self.topic(&probe, &admin, name, true)?,
+            Some(name) => self.topic(&probe, &admin, name)?,
             None => 0,
         };
         let mut config = self.config.clone();
@@ -355,7 +370,7 @@ impl Sink for Librdkafka {
         let producer = BaseProducer::from_config_and_context(&config, self.context()).map_err(ever)?;
         // The metadata of above has it; very old brokers have none.
         let cluster = probe.client().fetch_cluster_id(ASK);
-        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, cluster });
+        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, asked: None, cluster });
         Ok(())
     }
 
@@ -365,15 +380,24 @@ impl Sink for Librdkafka {
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let (topic, max) = match record.topic {
+        let (topic, mut max) = match record.topic {
             Topic::Events => (self.options.topic.as_str(), open.max_event),
             Topic::DeadLetters => (self.options.dead_letter_topic.as_deref().unwrap_or_default(), open.max_dead_letter),
         };
         let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
         let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
+        if size > max && open.asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+            max = self.limit_now(topic).unwrap_or(max);
+            if let Some(open) = &mut self.open {
+                let known = if record.topic == Topic::Events { &mut open.max_event } else { &mut open.max_dead_letter };
+                *known = max;
+                open.asked = Some(Instant::now());
+            }
+        }
         if size > max {
             return Err(Refused::TooLarge(format!("{size} bytes, topic {topic} takes {max}")));
         }
+        let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
         let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(record.time_ms);
         if !record.key.is_empty() {
             out = out.key(record.key);

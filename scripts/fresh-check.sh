@@ -37,14 +37,19 @@ who=$1 kafka=$2 relay=$3
 home=/src
 say() { printf '\n-- [%s] %s\n' "$who" "$*"; }
 die() { echo "fresh-check: [$who] $*" >&2; exit 1; }
-variables=(CARGO_TARGET_DIR=/build CARGO_HOME=/cargo HOME=/src PATH=/rust/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8
+variables=(CARGO_TARGET_DIR=/build/target CARGO_HOME=/cargo HOME=/src PATH=/rust/bin:/usr/local/bin:/usr/bin:/bin LANG=C.UTF-8
   CARGO_HTTP_CAINFO=/etc/ssl/certs/ca-certificates.crt)
 try() { # try COMMAND: as who tries it, in the clone; the output is in /tmp/said, too
   local as=(env -i "${variables[@]}")
   [ "$who" = root ] || as=(runuser -u new -- "${as[@]}")
   (cd /src/atkafka && "${as[@]}" bash -c "$1") </dev/null 2>&1 | tee /tmp/said
 }
-timed() { local begin=$SECONDS; "$@"; echo "   took $((SECONDS - begin)) s"; }
+timed() { # fails as the command does
+  local begin=$SECONDS failed=0
+  "$@" || failed=$?
+  echo "   took $((SECONDS - begin)) s"
+  return "$failed"
+}
 not_compiled() { if grep -q '^ *Compiling' /tmp/said; then die "$1 compiles again"; fi; }
 
 apt-get update -qq
@@ -75,7 +80,7 @@ fi
 say 'make build'
 timed try 'make build' | tail -n 5
 say 'make run-relay, from the loopback relay'
-try "/build/release/loopback-relay --listen 127.0.0.1:$relay --file fixtures/network.bin.zst --from-start --now --rate 200 --total 100000 --quiet" >/dev/null &
+try "/build/target/release/loopback-relay --listen 127.0.0.1:$relay --file fixtures/network.bin.zst --from-start --now --rate 200 --total 100000 --quiet" >/dev/null &
 sleep 1
 try "timeout -s INT 20 make run-relay RELAY_HOST=ws://127.0.0.1:$relay ARGS='--metrics-listen-address 127.0.0.1:$((relay + 1))' 2>/tmp/log-$who | grep -m 3 did | cut -c -150"
 [ "$(grep -c '"did"' /tmp/said)" = 3 ] || { cat "/tmp/log-$who"; die 'make run-relay wrote no events'; }
@@ -118,7 +123,7 @@ else
   try "make kafka KAFKA_PORT=$kafka"
   try 'make clean'
   grep -q "^stopped kafka .*:$kafka " /tmp/said || die 'make clean leaves a broker behind'
-  if [ -e /src/atkafka/target ]; then die 'make clean leaves target/'; fi
+  if [ -e /src/atkafka/target ] || [ -e /build/target ]; then die 'make clean leaves target/'; fi
 fi
 INSIDE
 

@@ -1,6 +1,8 @@
 //! What operators see: every metric with its labels and values after a run that is known, health and readiness with
 //! their reasons, the bounds of labels, and the line in the log.
 
+mod attacks;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::HashSet;
@@ -21,7 +23,7 @@ use support::*;
 const SOON: Duration = Duration::from_secs(60);
 const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 /// The sources of the metrics: their names are read out of it, so that a new one cannot be forgotten here.
-const METRICS_SOURCE: &str = include_str!("../src/metrics.rs");
+const METRICS_SOURCE: &str = include_str!("../../src/metrics.rs");
 
 fn commit() -> Commit {
     Commit::new(DID, "3kaaaaaaaaaa2")

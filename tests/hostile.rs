@@ -5,8 +5,6 @@
 mod deep;
 #[path = "hostile/memory.rs"]
 mod memory;
-#[path = "hostile/seqs.rs"]
-mod seqs;
 mod support;
 
 use std::collections::BTreeMap;

@@ -221,7 +221,7 @@ fn a_failure_is_the_last_status() {
         &["ozone-events", "--pds-host", &url, "--identifier", IDENTIFIER, "--labeler-did", LABELER],
         &[("NOTIFY_SOCKET", &manager.name), ("ATKAFKA_OZONE_PASSWORD", "wrong")],
     );
-    assert_eq!(bridge.end(SOON).code(), Some(1));
+    assert_eq!(bridge.end(SOON).code(), Some(2));
     manager.wait("stopping", SOON, |m| m.count("STOPPING=1") == 1);
     assert!(manager.status(&["password"]), "{:?}", manager.heard());
     assert_eq!(manager.count("READY=1"), 0);

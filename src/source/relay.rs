@@ -4,7 +4,7 @@
 //! that it asks for, and the detection of gaps. Nothing else.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
@@ -17,10 +17,6 @@ use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
-/// How long the first frame of a live start waits for a second one that agrees with its seq.
-const AGREE: Duration = Duration::from_secs(1);
-/// Between two log lines, and two `info` events, on gaps inside a connection: PDSes leave out many seqs.
-const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 const MAX_MESSAGE: usize = 5_500_000;
 /// Behind a message over the limit: between attempts to get past it.
@@ -39,12 +35,8 @@ pub struct Relay<I> {
     link: Link,
     resume: Resume,
     frames: Frames,
-    /// The last confirmed seq in `frames`.
+    /// The last seq in `frames`.
     seq: Option<u64>,
-    /// The first frame of a live start, which waits in `frames` for a second one: its seq, and since when.
-    alone: Option<(u64, Instant)>,
-    /// When a gap inside a connection was last logged.
-    said_seq_gap: Option<Instant>,
     /// New frames of this connection.
     fresh: u64,
     /// How many seqs to ask beyond the cursor, to get past a message over the limit.
@@ -92,8 +84,6 @@ impl<I: Intake> Relay<I> {
             resume,
             frames: Frames::default(),
             seq: None,
-            alone: None,
-            said_seq_gap: None,
             fresh: 0,
             past: 0,
             past_attempts: 0,
@@ -173,11 +163,10 @@ impl<I: Intake> Relay<I> {
                 Event::Binary(bytes) => self.binary(&bytes),
                 Event::Text(text) => self.keep(text.as_bytes(), Seen::Text, None).map_err(Ended::from),
                 Event::Control => Ok(()),
-                Event::Nothing => match self.nothing_more() {
+                Event::Nothing => match self.hand_over() {
                     Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
                     Ok(()) => {
-                        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
-                        socket.wait(longest.min(LOOK_UP), None);
+                        socket.wait(LOOK_UP, None);
                         socket.tick().map_err(Ended::Lost)
                     }
                     Err(Stopped) => Err(Ended::Stopped),
@@ -231,8 +220,10 @@ impl<I: Intake> Relay<I> {
         let Some(seq) = frame::seq(&bytes[body..]) else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
-        let began = self.resume.last() > 0 || self.start != Start::Live;
-        self.release(Some(seq))?;
+        if self.resume.last() == 0 && self.start == Start::Live {
+            // From now on nothing may be lost: without this a kill before the first save would start live again.
+            self.intake.begin(position(seq - 1))?;
+        }
         match self.resume.judge(seq) {
             Verdict::Repeat => {
                 self.link.metrics.received_frames.inc();
@@ -248,46 +239,13 @@ impl<I: Intake> Relay<I> {
             self.forget_past();
         }
         self.fresh += 1;
-        if !began {
-            // It waits alone: what came before it does not.
-            self.hand_over()?;
-        }
-        self.keep(bytes, Seen::Frame { kind, body, seq }, self.resume.confirmed())?;
-        if !began {
-            self.alone = Some((seq, Instant::now()));
-        }
-        Ok(())
+        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(seq))?)
     }
 
-    /// Nothing is there to be read now: what was read goes on, except a first frame that waits for a second one.
-    fn nothing_more(&mut self) -> Result<(), Stopped> {
-        match self.alone {
-            Some((_, since)) if since.elapsed() < AGREE && !self.intake.stopped() => Ok(()),
-            _ => self.hand_over(),
-        }
-    }
-
-    /// Ends the wait of a live start's first frame. From now on nothing may be lost, so the position is saved before
-    /// anything is delivered: without it, a kill before the first save would start live again. Of two frames the lower
-    /// seq counts, since a wrong one above it must not be saved.
-    fn release(&mut self, second: Option<u64>) -> Result<(), Stopped> {
-        let Some((first, _)) = self.alone.take() else { return Ok(()) };
-        self.resume.settle();
-        let lowest = second.map_or(first, |second| second.min(first));
-        self.seq = self.seq.or(second.is_none().then_some(first));
-        self.intake.begin(position(lowest.saturating_sub(1)))
-    }
-
-    /// Says a gap in the metric, the log, and an `info` event.
+    /// Says a gap in the log, the metric, and an `info` event.
     fn gap(&mut self, gap: Gap) -> Result<(), Stopped> {
-        self.link.metrics.gap(gap.kind);
-        if gap.kind == "seq_gap" {
-            if self.said_seq_gap.is_some_and(|said| said.elapsed() < SAY_SEQ_GAP) {
-                return Ok(());
-            }
-            self.said_seq_gap = Some(Instant::now());
-        }
         log::warn!("{}: {}: {}", self.host.name, gap.kind, gap.message);
+        self.link.metrics.gap(gap.kind);
         self.hand_over()?;
         self.intake.put(Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) }, None)
     }
@@ -341,7 +299,6 @@ impl<I: Intake> Relay<I> {
     }
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
-        self.release(None)?;
         let Some(frames) = self.frames.take() else { return Ok(()) };
         self.link.received(&frames);
         let seq = self.seq.take();

@@ -22,37 +22,31 @@ pub struct Gap {
     pub message: String,
 }
 
-/// A jump of more than this is more than the few seqs that relays leave out: it is reported, and its position is
-/// saved only when the next frame confirms it.
-const JUMP: u64 = 100;
+/// A jump of more than this from the cursor to the first frame is more than the few seqs that relays leave out.
+const SILENT_JUMP: u64 = 100;
+/// A jump inside a connection that is believed only when the next frame goes on from there: one broken seq must not
+/// make everything after it a repeat.
+const LEAP: u64 = 1_000_000;
 
-/// State over the connections to one host. One frame with a wrong seq, wherever it stands, makes no other frame a
-/// repeat.
+/// State over the connections to one host.
 #[derive(Debug, Default)]
 pub struct Resume {
     /// The last seq taken; 0 before the first.
     last: u64,
-    /// The seq taken before it. Should the next frame lie between the two, then `last` was wrong.
-    before: u64,
-    /// The position that counts while `last` is unconfirmed: a frame is delivered at once, and only its position waits.
-    held: Option<u64>,
-    /// Where the jump to `last` inside a connection began: reported once the next frame shows that it was no wrong seq.
-    jump: Option<u64>,
-    /// `last` was taken on the present connection.
-    here: bool,
     /// What the present connection was asked to go on from.
     asked: Option<u64>,
     /// No frame of the present connection was seen yet.
     first: bool,
     /// Upstream said itself that the cursor was too old.
     told: bool,
+    /// The seq before an unconfirmed leap.
+    before_leap: Option<u64>,
 }
 
 impl Resume {
     /// Begins behind `cursor`, when there is one.
     pub fn new(cursor: Option<u64>) -> Self {
-        let last = cursor.unwrap_or(0);
-        Resume { last, before: last, ..Resume::default() }
+        Resume { last: cursor.unwrap_or(0), ..Resume::default() }
     }
 
     /// The last seq taken.
@@ -62,22 +56,12 @@ impl Resume {
 
     /// A connection begins that was asked to go on from `asked` (`None`: live).
     pub fn connected(&mut self, asked: Option<u64>) {
-        (self.asked, self.first, self.told, self.here) = (asked, true, false, false);
+        (self.asked, self.first, self.told) = (asked, true, false);
     }
 
-    /// What to ask the next connection for, and what may be saved: an unconfirmed seq is not in it.
+    /// What to ask the next connection for, from what is safe against a broken seq.
     pub fn cursor(&self) -> u64 {
-        self.held.unwrap_or(self.last)
-    }
-
-    /// The last seq, when it may be saved.
-    pub fn confirmed(&self) -> Option<u64> {
-        self.held.is_none().then_some(self.last)
-    }
-
-    /// The last seq counts although no frame confirmed it. A lower frame after it is still new.
-    pub fn settle(&mut self) {
-        self.held = None;
+        self.before_leap.unwrap_or(self.last)
     }
 
     /// Upstream sent `#info OutdatedCursor`: a jump has been reported.
@@ -92,65 +76,51 @@ impl Resume {
 
     /// Judges the next frame's seq.
     pub fn judge(&mut self, seq: u64) -> Verdict {
-        let asked = self.asked.filter(|asked| self.first && *asked > 0);
-        let told = self.first && self.told;
-        self.first = false;
-        if let Some(asked) = asked.filter(|asked| seq < *asked) {
-            // Whatever comes above 0 is new now: this first seq may be the wrong one.
-            (self.last, self.before, self.held, self.here) = (seq, 0, Some(asked), true);
+        let first = std::mem::replace(&mut self.first, false);
+        if first && let Some(asked) = self.asked.filter(|asked| *asked > 0) {
+            if seq < asked {
+                self.take(seq);
+                return Verdict::Gap(Gap {
+                    kind: "host_reset",
+                    message: format!(
+                        "the cursor {asked} is in the host's future: it goes on at seq {seq}, and what it had in between is unknown"
+                    ),
+                });
+            }
+            if seq - asked > SILENT_JUMP && seq > self.last && !self.told {
+                self.take(seq);
+                return Verdict::Gap(Gap {
+                    kind: "outdated_cursor",
+                    message: format!(
+                        "asked to go on from {asked}, the host began at {seq}: events between may be missing"
+                    ),
+                });
+            }
+        }
+        if seq > self.last {
+            // Confirmed when two frames in a row are above.
+            let leapt = self.last > 0 && !first && seq - self.last > LEAP;
+            let before = self.last;
+            self.take(seq);
+            self.before_leap = leapt.then_some(before);
+            return Verdict::New;
+        }
+        if let Some(before) = self.before_leap.filter(|before| seq > *before) {
+            let broken = self.last;
+            self.take(seq);
             return Verdict::Gap(Gap {
-                kind: "host_reset",
+                kind: "seq_leap",
                 message: format!(
-                    "the cursor {asked} is in the host's future: it goes on at seq {seq}, and what it had in between is unknown"
+                    "seq leapt from {before} to {broken} and came back to {seq}: the leap is taken for a broken frame"
                 ),
             });
         }
-        if seq > self.last {
-            return self.rise(seq, asked, told);
-        }
-        // The seq before `last` is below this one, so `last` was wrong and this frame was not seen. An equal seq is a
-        // repeat when it has no room to be anything else, or comes again on a new connection.
-        let unseen = seq < self.last || (self.here && self.last - self.before > 1);
-        if seq <= self.before || !unseen {
-            return Verdict::Repeat;
-        }
-        let (before, wrong) = (self.before, self.last);
-        let base = self.held.unwrap_or(before);
-        self.held = (base > 0 && seq.abs_diff(base) > JUMP).then_some(base);
-        self.jump = None;
-        (self.last, self.before, self.here) = (seq, seq, true);
-        if wrong - before <= JUMP {
-            return Verdict::New;
-        }
-        Verdict::Gap(Gap {
-            kind: "seq_leap",
-            message: format!(
-                "seq leapt from {before} to {wrong} and came back to {seq}: the leap is taken for a broken frame"
-            ),
-        })
+        Verdict::Repeat
     }
 
-    /// A seq above the last one: it confirms that one.
-    fn rise(&mut self, seq: u64, asked: Option<u64>, told: bool) -> Verdict {
-        // A first frame below the cursor that is followed by one above the cursor was no reset of the host.
-        let from = self.held.filter(|held| *held > self.last && seq > *held).unwrap_or(self.last);
-        let jumped = seq - from > JUMP;
-        self.held = jumped.then_some(from);
-        let earlier = self.jump.take().map(|began| (began, self.last));
-        (self.before, self.last, self.here) = (self.last, seq, true);
-        if let Some(asked) = asked.filter(|asked| seq - asked > JUMP) {
-            let message =
-                format!("asked to go on from {asked}, the host began at {seq}: events between may be missing");
-            return if told { Verdict::New } else { Verdict::Gap(Gap { kind: "outdated_cursor", message }) };
-        }
-        self.jump = (jumped && from > 0).then_some(from);
-        match earlier {
-            Some((began, next)) => {
-                let message = format!("seq {began} was followed by {next}: events between may be missing");
-                Verdict::Gap(Gap { kind: "seq_gap", message })
-            }
-            None => Verdict::New,
-        }
+    fn take(&mut self, seq: u64) {
+        self.last = seq;
+        self.before_leap = None;
     }
 }
 
@@ -210,109 +180,14 @@ mod tests {
     fn one_broken_seq_does_not_swallow_the_rest() {
         let mut r = at(10);
         assert_eq!(r.judge(11), Verdict::New);
-        assert_eq!(r.judge(9_000_000_000), Verdict::New, "the next frame shows what it is");
-        assert_eq!((r.cursor(), r.confirmed()), (11, None), "not confirmed, so not saved");
+        assert_eq!(r.judge(9_000_000_000), Verdict::New);
+        assert_eq!(r.cursor(), 11, "not confirmed");
         assert_eq!(gap(r.judge(12)), "seq_leap");
         assert_eq!(r.judge(13), Verdict::New);
-        assert_eq!(r.confirmed(), Some(13));
+        assert_eq!(r.cursor(), 13);
         assert_eq!(r.judge(9_000_000_000), Verdict::New);
-        assert_eq!(gap(r.judge(9_000_000_001)), "seq_gap");
-        assert_eq!(r.confirmed(), Some(9_000_000_001), "two in a row are a leap of the host");
+        assert_eq!(r.judge(9_000_000_001), Verdict::New);
+        assert_eq!(r.cursor(), 9_000_000_001, "two in a row are a leap of the host");
         assert_eq!(r.judge(14), Verdict::Repeat);
-    }
-
-    #[test]
-    fn a_gap_inside_a_connection_is_reported_and_a_sparse_host_still_gets_on() {
-        let mut r = at(1);
-        assert_eq!(r.judge(2), Verdict::New);
-        assert_eq!(r.judge(500), Verdict::New, "the next frame shows that it was a gap");
-        assert_eq!(gap(r.judge(600)), "seq_gap");
-        assert_eq!(r.judge(700), Verdict::New, "100 is normal");
-        assert_eq!(r.judge(1_000), Verdict::New);
-        for seq in (2_000..10_000).step_by(1_000) {
-            assert_eq!(gap(r.judge(seq)), "seq_gap");
-            assert!(r.cursor() >= seq - 1_000, "each frame confirms the one before");
-        }
-    }
-
-    #[test]
-    fn a_broken_first_frame_swallows_nothing() {
-        let broken = (1 << 53) - 1;
-        let mut live = Resume::new(None);
-        live.connected(None);
-        assert_eq!(live.judge(broken), Verdict::New);
-        live.settle();
-        assert_eq!(gap(live.judge(1_001)), "seq_leap");
-        assert_eq!(live.confirmed(), Some(1_001));
-        assert_eq!(live.judge(1_002), Verdict::New);
-        assert_eq!(live.confirmed(), Some(1_002));
-        // On a later connection, too high and too low.
-        let mut r = at(1_000);
-        assert_eq!(gap(r.judge(broken)), "outdated_cursor");
-        assert_eq!(r.cursor(), 1_000);
-        assert_eq!(gap(r.judge(1_001)), "seq_leap");
-        assert_eq!(r.confirmed(), Some(1_001));
-        let mut r = at(1_000);
-        assert_eq!(gap(r.judge(3)), "host_reset");
-        assert_eq!(r.cursor(), 1_000);
-        assert_eq!(r.judge(1_002), Verdict::New, "it was no reset");
-        assert_eq!(r.confirmed(), Some(1_002));
-        // A host that was reset, and whose first frame is wrong besides.
-        let mut r = at(1_000);
-        assert_eq!(gap(r.judge(900)), "host_reset");
-        assert_eq!(gap(r.judge(2)), "seq_leap");
-        assert_eq!(r.judge(3), Verdict::New);
-    }
-
-    #[test]
-    fn an_unconfirmed_frame_that_comes_again_is_a_repeat() {
-        let mut r = at(10);
-        assert_eq!(gap(r.judge(5_000)), "outdated_cursor");
-        r.connected(Some(r.cursor()));
-        assert_eq!(r.judge(10), Verdict::Repeat, "the host is inclusive");
-        assert_eq!(r.judge(5_000), Verdict::Repeat);
-        assert_eq!(r.cursor(), 10, "the same frame confirms nothing");
-        assert_eq!(r.judge(5_001), Verdict::New);
-        assert_eq!(r.confirmed(), Some(5_001));
-    }
-
-    /// Rising seqs, dense and sparse, with reconnects, and one of them replaced by anything.
-    #[test]
-    fn one_wrong_seq_never_makes_another_frame_a_repeat() {
-        for seed in 0..20_000 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let steps = [2, 60, 300][rng.usize(0..3)];
-            let live = rng.bool();
-            let start = rng.u64(0..3) * 1_000;
-            let mut seqs = vec![start + 1];
-            for _ in 0..rng.usize(2..20) {
-                seqs.push(seqs[seqs.len() - 1] + rng.u64(1..=steps));
-            }
-            let wrong = rng.usize(0..seqs.len());
-            let value = match rng.u8(0..3) {
-                0 => (1 << 53) - 1,
-                1 => rng.u64(0..seqs[seqs.len() - 1] + 500),
-                _ => seqs[rng.usize(0..seqs.len())],
-            };
-            let asked = (!live).then_some(start);
-            let mut r = Resume::new(asked);
-            r.connected(asked);
-            for (i, seq) in seqs.iter().enumerate() {
-                let verdict = r.judge(if i == wrong { value } else { *seq });
-                assert!(i == wrong || verdict != Verdict::Repeat, "seed {seed}: {seqs:?}, {value} at {wrong}: {i}");
-                if i == 0 && live {
-                    r.settle();
-                }
-                if i == wrong && value > seq + JUMP && !(i == 0 && live) {
-                    assert!(r.cursor() <= *seq, "seed {seed}: {value} would be saved");
-                }
-                if i != wrong && i.abs_diff(wrong) > 1 && rng.u8(0..4) == 0 {
-                    r.connected(Some(r.cursor()));
-                    if rng.bool() {
-                        r.judge(r.cursor());
-                    }
-                }
-            }
-        }
     }
 }

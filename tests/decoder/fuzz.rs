@@ -181,6 +181,8 @@ fn records() {
             }
             // The library takes bytes for a key, and a CID with something behind it.
             Err(CborError::KeyNotText | CborError::Link) => refused += 1,
+            // It takes a text of indefinite length, too, where a key stands.
+            Err(CborError::Unsupported) if bytes.contains(&0x7f) => refused += 1,
             Err(_) => {
                 let ours = strict.ok().and_then(|ipld| slow(&ipld).ok()).filter(|text| text.len() < 100_000);
                 assert_eq!(ours, None, "refused, and of the model: {}", say(&bytes));

@@ -15,7 +15,7 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures notices image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
+.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +75,9 @@ lint: ## rustfmt, clippy, shellcheck, actionlint and hadolint, as far as they ar
 fixtures: ## make the recordings in fixtures/ anew
 	@scripts/build.sh
 	$(RELEASE)/make-fixtures
+
+options: ## make docs/options.md anew, after a change of flags
+	ATKAFKA_WRITE_OPTIONS=1 cargo test --test documents options_md
 
 notices: ## make packaging/third-party-notices.txt anew, after a change of dependencies
 	@scripts/build.sh

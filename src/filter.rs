@@ -1,11 +1,17 @@
 //! Which events pass. Parsed once into the form that the hot path wants. Pure.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+
+/// Records to look at before [`Filter::unmatched`] says anything.
+const ENOUGH: u32 = 10_000;
 
 /// Collections by whole name or by prefix.
 #[derive(Debug, Default, Clone)]
 struct Collections {
-    exact: HashSet<String>,
+    /// Each with whether a record of it came.
+    exact: Arc<HashMap<String, AtomicBool>>,
     /// With their last dot: `app.bsky.`
     prefixes: Vec<String>,
     all: bool,
@@ -14,6 +20,7 @@ struct Collections {
 impl Collections {
     fn parse(patterns: &[String]) -> Result<Self, String> {
         let mut out = Collections::default();
+        let mut exact = HashMap::new();
         for pattern in patterns {
             let (name, is_prefix) = match pattern.strip_suffix(".*") {
                 Some(prefix) => (prefix, true),
@@ -26,14 +33,22 @@ impl Collections {
             } else if is_prefix {
                 out.prefixes.push(format!("{name}."));
             } else {
-                out.exact.insert(name.to_string());
+                exact.insert(name.to_string(), AtomicBool::new(false));
             }
         }
+        out.exact = Arc::new(exact);
         Ok(out)
     }
 
     fn contains(&self, collection: &str) -> bool {
-        self.all || self.exact.contains(collection) || self.prefixes.iter().any(|p| collection.starts_with(p))
+        if let Some(came) = self.exact.get(collection) {
+            // Written once: a shared line that every thread writes is slow.
+            if !came.load(Relaxed) {
+                came.store(true, Relaxed);
+            }
+            return true;
+        }
+        self.all || self.prefixes.iter().any(|p| collection.starts_with(p))
     }
 }
 
@@ -121,6 +136,9 @@ pub struct Filter {
     dids: Rule<HashSet<String>>,
     services: Rule<Vec<Service>>,
     drop_unresolved: bool,
+    /// Records that were asked about, up to [`ENOUGH`].
+    asked: Arc<AtomicU32>,
+    said: Arc<AtomicBool>,
 }
 
 /// Lists as the user gave them. What is watched passes, unless it is ignored as well.
@@ -137,30 +155,48 @@ pub struct Lists {
     pub drop_unresolved: bool,
 }
 
-/// A pattern that can match nothing (or, ignored, leaves nothing).
+/// A pattern that cannot be used.
 #[derive(Debug)]
 pub struct BadPattern {
     /// Name of the list, as its flag has it.
     pub list: &'static str,
     pub pattern: String,
+    /// What is wrong with it, and what is allowed.
+    pub reason: &'static str,
 }
+
+const COLLECTION: &str =
+    "no collection; allowed are whole names (app.bsky.feed.post), names that end with .* (app.bsky.*), and *";
+const TOO_SHORT: &str = "the name of a collection has at least three parts; allowed are whole names (app.bsky.feed.post), \
+                         names that end with .* (app.bsky.*), and *";
+const DID: &str = "not a DID; a DID begins with did:plc: or did:web:";
+const HANDLE: &str = "a handle, where a DID is needed (did:plc:...); a handle may change, a DID does not";
+const SERVICE: &str = "no host; allowed are bsky.network, *.bsky.network, https://host and host:port";
+const NOTHING_LEFT: &str = "all of it is ignored, so everything is left out";
 
 impl Filter {
     /// Fails with the pattern that can match nothing, and the list that it stands in.
     pub fn new(lists: &Lists) -> Result<Self, BadPattern> {
-        let bad = |list: &'static str| move |pattern: String| BadPattern { list, pattern };
+        let bad = |list: &'static str, reason| move |pattern: String| BadPattern { list, pattern, reason };
         let collections = |list, given: &[String]| match given {
             [] => Ok(None),
-            _ => Collections::parse(given).map(Some).map_err(bad(list)),
+            _ => Collections::parse(given).map(Some).map_err(|pattern| {
+                let short = pattern.contains('.') && pattern.split('.').all(is_segment);
+                bad(list, if short { TOO_SHORT } else { COLLECTION })(pattern)
+            }),
         };
         let dids = |list, given: &[String]| match given.iter().find(|did| !is_did(did)) {
-            Some(wrong) => Err(bad(list)(wrong.clone())),
+            Some(wrong) => {
+                let handle = wrong.contains('.') && wrong.trim_start_matches('@').split('.').all(is_segment);
+                Err(bad(list, if handle { HANDLE } else { DID })(wrong.clone()))
+            }
             None => Ok((!given.is_empty()).then(|| given.iter().cloned().collect::<HashSet<_>>())),
         };
         let services = |list, given: &[String]| match given {
             [] => Ok(None),
             _ => {
-                let parse = |pattern: &String| Service::parse(pattern).ok_or_else(|| bad(list)(pattern.clone()));
+                let parse =
+                    |pattern: &String| Service::parse(pattern).ok_or_else(|| bad(list, SERVICE)(pattern.clone()));
                 given.iter().map(parse).collect::<Result<Vec<_>, _>>().map(Some)
             }
         };
@@ -168,7 +204,7 @@ impl Filter {
             [("ignored-collections", &lists.ignored_collections), ("ignored-services", &lists.ignored_services)]
         {
             if given.iter().any(|p| p == "*") {
-                return Err(bad(list)("*".into()));
+                return Err(bad(list, NOTHING_LEFT)("*".into()));
             }
         }
         // Nothing would be left.
@@ -178,10 +214,10 @@ impl Filter {
             None => ignored.contains(pattern),
         };
         if !lists.watched_collections.is_empty() && lists.watched_collections.iter().all(covered) {
-            return Err(bad("watched-collections")(lists.watched_collections.join(",")));
+            return Err(bad("watched-collections", NOTHING_LEFT)(lists.watched_collections.join(",")));
         }
         if !lists.watched_dids.is_empty() && lists.watched_dids.iter().all(|did| lists.ignored_dids.contains(did)) {
-            return Err(bad("watched-dids")(lists.watched_dids.join(",")));
+            return Err(bad("watched-dids", NOTHING_LEFT)(lists.watched_dids.join(",")));
         }
         Ok(Filter {
             collections: Rule::new(
@@ -194,12 +230,31 @@ impl Filter {
                 services("ignored-services", &lists.ignored_services),
             )?,
             drop_unresolved: lists.drop_unresolved,
+            asked: Arc::default(),
+            said: Arc::default(),
         })
+    }
+
+    /// Whole names of collections of which no record came among the first [`ENOUGH`], once: most likely they were meant as
+    /// the beginnings of names, which have to end with `.*`.
+    pub fn unmatched(&self) -> Vec<String> {
+        if self.asked.load(Relaxed) < ENOUGH || self.said.load(Relaxed) || self.said.swap(true, Relaxed) {
+            return Vec::new();
+        }
+        let lists = [&self.collections.watched, &self.collections.ignored];
+        let exact = lists.into_iter().flatten().flat_map(|list| list.exact.iter());
+        let mut names: Vec<String> =
+            exact.filter(|(_, came)| !came.load(Relaxed)).map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
     }
 
     /// Whether ops on `collection` pass. Events that have no collection are not asked.
     #[inline]
     pub fn collection(&self, collection: &str) -> bool {
+        if self.asked.load(Relaxed) < ENOUGH {
+            self.asked.fetch_add(1, Relaxed);
+        }
         self.collections.passes(|list| list.contains(collection))
     }
 
@@ -260,6 +315,20 @@ mod tests {
         }
         assert!(filter(&[], &["*"]).is_err());
         assert!(filter(&["a----b.keep.going"], &[]).is_ok());
+    }
+
+    #[test]
+    fn names_without_a_record_are_told_once_and_late() {
+        let f = filter(&["app.bsky.feed", "app.bsky.graph.*"], &["app.bsky.graph.block"]).expect("valid");
+        for i in 0..ENOUGH {
+            assert!(f.unmatched().is_empty(), "{i}");
+            f.collection("app.bsky.feed.post");
+        }
+        assert_eq!(f.clone().unmatched(), ["app.bsky.feed", "app.bsky.graph.block"]);
+        assert!(f.unmatched().is_empty(), "once, for all threads");
+        let f = filter(&["app.bsky.feed.post"], &[]).expect("valid");
+        (0..ENOUGH).for_each(|_| assert!(f.collection("app.bsky.feed.post")));
+        assert!(f.unmatched().is_empty());
     }
 
     #[test]

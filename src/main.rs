@@ -211,8 +211,8 @@ impl Run {
         writing: Writing,
         sources: impl FnOnce(&Run, &Writing, &str) -> Result<Vec<Source>, Failure>,
     ) -> Result<(), Failure> {
-        for name in &writing.unknown_variables {
-            log::warn!("{name}: no flag has this variable, it is not used");
+        for warning in &writing.warnings {
+            log::warn!("{warning}");
         }
         let (output, sink) = sink(&writing, &self.metrics)?;
         let sources = sources(&self, &writing, &output)?;

@@ -173,7 +173,7 @@ fn each_variable_reaches_its_flag() {
         ("METRICS_LISTEN_ADDRESS", "nowhere", "--metrics-listen-address"),
         ("ATKAFKA_METRICS_LISTEN_ADDRESS", "nowhere", "--metrics-listen-address"),
         ("ATKAFKA_OSPREY_COMPATIBLE", "perhaps", "ATKAFKA_OSPREY_COMPATIBLE"),
-        ("DEBUG", "perhaps", "DEBUG"),
+        ("ATKAFKA_DEBUG", "perhaps", "ATKAFKA_DEBUG"),
     ] {
         let line = refusal(variable, &run(&["firehose", "relay"], &[(variable, value)]));
         assert!(line.contains(flag), "{variable}: {line}");
@@ -294,9 +294,9 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
         ("", vec!["command", "firehose", "record"]),
         ("firehose", vec!["command", "firehose", "relay"]),
         ("firehose relays", vec!["\"relays\"", "relay"]),
-        ("relay", vec!["\"relay\"", "firehose", "record"]),
+        ("relay", vec!["\"relay\"", "did you mean firehose relay?", "record"]),
         ("frobnicate", vec!["\"frobnicate\"", "firehose", "record"]),
-        ("firehose relay more", vec!["\"more\""]),
+        ("firehose relay more", vec!["\"more\"", "no word is expected"]),
         ("firehose relay --relay-hots ws://a", vec!["--relay-hots", "--relay-host"]),
         ("firehose relay --nonsense", vec!["--nonsense", "no such flag"]),
         ("firehose relay -x", vec!["-x", "no such flag"]),
@@ -320,6 +320,10 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--relay-host ws://", vec!["--relay-host", "\"ws://\"", "wss://"]),
             ("--relay-host ws://a:99999", vec!["--relay-host", "\"ws://a:99999\"", "65535"]),
             ("--relay-host ws://a:0", vec!["--relay-host", "\"ws://a:0\"", "65535"]),
+            ("--relay-host=", vec!["--relay-host", "empty"]),
+            ("--relay-host --cursor 5", vec!["--relay-host", "--cursor is a flag"]),
+            ("--osprey-compatible true", vec!["--osprey-compatible=true"]),
+            ("--topic t", vec!["--topic", "did you mean --output-topic?"]),
             ("--relay-host ws://a?cursor=1", vec!["--relay-host", "ws://a?cursor=1", "--cursor"]),
             ("--relay-host ws://a,ws://b,ws://a", vec!["--relay-host", "\"ws://a\"", "twice"]),
             ("--relay-host ws://a/ --relay-host http://a", vec!["--relay-host", "\"http://a\"", "twice"]),
@@ -351,7 +355,7 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--bootstrap-servers b:9092,c --output-topic t", vec!["--bootstrap-servers", "\"c\"", "host:port"]),
             ("--bootstrap-servers b:9092 --output-topic a/b", vec!["--output-topic", "\"a/b\"", "249"]),
             ("--bootstrap-servers b:9092 --output-topic ..", vec!["--output-topic", "\"..\"", "249"]),
-            ("--bootstrap-servers b:9092 --output-topic=", vec!["--output-topic", "249"]),
+            ("--bootstrap-servers b:9092 --output-topic=", vec!["--output-topic", "empty"]),
             ("--bootstrap-servers b:9092 --output-topic LONG", vec!["--output-topic", "ttt", "249"]),
             // filters
             (
@@ -364,8 +368,9 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ),
             ("--watched-collections app.bsky*", vec!["--watched-collections", "\"app.bsky*\"", "app.bsky.*"]),
             ("--watched-collections post", vec!["--watched-collections", "\"post\"", "app.bsky.*"]),
-            ("--ignored-collections *", vec!["--ignored-collections", "\"*\"", "allowed"]),
-            ("--watched-dids alice.example", vec!["--watched-dids", "\"alice.example\"", "did:plc:"]),
+            ("--ignored-collections *", vec!["--ignored-collections", "\"*\"", "everything is left out"]),
+            ("--watched-dids alice.example", vec!["--watched-dids", "\"alice.example\"", "a handle", "did:plc:"]),
+            ("--ignored-dids alice", vec!["--ignored-dids", "\"alice\"", "not a DID"]),
             ("--ignored-dids @/nowhere", vec!["--ignored-dids", "@/nowhere", "read"]),
             ("--watched-dids @EMPTY", vec!["--watched-dids", "EMPTY", "no DID"]),
             // numbers and names
@@ -781,6 +786,65 @@ fn a_stop_that_cannot_deliver_says_so_and_moves_no_cursor() {
         let seq = sonic_rs::from_str::<Value>(text).ok().and_then(|v| v.get("seq").as_u64());
         assert!(seq.unwrap_or(0) == 0, "nothing was delivered, and yet: {text}");
     }
+}
+
+#[test]
+fn settings_that_are_most_likely_not_meant_are_warned_about() {
+    let dir = folder("warnings");
+    let password = dir.join("password");
+    std::fs::write(&password, "secret").expect("written");
+    let mode =
+        |bits| std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(bits)).expect("set");
+    mode(0o644);
+    let file = password.to_string_lossy().into_owned();
+    let kafka =
+        ["--bootstrap-servers", "127.0.0.1:1", "--output-topic", "t", "--state-dir", &file.replace("password", "s")];
+    let sasl = [&kafka[..], &["--sasl-mechanism", "plain", "--sasl-username", "u"]].concat();
+    let in_file = [&sasl[..], &["--sasl-password-file", &file]].concat();
+    let in_flag = [&sasl[..], &["--sasl-password", "MARKER"]].concat();
+    let with_tls = [&in_file[..], &["--tls"]].concat();
+    let others = "every user of this machine may read it";
+    for (args, env, says, says_not) in [
+        (&in_file[..], &[][..], vec!["PLAIN without --tls", others], vec!["list of processes"]),
+        (&in_flag, &[], vec!["list of processes", "ATKAFKA_SASL_PASSWORD"], vec![others, "MARKER"]),
+        (&with_tls, &[], vec![others], vec!["PLAIN"]),
+        (&kafka, &[("DEBUG", "*")], vec!["DEBUG=\"*\" is neither true nor false"], vec!["DEBUG librdkafka"]),
+        (&["--memory-limit", "100000GiB"], &[], vec!["--memory-limit is", "this machine has"], vec![]),
+        (&["--watched-dids", "did:plc:abc"], &[], vec!["\"did:plc:abc\"", "24 characters"], vec![]),
+        (
+            &[],
+            &[("ATKAFKA_MATCHED_COLLECTIONS", "app.bsky.feed.post"), ("ATKAFKA_MATCHED_SERVICES", "")],
+            vec!["ATKAFKA_MATCHED_COLLECTIONS is the old name of ATKAFKA_WATCHED_COLLECTIONS"],
+            vec!["no flag has", "SERVICES"],
+        ),
+    ] {
+        let all = [&["firehose", "relay", "--relay-host", "ws://127.0.0.1:1"], args].concat();
+        let mut bridge = Bridge::start_with(&all, env);
+        bridge.wait("it runs", SOON, |b| b.log_contains("in flight at most"));
+        let warned: Vec<String> = bridge.log().into_iter().filter(|l| l.contains(" WARN ")).collect();
+        bridge.signal("KILL");
+        bridge.end(SOON);
+        assert!(says.iter().all(|s| warned.iter().any(|l| l.contains(s))), "{args:?} {env:?}: {warned:?}");
+        let log = bridge.log().join("\n");
+        assert!(says_not.iter().all(|s| !log.contains(s)), "{args:?} {env:?}: {log}");
+    }
+    mode(0o600);
+    let all = [&["firehose", "relay", "--relay-host", "ws://127.0.0.1:1"], &with_tls[..]].concat();
+    let mut bridge = Bridge::start(&all);
+    bridge.wait("it runs", SOON, |b| b.log_contains("in flight at most"));
+    bridge.signal("KILL");
+    bridge.end(SOON);
+    assert!(!bridge.log_contains(others), "{:?}", bridge.log());
+}
+
+#[test]
+fn a_name_that_was_meant_as_a_beginning_is_warned_about() {
+    let relay = Relay::start(RelayConfig::looped(fixture(1_000), 15_000)).expect("a relay");
+    let url = relay.url();
+    let bridge = Bridge::start(&["firehose", "relay", "--relay-host", &url, "--watched-collections", "app.bsky.feed"]);
+    bridge.wait("the warning", SOON, |b| b.log_contains("no record of app.bsky.feed among the first 10,000"));
+    assert!(bridge.log_contains("app.bsky.feed.* takes all below it"));
+    bridge.stop();
 }
 
 #[test]

@@ -655,7 +655,7 @@ fn the_cursor_flag_says_where_a_first_start_begins_and_a_saved_cursor_goes_befor
         let relay = Relay::start(config).expect("a relay");
         let place = Place::new(&broker, "flag");
         let bridge = place.start(&relay, &["--cursor", flag]);
-        assert!(relay.wait_until(SOON, |s| s.open == 1), "connected");
+        assert!(relay.wait_until(SOON, |s| s.connections.len() == 1), "connected");
         relay.set_live_limit(2_000);
         settled(&bridge, 2_000);
         stop(bridge);

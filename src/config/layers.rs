@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
 use super::flags::TopLevel;
-use super::{Invalid, invalid};
+use super::{Invalid, help, invalid};
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -25,9 +25,16 @@ pub fn variables(flag: &str) -> Vec<String> {
         // As at-kafka has them.
         "--pds-host" | "--identifier" | "--password" | "--password-file" | "--labeler-did" | "--look-back"
         | "--poll-interval" => vec![own.replacen("ATKAFKA_", "ATKAFKA_OZONE_", 1)],
+        "--watched-services" | "--watched-collections" => vec![own.clone(), own.replace("WATCHED", "MATCHED")],
         _ => vec![own],
     }
 }
+
+/// Variables of at-kafka's first versions, each with the one that took its place: both are read.
+pub const OLD_VARIABLES: [(&str, &str); 2] = [
+    ("ATKAFKA_MATCHED_SERVICES", "ATKAFKA_WATCHED_SERVICES"),
+    ("ATKAFKA_MATCHED_COLLECTIONS", "ATKAFKA_WATCHED_COLLECTIONS"),
+];
 
 /// Ours, and of no flag: the unit's command line, and the image of the compose files.
 const NO_FLAGS: [&str; 2] = ["ATKAFKA_COMMAND", "ATKAFKA_IMAGE"];
@@ -53,25 +60,42 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     let mut words: Vec<&str> = Vec::new();
     let mut given: Vec<(String, Option<String>)> = Vec::new();
     let (mut help, mut version) = (false, false);
-    let mut args = args.iter().map(String::as_str);
+    // The switch just before, which a word may have been meant for.
+    let mut switch = None;
+    let mut args = args.iter().map(String::as_str).peekable();
     while let Some(arg) = args.next() {
+        let before = std::mem::take(&mut switch);
         match arg {
             "--help" | "-h" | "help" => help = true,
-            "--version" | "-V" => version = true,
-            _ if arg.starts_with('-') => {
+            "--version" | "-V" | "-v" | "version" => version = true,
+            _ if arg.starts_with('-') && arg.len() > 1 => {
                 let (name, mut value) = match arg.split_once('=') {
                     Some((name, value)) => (name, Some(value.to_string())),
                     None => (arg, None),
                 };
-                let flag = *all.iter().find(|f| f.long == name).ok_or_else(|| unknown(name, &all))?;
-                if value.is_none() && !is_switch(flag) {
-                    value = Some(
-                        args.next().map(str::to_string).ok_or_else(|| invalid(name, "", "a value has to follow"))?,
-                    );
+                let flag = *all.iter().find(|f| f.long == name).ok_or_else(|| unknown_flag(name, &all))?;
+                if is_switch(flag) {
+                    switch = value.is_none().then_some(name);
+                } else if value.is_none() {
+                    let next = args.next().ok_or_else(|| invalid(name, "", "a value has to follow"))?;
+                    let next_name = next.split_once('=').map_or(next, |(name, _)| name);
+                    if all.iter().any(|f| f.long == next_name) {
+                        return Err(invalid(name, "", &format!("a value has to follow, and {next_name} is a flag")));
+                    }
+                    value = Some(next.to_string());
+                }
+                // A variable may be empty and is unset then; a flag was typed for a reason.
+                if value.as_deref().is_some_and(|value| value.trim().is_empty()) {
+                    return Err(invalid(name, "", "a value has to follow, and it is empty"));
                 }
                 given.push((name.to_string(), value));
             }
-            _ => words.push(arg),
+            _ => {
+                if let (Some(name), Ok(_)) = (before, boolean("", arg)) {
+                    return Err(invalid(name, "", &format!("a value of a switch follows a \"=\": {name}={arg}")));
+                }
+                words.push(arg);
+            }
         }
     }
     if version {
@@ -82,11 +106,12 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     for word in &words {
         command = match command.commands.iter().find(|c| c.name == *word) {
             Some(sub) => &sub.command,
-            None => return Err(invalid("command", word, &format!("allowed here: {}", command_names(command)))),
+            None => return Err(unknown_word(word, &words, command, &top)),
         };
     }
     if help {
-        return Ok(Asked::Print(help_text(&words, command)));
+        let columns = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col as usize);
+        return Ok(Asked::Print(help::text(&words, command, columns.filter(|columns| *columns > 0))));
     }
     if !command.commands.is_empty() {
         return Err(invalid(
@@ -97,7 +122,12 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     }
     for (name, _) in &given {
         if !command.flags.iter().any(|f| f.long == name) {
-            return Err(invalid(name, "", &format!("not a flag of {}", words.join(" "))));
+            let mut commands = Vec::new();
+            help::runnable(&mut commands, "", &top);
+            let has = |c: &CommandInfoWithArgs| c.flags.iter().any(|f| f.long == name);
+            let of: Vec<&str> = commands.iter().filter(|(_, c)| has(c)).map(|(words, _)| words.as_str()).collect();
+            let message = format!("not a flag of {}, but of {}", words.join(" "), of.join(", "));
+            return Err(invalid(name, "", &message));
         }
     }
 
@@ -115,6 +145,8 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
             let on = match (on_line.last(), from_env()) {
                 (Some(None), _) => true,
                 (Some(Some(value)), _) => boolean(flag.long, value)?,
+                // Programs of Node.js have a variable of that name for something else, such as DEBUG=*.
+                (None, Some((name, value))) if name == "DEBUG" => boolean(&name, &value).unwrap_or(false),
                 (None, Some((name, value))) => boolean(&name, &value)?,
                 (None, None) => false,
             };
@@ -150,7 +182,7 @@ fn command_names(command: &CommandInfoWithArgs) -> String {
     command.commands.iter().map(|c| c.name).collect::<Vec<_>>().join(", ")
 }
 
-fn boolean(name: &str, value: &str) -> Result<bool, Invalid> {
+pub fn boolean(name: &str, value: &str) -> Result<bool, Invalid> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
         "false" | "0" | "no" | "off" => Ok(false),
@@ -158,14 +190,70 @@ fn boolean(name: &str, value: &str) -> Result<bool, Invalid> {
     }
 }
 
-/// Names the flag that was probably meant.
-fn unknown(name: &str, all: &[&FlagInfo<'_>]) -> Invalid {
+/// Names that other programs have for flags and commands of ours.
+const MEANT: &[(&[&str], &str)] = &[
+    (&["--brokers", "--broker", "--bootstrap-server", "--kafka", "--servers", "-b"], "--bootstrap-servers"),
+    (&["--topic", "-t"], "--output-topic"),
+    (&["--dlq", "--dlq-topic", "--dead-letter"], "--dead-letter-topic"),
+    (&["--host", "--url", "--relay", "--relay-url", "--upstream"], "--relay-host"),
+    (&["--tap", "--tap-url"], "--tap-host"),
+    (&["--pds", "--pds-url"], "--pds-host"),
+    (&["--plc", "--plc-url", "--plc-directory"], "--plc-host"),
+    (&["--appview", "--appview-host", "--api"], "--api-host"),
+    (&["--collections", "--collection", "--matched-collections", "--wanted-collections"], "--watched-collections"),
+    (&["--dids", "--did", "--wanted-dids"], "--watched-dids"),
+    (&["--services", "--matched-services"], "--watched-services"),
+    (&["--user", "--username"], "--sasl-username"),
+    (&["--partitions"], "--topic-partitions"),
+    (&["--replication", "--replication-factor"], "--topic-replication"),
+    (&["--metrics", "--metrics-port", "--metrics-address", "--listen", "--port"], "--metrics-listen-address"),
+    (&["--osprey"], "--osprey-compatible"),
+    (&["--verbose", "-vv", "-d"], "--debug"),
+    (&["--memory", "--max-memory"], "--memory-limit"),
+    (&["--threads"], "--workers"),
+    (&["--since", "--seq", "--from"], "--cursor"),
+    (&["--state", "--data-dir", "--cursor-file"], "--state-dir"),
+    (&["--codec", "--compression-type"], "--compression"),
+    (&["-X", "--producer-property", "--config"], "--kafka-config"),
+];
+
+/// Names the flag that was probably meant, by its meaning or its letters.
+fn unknown_flag(name: &str, all: &[&FlagInfo<'_>]) -> Invalid {
+    let meant = MEANT.iter().find(|(others, _)| others.contains(&name)).map(|(_, ours)| *ours);
     let close =
-        all.iter().map(|f| f.long).min_by_key(|long| distance(long, name)).filter(|long| distance(long, name) <= 3);
-    match close {
-        Some(close) => invalid(name, "", &format!("no such flag; did you mean {close}?")),
+        || all.iter().map(|f| f.long).min_by_key(|long| distance(long, name)).filter(|l| distance(l, name) <= 3);
+    match meant.or_else(close) {
+        Some(flag) => invalid(name, "", &format!("no such flag; did you mean {flag}?")),
         None => invalid(name, "", "no such flag; --help lists them"),
     }
+}
+
+/// A word that stands where none is expected, or that is no command here.
+fn unknown_word(word: &str, words: &[&str], command: &CommandInfoWithArgs, top: &CommandInfoWithArgs) -> Invalid {
+    if command.commands.is_empty() {
+        let before: Vec<&str> = words.iter().copied().take_while(|w| w != &word).collect();
+        return invalid("", word, &format!("no word is expected behind {}, only flags", before.join(" ")));
+    }
+    let mut commands = Vec::new();
+    help::runnable(&mut commands, "", top);
+    // `atkafka relay` for `atkafka firehose relay`.
+    let whole = commands.iter().find(|(name, _)| name.split(' ').next_back() == Some(word));
+    let close = || {
+        let names = command.commands.iter().map(|c| c.name);
+        names.min_by_key(|name| distance(name, word)).filter(|name| distance(name, word) <= 2)
+    };
+    let meant = match word {
+        "ozone" => Some("ozone-events"),
+        "jetstream" | "subscribe" | "firehose-relay" => Some("firehose relay"),
+        "health" => Some("healthcheck"),
+        _ => whole.map(|(name, _)| name.as_str()).or_else(close),
+    };
+    let names = command_names(command);
+    let allowed = match meant {
+        Some(meant) => format!("no such command; did you mean {meant}? Allowed here: {names}"),
+        None => format!("no such command; allowed here: {names}"),
+    };
+    invalid("command", word, &allowed)
 }
 
 /// Levenshtein's.
@@ -182,71 +270,6 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// Columns of a help text.
-const WIDTH: usize = 110;
-const INDENT: usize = 34;
-
-fn help_text(words: &[&str], command: &CommandInfoWithArgs) -> String {
-    let mut out = format!("{}\n\n", command.description.trim());
-    let name = ["atkafka"].iter().chain(words).copied().collect::<Vec<_>>().join(" ");
-    if command.commands.is_empty() {
-        let flags: Vec<_> = command.flags.iter().filter(|f| f.long != "--help").collect();
-        if flags.is_empty() {
-            out += &format!("Usage: {name}\n\n");
-        } else {
-            out += &format!(
-                "Usage: {name} [flags]\n\nFlags, at any place of the line, as --flag value or --flag=value; lists repeated or with commas.\n"
-            );
-            out += "In brackets the variable that does the same; a flag goes before it, and it before a line of ./.env.\n\n";
-        }
-        for flag in flags {
-            let left = match flag.kind {
-                FlagInfoKind::Switch => flag.long.to_string(),
-                FlagInfoKind::Option { arg_name } => format!("{} <{arg_name}>", flag.long),
-            };
-            entry(&mut out, &left, &format!("{} [{}]", flag.description.trim(), variables(flag.long)[0]));
-        }
-        entry(&mut out, "--help", "print this");
-        entry(&mut out, "--version", "print the version");
-    } else {
-        out += &format!("Usage: {name} <command> [flags]\n\nCommands (each has --help):\n\n");
-        commands_below(&mut out, words, command);
-    }
-    out
-}
-
-fn commands_below(out: &mut String, words: &[&str], command: &CommandInfoWithArgs) {
-    for sub in &command.commands {
-        let words: Vec<&str> = words.iter().copied().chain([sub.name]).collect();
-        if sub.command.commands.is_empty() {
-            entry(out, &words.join(" "), sub.command.description.trim());
-        } else {
-            commands_below(out, &words, &sub.command);
-        }
-    }
-}
-
-/// A line of two columns, the right one wrapped.
-fn entry(out: &mut String, left: &str, right: &str) {
-    let mut line = format!("  {left:<width$}", width = INDENT - 2);
-    if line.len() > INDENT {
-        line += &format!("\n{:INDENT$}", "");
-    }
-    let mut used = INDENT;
-    for word in right.split_whitespace() {
-        if used > INDENT && used + word.len() > WIDTH {
-            line.truncate(line.trim_end().len());
-            line += &format!("\n{:INDENT$}", "");
-            used = INDENT;
-        }
-        line += word;
-        line.push(' ');
-        used += word.len() + 1;
-    }
-    *out += line.trim_end();
-    out.push('\n');
 }
 
 #[cfg(test)]
@@ -302,15 +325,52 @@ mod tests {
             Err("--relay-hots: no such flag; did you mean --relay-host?".into())
         );
         assert_eq!(run("firehose relay --relay-host", &[]), Err("--relay-host: a value has to follow".into()));
-        assert!(run("firehose tape", &[]).unwrap_err().contains("allowed here: relay, tap"));
-        assert!(run("record --osprey-compatible", &[]).unwrap_err().contains("not a flag of record"));
+        assert!(
+            run("record --osprey-compatible", &[]).unwrap_err().contains("not a flag of record, but of firehose relay")
+        );
         assert!(run("", &[]).unwrap_err().contains("firehose"));
         assert!(run("firehose relay --cursor 1 --cursor 2", &[]).unwrap_err().contains("more than once"));
     }
 
     #[test]
+    fn what_was_probably_meant_is_named() {
+        for (line, part) in [
+            ("firehose tape", "did you mean tap? Allowed here: relay, tap"),
+            ("relay", "did you mean firehose relay?"),
+            ("ozone", "did you mean ozone-events?"),
+            ("firehose relay more", "\"more\": no word is expected behind firehose relay, only flags"),
+            ("firehose relay --topic t", "--topic: no such flag; did you mean --output-topic?"),
+            ("firehose relay --brokers b:1", "did you mean --bootstrap-servers?"),
+            ("firehose relay --osprey-compatible true", "--osprey-compatible=true"),
+            ("firehose relay --relay-host --cursor 5", "--relay-host: a value has to follow, and --cursor is a flag"),
+            ("firehose relay --relay-host --cursor=5", "--cursor is a flag"),
+        ] {
+            assert!(run(line, &[]).is_err_and(|e| e.contains(part)), "{line}: {:?}", run(line, &[]));
+        }
+        for line in ["version", "-v", "-V", "--version"] {
+            assert!(run(line, &[]).is_ok_and(|out| out[0].starts_with("atkafka ")), "{line}");
+        }
+        for (names, ours) in MEANT {
+            let top = TopLevel::get_args_info();
+            let mut all = Vec::new();
+            flags_below(&top, &mut all);
+            assert!(all.iter().any(|f| f.long == *ours), "{ours}");
+            assert!(names.iter().all(|name| all.iter().all(|f| f.long != *name)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn old_and_foreign_variables() {
+        let matched = [("ATKAFKA_MATCHED_COLLECTIONS", "a.b.c"), ("DEBUG", "*")];
+        assert_eq!(run("firehose relay", &matched).expect("valid")[2..], ["--watched-collections", "a.b.c"]);
+        let both = [("ATKAFKA_MATCHED_COLLECTIONS", "a.b.c"), ("ATKAFKA_WATCHED_COLLECTIONS", "a.b.d")];
+        assert_eq!(run("firehose relay", &both).expect("valid")[3], "a.b.d");
+    }
+
+    #[test]
     fn help_lists_each_flag_with_its_variable() {
         let help = run("firehose relay --help", &[]).expect("help").remove(0);
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let TopLevel { .. } = TopLevel::from_args(&["atkafka"], &["firehose", "relay"]).expect("no flag is required");
         for part in [
             "--relay-host <url>",
@@ -322,7 +382,6 @@ mod tests {
             assert!(help.contains(part), "{part} in\n{help}");
         }
         assert!(run("--help", &[]).expect("help")[0].contains("firehose relay"));
-        assert!(help.lines().all(|l| l.len() <= WIDTH + 30), "lines are wrapped");
     }
 
     use argh::FromArgs;

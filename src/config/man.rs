@@ -3,6 +3,7 @@
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
 use super::flags::TopLevel;
+use super::help;
 use super::layers::variables;
 
 const DESCRIPTION: &str = "\
@@ -34,20 +35,14 @@ const EXIT_STATUS: &[(&str, &str)] = &[
     ("130", "Ended by a second signal."),
 ];
 
-const EXAMPLES: &[(&str, &str)] = &[
-    ("The firehose on standard output:", "atkafka firehose relay"),
-    (
-        "The firehose into a topic:",
-        "atkafka firehose relay \\-\\-bootstrap\\-servers localhost:9092 \\-\\-output\\-topic atproto\\-events",
-    ),
-    ("As a service, once /etc/atkafka/relay.env is filled in:", "systemctl enable \\-\\-now atkafka@relay"),
-];
+const SERVICE: (&str, &str) =
+    ("As a service, once /etc/atkafka/relay.env is filled in:", "systemctl enable --now atkafka@relay");
 
 /// The whole page. It has no date: the same version gives the same page.
 pub fn page() -> String {
     let top = TopLevel::get_args_info();
     let mut commands = Vec::new();
-    leaves(&mut commands, "atkafka", &top);
+    help::runnable(&mut commands, "", &top);
     // A flag of several commands is described once.
     let shared = |flag: &&FlagInfo<'_>| commands.iter().filter(|(_, c)| has(c, flag)).count() > 1;
 
@@ -55,13 +50,13 @@ pub fn page() -> String {
     out += &format!(".SH NAME\natkafka \\- {}\n", text(top.description.trim().trim_end_matches('.')));
     let synopsis = commands.iter().map(|(name, command)| {
         let flags = if flags(command).next().is_some() { " [\\fIflags\\fR]" } else { "" };
-        format!("\\fB{}\\fR{flags}\n", text(name))
+        format!("\\fBatkafka {}\\fR{flags}\n", text(name))
     });
     out += &format!(".SH SYNOPSIS\n{}", synopsis.collect::<Vec<_>>().join(".br\n"));
     out += &format!(".SH DESCRIPTION\n{}\n", DESCRIPTION.replace("\n\n", "\n.PP\n"));
     out += &format!(".SH COMMANDS\n{COMMANDS}\n");
     for (name, command) in &commands {
-        out += &format!(".SS {}\n{}\n", text(name), text(command.description.trim()));
+        out += &format!(".SS atkafka {}\n{}\n", text(name), text(command.description.trim()));
         let (others, own): (Vec<_>, Vec<_>) = flags(command).partition(shared);
         own.into_iter().for_each(|flag| entry(&mut out, flag));
         if !others.is_empty() {
@@ -81,18 +76,12 @@ pub fn page() -> String {
     out += &format!(".SH ENVIRONMENT\n{ENVIRONMENT}\n");
     list(&mut out, "FILES", FILES);
     list(&mut out, "EXIT STATUS", EXIT_STATUS);
-    let examples = EXAMPLES.iter().map(|(what, line)| format!("{what}\n.PP\n.RS 4\n.nf\n{line}\n.fi\n.RE\n"));
-    out += &format!(".SH EXAMPLES\n{}", examples.collect::<Vec<_>>().join(".PP\n"));
+    out += ".SH EXAMPLES\n";
+    let examples = commands.iter().flat_map(|(name, _)| help::examples(name));
+    for (what, line) in examples.chain(&[SERVICE]) {
+        out += &format!("{}\n.PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n.PP\n", text(what), text(line));
+    }
     out + ".SH SEE ALSO\n.BR systemd.service (5),\n.BR systemd.exec (5)\n"
-}
-
-fn leaves<'a>(out: &mut Vec<(String, &'a CommandInfoWithArgs)>, name: &str, command: &'a CommandInfoWithArgs) {
-    if command.commands.is_empty() {
-        out.push((name.to_string(), command));
-    }
-    for sub in &command.commands {
-        leaves(out, &format!("{name} {}", sub.name), &sub.command);
-    }
 }
 
 fn flags(command: &CommandInfoWithArgs) -> impl Iterator<Item = &FlagInfo<'static>> {

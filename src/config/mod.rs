@@ -4,11 +4,13 @@
 mod dotenv;
 mod enriching;
 pub mod flags;
+pub mod help;
 pub mod layers;
 mod man;
 mod values;
+mod warnings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,8 +42,9 @@ impl fmt::Display for Invalid {
 }
 
 pub(crate) fn invalid(flag: &str, value: &str, allowed: &str) -> Invalid {
-    let value = if value.is_empty() { String::new() } else { format!(" {:?}", values::without_user_info(value)) };
-    Invalid(format!("{flag}{value}: {allowed}"))
+    let value = if value.is_empty() { String::new() } else { format!("{:?}", values::without_user_info(value)) };
+    let between = if flag.is_empty() || value.is_empty() { "" } else { " " };
+    Invalid(format!("{flag}{between}{value}: {allowed}"))
 }
 
 type Checked<T> = Result<T, Invalid>;
@@ -100,8 +103,8 @@ pub struct Writing {
     pub memory_limit: usize,
     /// `None`: no HTTP.
     pub listen: Option<SocketAddr>,
-    /// Variables that look like ours, and are of no flag: most likely written wrong.
-    pub unknown_variables: Vec<String>,
+    /// What can be used and is most likely not meant, each one line for the log.
+    pub warnings: Vec<String>,
     /// `None`: no service manager waits for news.
     pub manager: Option<Manager>,
 }
@@ -132,19 +135,39 @@ const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
 const DEFAULT_STATE_DIR: &str = "./atkafka-state";
 const DEFAULT_MEMORY: usize = 256 << 20;
 
-/// From `args` (without the program's name), the environment, and the text of `.env`.
-pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Command> {
-    let args = match layers::sort_out(args, env)? {
+/// Where values come from.
+struct Input<'a> {
+    /// The command line as it was typed, without the program's name.
+    line: &'a [String],
+    /// The arguments of the command, with those that variables gave.
+    args: &'a [String],
+    env: &'a Environment,
+}
+
+/// The variables that count: the process's own, and those of `.env` that it does not have.
+#[derive(Debug, Default)]
+pub struct Environment {
+    all: HashMap<String, String>,
+    /// Names of those that came from `.env`.
+    from_file: HashSet<String>,
+}
+
+/// From `line` (without the program's name) and the environment.
+pub fn command(line: &[String], env: &Environment) -> Checked<Command> {
+    let args = match layers::sort_out(line, &env.all)? {
         layers::Asked::Print(text) => return Ok(Command::Print(text)),
         layers::Asked::Run(args) => args,
     };
+    let input = Input { line, args: &args, env };
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let top =
         flags::TopLevel::from_args(&["atkafka"], &args).map_err(|e| Invalid(e.output.trim().replace('\n', " ")))?;
     match top.command {
-        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Relay(f) }) => relay(f, env).map(Command::Relay),
-        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Tap(f) }) => tap(f, env).map(Command::Tap),
-        flags::Command::Ozone(f) => ozone(f, env).map(Command::Ozone),
+        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Relay(f) }) => {
+            relay(f, &input).map(Command::Relay)
+        }
+        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Tap(f) }) => tap(f, &input).map(Command::Tap),
+        flags::Command::Ozone(f) => ozone(f, &input).map(Command::Ozone),
         flags::Command::Record(f) => record(f).map(Command::Record),
         flags::Command::Healthcheck(f) => {
             let address = listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?
@@ -167,17 +190,21 @@ pub fn command(args: &[String], env: &HashMap<String, String>) -> Checked<Comman
 }
 
 /// The variables that count: `.env` in the working directory, and over it the process's own.
-pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<HashMap<String, String>> {
-    let mut env = HashMap::new();
+pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<Environment> {
+    let mut all = HashMap::new();
     // Only here: a `.env` of a parent directory is of another program.
     if let Some(text) = dotenv::small_file(".env", ".env")? {
-        env.extend(dotenv::parse(".env", &text)?);
+        all.extend(dotenv::parse(".env", &text)?);
     }
-    env.extend(own);
-    Ok(env)
+    let mut from_file: HashSet<String> = all.keys().cloned().collect();
+    for (name, value) in own {
+        from_file.remove(&name);
+        all.insert(name, value);
+    }
+    Ok(Environment { all, from_file })
 }
 
-fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
+fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
     let mut hosts = Vec::new();
     let given = list(&f.relay_host);
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
@@ -190,10 +217,10 @@ fn relay(f: flags::Relay, env: &HashMap<String, String>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let w = f.writing();
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
-    Ok(Relay { hosts, start, writing: writing(&w, Some(&f.enriching()), env)?, logging })
+    Ok(Relay { hosts, start, writing: writing(&w, Some(&f.enriching()), input)?, logging })
 }
 
-fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
+fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
     let mut w = f.writing();
     let enriching = f.enriching();
     if let Some(workers) = f.tap_workers {
@@ -218,11 +245,11 @@ fn tap(f: flags::Tap, env: &HashMap<String, String>) -> Checked<Tap> {
         connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,
         acks: !f.disable_acks,
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, Some(&enriching), env)?,
+        writing: writing(&w, Some(&enriching), input)?,
     })
 }
 
-fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
+fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
     let w = f.writing();
     let required = |flag: &str, value: &Option<String>, what: &str| {
         value.clone().ok_or_else(|| invalid(flag, "", &format!("required: {what}")))
@@ -266,7 +293,7 @@ fn ozone(f: flags::Ozone, env: &HashMap<String, String>) -> Checked<Ozone> {
             )?,
         },
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, None, env)?,
+        writing: writing(&w, None, input)?,
     })
 }
 
@@ -280,11 +307,8 @@ fn record(f: flags::Record) -> Checked<Record> {
     })
 }
 
-fn writing(
-    f: &flags::Writing,
-    enriching: Option<&flags::Enriching>,
-    env: &HashMap<String, String>,
-) -> Checked<Writing> {
+fn writing(f: &flags::Writing, enriching: Option<&flags::Enriching>, input: &Input<'_>) -> Checked<Writing> {
+    let env = &input.env.all;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
     let servers = list(&f.bootstrap_servers);
@@ -303,6 +327,8 @@ fn writing(
         Some(f) => enriching::settings(f, state_dir.as_deref())?,
         None => None,
     };
+    let lists = lists(f, enriching)?;
+    let filter = Filter::new(&lists).map_err(|bad| invalid(&format!("--{}", bad.list), &bad.pattern, bad.reason))?;
     let small = |flag, value: &Option<String>| number(flag, value.as_deref(), 0..=31).map(|n| n.map(|n| n as u8));
     Ok(Writing {
         output,
@@ -317,8 +343,8 @@ fn writing(
         memory_limit: f.memory_limit.as_deref().map(memory).transpose()?.unwrap_or(DEFAULT_MEMORY),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
         manager: manager(env),
-        unknown_variables: layers::unknown_variables(env),
-        rules: Rules { format, filter: filter(f, enriching)?, verify: !f.no_verify, enrich: enrich.is_some() },
+        warnings: warnings::all(input, &lists),
+        rules: Rules { format, filter, verify: !f.no_verify, enrich: enrich.is_some() },
         enrich,
     })
 }
@@ -446,10 +472,10 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     })
 }
 
-fn filter(f: &flags::Writing, enriching: Option<&flags::Enriching>) -> Checked<Filter> {
+fn lists(f: &flags::Writing, enriching: Option<&flags::Enriching>) -> Checked<Lists> {
     let services = |of: fn(&flags::Enriching) -> &Vec<String>| enriching.map(|e| list(of(e))).unwrap_or_default();
     let policy = enriching.and_then(|e| e.unresolved_services.as_deref());
-    let lists = Lists {
+    Ok(Lists {
         watched_collections: list(&f.watched_collections),
         ignored_collections: list(&f.ignored_collections),
         watched_dids: did_list("--watched-dids", &f.watched_dids)?,
@@ -457,18 +483,6 @@ fn filter(f: &flags::Writing, enriching: Option<&flags::Enriching>) -> Checked<F
         watched_services: services(|e| &e.watched_services),
         ignored_services: services(|e| &e.ignored_services),
         drop_unresolved: one_of("--unresolved-services", policy, &[("pass", false), ("drop", true)])?.unwrap_or(false),
-    };
-    Filter::new(&lists).map_err(|bad| {
-        let allowed = match bad.list {
-            list if list.ends_with("dids") => "DIDs such as did:plc:...",
-            list if list.ends_with("services") => "*.bsky.network, bsky.network, https://host, host:port",
-            _ => "app.bsky.feed.post, app.bsky.*, *",
-        };
-        invalid(
-            &format!("--{}", bad.list),
-            &bad.pattern,
-            &format!("can match nothing, or everything is left out; allowed: {allowed}"),
-        )
     })
 }
 
@@ -490,7 +504,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<Relay, String> {
         let args: Vec<String> = line.split_whitespace().map(str::to_string).collect();
-        match command(&args, &HashMap::new()) {
+        match command(&args, &Environment::default()) {
             Ok(Command::Relay(relay)) => Ok(relay),
             Ok(_) => Err("another command".into()),
             Err(e) => Err(e.to_string()),

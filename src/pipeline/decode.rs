@@ -52,6 +52,10 @@ impl From<CborError> for BadOp {
 }
 
 impl<'m> Decoder<'m> {
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     pub fn new(rules: Rules, metrics: &'m Metrics) -> Self {
         Decoder { rules, car: CarIndex::default(), spent: 0, metrics, handled: Handled::new(metrics) }
     }

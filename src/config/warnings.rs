@@ -39,7 +39,7 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
         }
     }
     let in_dot_env = |flag: &&str| layers::variables(flag).iter().any(|name| input.env.from_file.contains(name));
-    if SECRETS.iter().any(|flag| in_dot_env(flag)) && others_may_read(".env") {
+    if SECRETS.iter().any(in_dot_env) && others_may_read(".env") {
         out.push(".env holds a password, and every user of this machine may read it; chmod o-r ends that".into());
     }
     let plain = value_of(input, "--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("PLAIN"));

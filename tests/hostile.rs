@@ -5,6 +5,8 @@
 mod deep;
 #[path = "hostile/memory.rs"]
 mod memory;
+#[path = "hostile/seqs.rs"]
+mod seqs;
 mod support;
 
 use std::collections::BTreeMap;

@@ -296,7 +296,7 @@ fn schedule(seed: u64) {
                 source,
                 ordinal,
                 work: Work::Notice { name: "scripted", message: String::new() },
-                position: Some(Position::Relay(RelayPosition { seq: ordinal + 1, time_ms: 0 })),
+                position: Some(Position::Relay(RelayPosition { seq: ordinal + 1, time_ms: 0 }, ordinal + 1)),
                 received: Instant::now(),
                 cost: 2_000,
                 room: 0,

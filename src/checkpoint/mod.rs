@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Where upstream stands once everything up to here is acknowledged.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Position {
-    Relay(RelayPosition),
+    /// What is saved, and the last seq that was read: it is ahead while nothing has confirmed it.
+    Relay(RelayPosition, u64),
     Tap(TapPosition),
     Ozone(OzonePosition),
 }
@@ -19,16 +20,16 @@ impl Position {
     /// Time of the newest event up to here, in milliseconds since 1970; 0 when unknown.
     pub fn time_ms(&self) -> i64 {
         match self {
-            Position::Relay(p) => p.time_ms,
+            Position::Relay(p, _) => p.time_ms,
             Position::Tap(p) => p.time_ms,
             Position::Ozone(p) => p.high_water_ms,
         }
     }
 
-    /// The seq, where upstream has one.
+    /// The last seq up to here, where upstream has one.
     pub fn seq(&self) -> Option<u64> {
         match self {
-            Position::Relay(p) => Some(p.seq),
+            Position::Relay(_, reached) => Some(*reached),
             Position::Tap(_) | Position::Ozone(_) => None,
         }
     }
@@ -36,7 +37,7 @@ impl Position {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         match self {
-            Position::Relay(_) => 0,
+            Position::Relay(..) => 0,
             Position::Tap(p) => p.messages * size_of::<u64>(),
             Position::Ozone(p) => p.window.len() * size_of::<(i64, u64)>(),
         }
@@ -45,7 +46,7 @@ impl Position {
     /// Notes the time of an event.
     pub fn saw_time(&mut self, ms: i64) {
         match self {
-            Position::Relay(p) => p.time_ms = ms,
+            Position::Relay(p, _) => p.time_ms = ms,
             Position::Tap(p) => p.time_ms = ms,
             Position::Ozone(_) => {}
         }

@@ -209,7 +209,7 @@ impl Checkpointer {
             }
             self.health.saving(Some(Instant::now()));
             let result = match &position {
-                Position::Relay(relay) => file.save(relay),
+                Position::Relay(relay, _) => file.save(relay),
                 Position::Ozone(ozone) => file.save(ozone),
                 Position::Tap(_) => Ok(()),
             };
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn at(seq: u64) -> Position {
-        Position::Relay(RelayPosition { seq, time_ms: 0 })
+        Position::Relay(RelayPosition { seq, time_ms: 0 }, seq)
     }
 
     #[test]

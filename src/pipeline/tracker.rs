@@ -60,7 +60,7 @@ mod tests {
     fn pending(records: usize, seq: u64) -> Pending {
         Pending {
             unacknowledged: records,
-            position: Some(Position::Relay(RelayPosition { seq, time_ms: 0 })),
+            position: Some(Position::Relay(RelayPosition { seq, time_ms: 0 }, seq)),
             received: Instant::now(),
             frames: 1,
             cost: 1,

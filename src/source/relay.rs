@@ -4,11 +4,11 @@
 //! that it asks for, and the detection of gaps. Nothing else.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
-use super::resume::{Gap, Resume, Verdict};
+use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
 use super::socket::{ConnectError, Event, Socket};
 use super::{Host, Start};
 use crate::atproto::frame::{self, ErrorBody, Kind};
@@ -17,6 +17,10 @@ use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
+/// How long the first frame of a live start waits for a second one that agrees with its seq.
+const AGREE: Duration = Duration::from_secs(1);
+/// Between two reports of jumps inside a connection: PDSes leave out many seqs.
+const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 const MAX_MESSAGE: usize = 5_500_000;
 /// Behind a message over the limit: between attempts to get past it.
@@ -35,8 +39,13 @@ pub struct Relay<I> {
     link: Link,
     resume: Resume,
     frames: Frames,
-    /// The last seq in `frames`.
-    seq: Option<u64>,
+    /// Where upstream stands behind `frames`: what to save, and the last seq in them.
+    position: Option<(u64, u64)>,
+    /// The first frame of a live start, which waits in `frames` for a second one: its seq, and since when.
+    alone: Option<(u64, Instant)>,
+    /// When a jump inside a connection was last reported, and how many were only counted since.
+    said_seq_gap: Option<Instant>,
+    unsaid_seq_gaps: u64,
     /// New frames of this connection.
     fresh: u64,
     /// How many seqs to ask beyond the cursor, to get past a message over the limit.
@@ -50,8 +59,9 @@ pub struct Relay<I> {
     found_past: Option<u64>,
 }
 
-fn position(seq: u64) -> Position {
-    Position::Relay(RelayPosition { seq, time_ms: 0 })
+/// `saved` is what a restart goes on behind, `reached` the last seq read.
+fn position((saved, reached): (u64, u64)) -> Position {
+    Position::Relay(RelayPosition { seq: saved, time_ms: 0 }, reached)
 }
 
 impl<I: Intake> Relay<I> {
@@ -83,7 +93,10 @@ impl<I: Intake> Relay<I> {
             link,
             resume,
             frames: Frames::default(),
-            seq: None,
+            position: None,
+            alone: None,
+            said_seq_gap: None,
+            unsaid_seq_gaps: 0,
             fresh: 0,
             past: 0,
             past_attempts: 0,
@@ -163,10 +176,11 @@ impl<I: Intake> Relay<I> {
                 Event::Binary(bytes) => self.binary(&bytes),
                 Event::Text(text) => self.keep(text.as_bytes(), Seen::Text, None).map_err(Ended::from),
                 Event::Control => Ok(()),
-                Event::Nothing => match self.hand_over() {
+                Event::Nothing => match self.nothing_more() {
                     Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
                     Ok(()) => {
-                        socket.wait(LOOK_UP, None);
+                        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
+                        socket.wait(longest.min(LOOK_UP), None);
                         socket.tick().map_err(Ended::Lost)
                     }
                     Err(Stopped) => Err(Ended::Stopped),
@@ -220,10 +234,8 @@ impl<I: Intake> Relay<I> {
         let Some(seq) = frame::seq(&bytes[body..]) else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
-        if self.resume.last() == 0 && self.start == Start::Live {
-            // From now on nothing may be lost: without this a kill before the first save would start live again.
-            self.intake.begin(position(seq - 1))?;
-        }
+        let begins = self.resume.last() == 0 && self.start == Start::Live;
+        self.release(Some(seq))?;
         match self.resume.judge(seq) {
             Verdict::Repeat => {
                 self.link.metrics.received_frames.inc();
@@ -239,13 +251,49 @@ impl<I: Intake> Relay<I> {
             self.forget_past();
         }
         self.fresh += 1;
-        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some(seq))?)
+        if begins {
+            // It waits alone: what came before it does not.
+            self.hand_over()?;
+            self.alone = Some((seq, Instant::now()));
+        }
+        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some((self.resume.cursor(), seq)))?)
     }
 
-    /// Says a gap in the log, the metric, and an `info` event.
-    fn gap(&mut self, gap: Gap) -> Result<(), Stopped> {
-        log::warn!("{}: {}: {}", self.host.name, gap.kind, gap.message);
+    /// Nothing is there to be read now: what was read goes on, but for a first frame that waits for a second one.
+    fn nothing_more(&mut self) -> Result<(), Stopped> {
+        match self.alone {
+            Some((_, since)) if since.elapsed() < AGREE && !self.intake.stopped() => Ok(()),
+            _ => self.hand_over(),
+        }
+    }
+
+    /// Ends the wait of a live start's first frame. From now on nothing may be lost: without a position, a kill before
+    /// the first save would start live again. Where the two frames do not agree, one of them is wrong, and the lower seq
+    /// counts.
+    fn release(&mut self, second: Option<u64>) -> Result<(), Stopped> {
+        let Some((first, _)) = self.alone.take() else { return Ok(()) };
+        self.resume.settle();
+        let lowest = second.map_or(first, |second| second.min(first)) - 1;
+        let agreed = second.is_none_or(|second| second >= first && second - first <= JUMP);
+        self.position = Some((if agreed { first } else { lowest }, first));
+        self.intake.begin(position((lowest, lowest)))
+    }
+
+    /// Says a gap in the metric, the log, and an `info` event.
+    fn gap(&mut self, mut gap: Gap) -> Result<(), Stopped> {
         self.link.metrics.gap(gap.kind);
+        if gap.kind == SEQ_GAP {
+            if self.said_seq_gap.is_some_and(|said| said.elapsed() < SAY_SEQ_GAP) {
+                self.unsaid_seq_gaps += 1;
+                return Ok(());
+            }
+            self.said_seq_gap = Some(Instant::now());
+            match std::mem::take(&mut self.unsaid_seq_gaps) {
+                0 => {}
+                n => gap.message.push_str(&format!(" (and {n} more of this kind before, only counted)")),
+            }
+        }
+        log::warn!("{}: {}: {}", self.host.name, gap.kind, gap.message);
         self.hand_over()?;
         self.intake.put(Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) }, None)
     }
@@ -288,24 +336,25 @@ impl<I: Intake> Relay<I> {
         }
     }
 
-    /// Adds a message to the next hand-over.
-    fn keep(&mut self, bytes: &[u8], seen: Seen, seq: Option<u64>) -> Result<(), Stopped> {
+    /// Adds a message to the next hand-over. `position` is what it is then, where it has a seq.
+    fn keep(&mut self, bytes: &[u8], seen: Seen, position: Option<(u64, u64)>) -> Result<(), Stopped> {
         if !self.frames.has_room(bytes.len()) {
             self.hand_over()?;
         }
         self.frames.push(bytes, seen);
-        self.seq = seq.or(self.seq);
+        self.position = position.or(self.position);
         if self.frames.is_full() { self.hand_over() } else { Ok(()) }
     }
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
+        self.release(None)?;
         let Some(frames) = self.frames.take() else { return Ok(()) };
         self.link.received(&frames);
-        let seq = self.seq.take();
-        if let Some(seq) = seq {
+        let reached = self.position.take();
+        if let Some((_, seq)) = reached {
             self.link.gauges.last_seq_received.set(seq as i64);
         }
-        self.intake.put(Work::Frames(frames), seq.map(position))
+        self.intake.put(Work::Frames(frames), reached.map(position))
     }
 }
 

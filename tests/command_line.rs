@@ -353,6 +353,7 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--bootstrap-servers b:0 --output-topic t", vec!["--bootstrap-servers", "\"b:0\"", "host:port"]),
             ("--bootstrap-servers b:70000 --output-topic t", vec!["--bootstrap-servers", "\"b:70000\"", "host:port"]),
             ("--bootstrap-servers b:9092,c --output-topic t", vec!["--bootstrap-servers", "\"c\"", "host:port"]),
+            ("--bootstrap-servers kafka://b --output-topic t", vec!["\"kafka://b\"", "host:port", "write b:9092"]),
             ("--bootstrap-servers b:9092 --output-topic a/b", vec!["--output-topic", "\"a/b\"", "249"]),
             ("--bootstrap-servers b:9092 --output-topic ..", vec!["--output-topic", "\"..\"", "249"]),
             ("--bootstrap-servers b:9092 --output-topic=", vec!["--output-topic", "empty"]),
@@ -645,7 +646,8 @@ fn passwords_never_get_into_the_log() {
         all.extend(args);
         let mut bridge = Bridge::start_with(&all, env);
         bridge.wait("it says what is wrong, at length", SOON, |b| {
-            b.log().iter().any(|l| l.contains(" WARN ") && l.contains("kafka")) && b.log_contains(" DEBUG librdkafka")
+            b.log().iter().any(|l| l.contains(" WARN ") && l.contains("output: "))
+                && b.log_contains(" DEBUG librdkafka")
         });
         std::thread::sleep(Duration::from_millis(500));
         let pages: Vec<String> = ["/metrics", "/readyz"].iter().filter_map(|p| Some(bridge.get(p)?.1)).collect();

@@ -213,51 +213,6 @@ fn tls_and_sasl_in_every_form() {
     }
 }
 
-/// What cannot connect: it says why, stays, is not ready, and stops in order.
-fn never_connects(broker: &str, args: &[&str], words: &[&str]) {
-    let (relay, mut bridge) = start(events(3), broker, &unique("refused"), args, &[]);
-    let says = |text: &str| words.iter().any(|w| text.to_lowercase().contains(w));
-    bridge.wait(&format!("the log says one of {words:?}"), SOON, |b| {
-        b.log().iter().any(|l| (l.contains(" WARN ") || l.contains(" ERROR ")) && says(l))
-    });
-    bridge.wait(&format!("/readyz says one of {words:?}"), SOON, |b| {
-        b.get("/readyz").is_some_and(|(status, body)| status == 503 && says(&body))
-    });
-    assert_eq!(bridge.get("/healthz").map(|(s, _)| s), Some(200), "it stays, and goes on trying");
-    let lines = bridge.log().len();
-    bridge.wait("it tries again", SOON, |b| b.log().len() > lines);
-    assert!(bridge.log().len() < 60, "once a period, not each time:\n{}", bridge.log().join("\n"));
-    assert_eq!(bridge.metric("atkafka_produced_events{status=\"ok\"}"), 0.0);
-    assert!(bridge.metric("atkafka_kafka_errors") >= 1.0);
-    bridge.signal("KILL");
-    bridge.end(SOON);
-    drop(relay);
-}
-
-#[test]
-fn a_wrong_password_is_told_and_tried_again() {
-    let Some(sasl) = broker(SASL) else { return };
-    let wrong = ["--sasl-username", USER, "--sasl-password", "not-the-one"];
-    let words = ["authentication", "password", "credentials"];
-    std::thread::scope(|s| {
-        for name in ["PLAIN", "SCRAM-SHA-512"] {
-            let (sasl, args) = (&sasl, [&["--sasl-mechanism", name][..], &wrong].concat());
-            s.spawn(move || never_connects(sasl, &args, &words));
-        }
-    });
-}
-
-#[test]
-fn an_untrusted_certificate_and_a_missing_tls_are_told_and_tried_again() {
-    let Some(ssl) = broker(SSL) else { return };
-    std::thread::scope(|s| {
-        // The broker's CA is not among the system's.
-        s.spawn(|| never_connects(&ssl, &["--tls"], &["certificate", "ssl"]));
-        // A broker that wants TLS, and a client that does not speak it: it only closes the connection.
-        s.spawn(|| never_connects(&ssl, &[], &["no answer from"]));
-    });
-}
-
 // --- topics -------------------------------------------------------------------------------------
 
 #[test]

@@ -387,10 +387,7 @@ fn lines_only(f: &flags::Writing) -> Checked<Output> {
 
 fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     for server in &servers {
-        let port = server.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>()));
-        if !matches!(port, Some(Ok(1..))) {
-            return Err(invalid("--bootstrap-servers", server, "host:port, several with commas"));
-        }
+        values::server(server)?;
     }
     let topic = |flag, name: &Option<String>| match name {
         Some(name) if is_topic(name) => Ok(Some(name.clone())),
@@ -547,7 +544,19 @@ mod tests {
             (&format!("{base} --workers 0"), vec!["--workers", "1 to 256"]),
             (&format!("{base} --sasl-username u"), vec!["--sasl-mechanism"]),
             (&format!("{base} --metrics-listen-address 9"), vec!["--metrics-listen-address", "0.0.0.0:6009"]),
-            ("firehose relay --bootstrap-servers b --output-topic t", vec!["--bootstrap-servers", "host:port"]),
+            ("firehose relay --bootstrap-servers b --output-topic t", vec!["--bootstrap-servers", "write b:9092"]),
+            ("firehose relay --bootstrap-servers kafka://b --output-topic t", vec!["no URL", "write b:9092"]),
+            ("firehose relay --bootstrap-servers http://b:1/ --output-topic t", vec!["no URL", "write b:1"]),
+            (
+                "firehose relay --bootstrap-servers SASL_SSL://b:1 --output-topic t",
+                vec!["b:1 with --tls and --sasl-mech"],
+            ),
+            ("firehose relay --bootstrap-servers ssl://b:1 --output-topic t", vec!["write b:1 with --tls"]),
+            ("firehose relay --bootstrap-servers u:p@b:1 --output-topic t", vec!["***@b:1", "--sasl-username"]),
+            ("firehose relay --bootstrap-servers kafka://u:p@b:1 --output-topic t", vec!["***@b:1", "--sasl-username"]),
+            ("firehose relay --bootstrap-servers b:0 --output-topic t", vec!["1 to 65535"]),
+            ("firehose relay --bootstrap-servers :9092 --output-topic t", vec!["host:port"]),
+            ("firehose relay --bootstrap-servers ::1 --output-topic t", vec!["[::1]:9092"]),
             ("firehose relay --bootstrap-servers b:1 --output-topic a/b", vec!["--output-topic", "\"a/b\""]),
             ("firehose relay --watched-dids @/nowhere", vec!["--watched-dids", "/nowhere"]),
             ("firehose relay --relay-host ws://a --relay-host http://a", vec!["twice"]),

@@ -52,6 +52,44 @@ pub(super) fn list(given: &[String]) -> Vec<String> {
     given.iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).map(str::to_string).collect()
 }
 
+/// One of `--bootstrap-servers`: `host:port`. What people write instead is answered with what to write.
+pub(super) fn server(text: &str) -> Checked<()> {
+    let wrong = |allowed: String| Err(invalid("--bootstrap-servers", text, &allowed));
+    let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
+    let rest = rest.split('/').next().unwrap_or_default();
+    if rest.contains('@') {
+        return wrong("host:port, without a user: that is --sasl-username".into());
+    }
+    // More than one colon without brackets: an IPv6 address, and where it ends nobody can tell.
+    if !rest.starts_with('[') && rest.matches(':').count() > 1 {
+        return wrong("host:port, an IPv6 address in brackets, such as [::1]:9092".into());
+    }
+    let (host, port) = match rest.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (rest, None),
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return wrong("host:port, several with commas".into());
+    }
+    if let Some(scheme) = scheme {
+        // As brokers name their listeners.
+        let flags = match scheme.to_ascii_uppercase().as_str() {
+            "SSL" => " with --tls",
+            "SASL_SSL" => " with --tls and --sasl-mechanism",
+            "SASL_PLAINTEXT" => " with --sasl-mechanism",
+            _ => "",
+        };
+        // What is no number may be a password, cut off at a comma.
+        let port = port.and_then(|port| port.parse::<u16>().ok()).unwrap_or(9092);
+        return wrong(format!("host:port and no URL: write {host}:{port}{flags}"));
+    }
+    match port.map(str::parse::<u16>) {
+        Some(Ok(1..)) => Ok(()),
+        Some(_) => wrong("host:port, the port a number from 1 to 65535".into()),
+        None => wrong(format!("host:port: write {host}:9092, or the port that the broker has")),
+    }
+}
+
 /// `--kafka-config`: pairs with commas between. A piece without `=` belongs to the value before it.
 pub(super) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
     let mut out: Vec<(String, String)> = Vec::new();

@@ -4,8 +4,6 @@
 //! that got lost the batch is sent again. Its own partitioner differs from everybody's: the partition is given here.
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,10 +12,13 @@ use kafka::client::{Compression, KafkaClient, RequiredAcks};
 use kafka::error::KafkaCode;
 use kafka::producer::{Producer, Record};
 
+use super::complaint::Complaint;
+use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
-use super::{Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict};
+use super::{
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, probe,
+};
 use crate::dead_letter::Reason;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Bytes and records of one request.
@@ -27,13 +28,12 @@ const REQUEST_RECORDS: usize = 10_000;
 const WAITING_BYTES: usize = 16 << 20;
 /// Between two attempts after an error.
 const RETRY: Duration = Duration::from_secs(1);
-/// Connecting and one answer of the version check.
-const ASK: Duration = Duration::from_secs(5);
 /// The broker's default of `max.message.bytes`; version 0 of the protocol has no way to ask.
 const MAX_MESSAGE: usize = 1_048_588;
 
 pub struct KafkaSink {
     options: Kafka,
+    client: Client,
     metrics: Arc<Metrics>,
     producer: Option<Producer>,
     waiting: VecDeque<Waiting>,
@@ -42,9 +42,7 @@ pub struct KafkaSink {
     not_before: Option<Instant>,
     /// So many records go one to a request: among them is one that is too large. The others keep their places.
     one_by_one: usize,
-    errors: Periodic,
-    /// The error since which nothing went through.
-    complaint: Option<String>,
+    complaint: Complaint,
     unkeyed: u32,
 }
 
@@ -62,6 +60,7 @@ impl Waiting {
 impl KafkaSink {
     pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Self {
         KafkaSink {
+            client: Client::of(&options),
             options,
             metrics,
             producer: None,
@@ -70,8 +69,7 @@ impl KafkaSink {
             done: Vec::new(),
             not_before: None,
             one_by_one: 0,
-            errors: Periodic::new(1),
-            complaint: None,
+            complaint: Complaint::default(),
             unkeyed: 0,
         }
     }
@@ -114,6 +112,17 @@ impl KafkaSink {
             .with_required_acks(RequiredAcks::All)
             .create()
             .map_err(|e| e.to_string())
+    }
+
+    /// Why `error` came, where the brokers' ports tell.
+    fn why(&self, error: String) -> String {
+        let mut brokers: Vec<String> = Vec::new();
+        if let Some(producer) = &self.producer {
+            for topic in producer.client().topics() {
+                brokers.extend(topic.partitions().iter().filter_map(|p| Some(p.leader()?.host().to_string())));
+            }
+        }
+        diagnosis::of(&self.client, &[], &brokers).unwrap_or(error)
     }
 
     /// Sends what fits one request. `Ok(false)` when nothing waits.
@@ -212,22 +221,21 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     fn prepare(&mut self) -> Result<(), NotReady> {
-        let mut unreachable = String::new();
         for server in &self.options.servers {
             match least_fetch_version(server) {
-                Ok(0) => {
-                    self.producer = Some(self.connect().map_err(NotReady::Yet)?);
+                Some(0) => {
+                    self.producer = Some(self.connect().map_err(|e| NotReady::Yet(self.why(e)))?);
                     return Ok(());
                 }
-                Ok(least) => {
+                Some(least) => {
                     return Err(NotReady::Ever(format!(
                         "{server} is Kafka 4 or later (its Fetch begins at version {least}), the kafka crate speaks version 0 of each request: use --kafka-client librdkafka"
                     )));
                 }
-                Err(e) => unreachable = format!("{server}: {e}"),
+                None => {}
             }
         }
-        Err(NotReady::Yet(unreachable))
+        Err(NotReady::Yet(self.why(format!("no answer from {}", self.options.servers.join(",")))))
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
@@ -261,15 +269,21 @@ impl Sink for KafkaSink {
         self.not_before = None;
         loop {
             match self.request() {
-                Ok(true) => self.complaint = None,
+                Ok(true) => {
+                    if self.complaint.delivered() {
+                        log::info!("kafka: records are delivered again");
+                    }
+                }
                 Ok(false) => return Ok(()),
                 Err(e) => {
+                    self.metrics.kafka_errors.inc();
+                    let line = self.why(e);
                     // After an error this client fails for ever: a new one is made.
                     self.producer = None;
                     self.not_before = Some(Instant::now() + RETRY);
-                    self.metrics.kafka_errors.inc();
-                    self.complaint = Some(e.clone());
-                    self.errors.warn(&format!("kafka: {e}; it is tried again until it works"));
+                    if self.complaint.cause(&line) {
+                        log::warn!("kafka: {line} (it is tried again until it works)");
+                    }
                     return Ok(());
                 }
             }
@@ -280,8 +294,8 @@ impl Sink for KafkaSink {
         false
     }
 
-    fn complaint(&self) -> Option<String> {
-        self.complaint.clone()
+    fn complaint(&mut self) -> Option<String> {
+        self.complaint.current().map(str::to_string)
     }
 
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
@@ -307,36 +321,13 @@ fn refused(code: KafkaCode) -> Option<Reason> {
     }
 }
 
-/// The oldest version of Fetch that the broker takes, by an ApiVersions request (version 0) made by hand: the crate has
-/// none, and Kafka 4 only closes the connection on what the crate sends. Of Produce a broker of Kafka 4 says 0, though it
-/// takes 3 at least (a courtesy to old clients, measured); Fetch rose to 4 with the same removal (KIP-896).
-fn least_fetch_version(server: &str) -> Result<i16, String> {
-    const API_VERSIONS: u16 = 18;
+/// The oldest version of Fetch that the broker takes: the crate cannot ask, and Kafka 4 only closes the connection on what
+/// the crate sends. Of Produce a broker of Kafka 4 says 0, though it takes 3 at least (a courtesy to old clients, measured);
+/// Fetch rose to 4 with the same removal (KIP-896). `None` where nothing answers as Kafka does.
+fn least_fetch_version(server: &str) -> Option<i16> {
     const FETCH: i16 = 1;
-    let text = |e: std::io::Error| e.to_string();
-    let address = server.to_socket_addrs().map_err(text)?.next().ok_or("no address")?;
-    let mut socket = TcpStream::connect_timeout(&address, ASK).map_err(text)?;
-    socket.set_read_timeout(Some(ASK)).map_err(text)?;
-    let mut request = vec![0, 0, 0, 17];
-    request.extend(API_VERSIONS.to_be_bytes());
-    request.extend([0, 0, 0, 0, 0, 1, 0, 7]);
-    request.extend(b"atkafka");
-    socket.write_all(&request).map_err(text)?;
-    let mut size = [0; 4];
-    socket.read_exact(&mut size).map_err(text)?;
-    let size = u32::from_be_bytes(size) as usize;
-    if size > 1 << 16 {
-        return Err("the answer is not one of Kafka".into());
-    }
-    let mut answer = vec![0; size];
-    socket.read_exact(&mut answer).map_err(text)?;
-    // correlation id, error, count, then (key, min, max) each
-    let entries = answer.get(10..).ok_or("the answer is too short")?;
-    entries
-        .chunks_exact(6)
-        .find(|e| i16::from_be_bytes([e[0], e[1]]) == FETCH)
-        .map(|e| i16::from_be_bytes([e[2], e[3]]))
-        .ok_or_else(|| "the broker does not name Fetch".into())
+    let versions = probe::api_versions(&mut probe::connect(server).ok()?).ok()?;
+    versions.iter().find(|(key, ..)| *key == FETCH).map(|(_, oldest, _)| *oldest)
 }
 
 /// Kafka's own hash of keys (murmur2 with seed 0x9747b28c), as Java's default partitioner has it.

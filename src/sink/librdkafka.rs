@@ -1,6 +1,7 @@
 //! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
 
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,12 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{Message, Timestamp};
 
+use super::complaint::Complaint;
+use super::diagnosis::{self, Client, Words};
 use super::kafka_options::Kafka;
 use super::{Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict};
 use crate::dead_letter::Reason;
@@ -21,6 +25,12 @@ use crate::metrics::Metrics;
 
 /// How long one question to the brokers may take.
 const ASK: Duration = Duration::from_secs(5);
+/// By then it is mostly clear whether a broker can be reached at all.
+const FIRST_ASK: Duration = Duration::from_secs(1);
+/// An error that librdkafka does not explain, and that did not pass by then, is looked into.
+const LOOK_INTO: Duration = Duration::from_secs(5);
+/// Lines of librdkafka that are kept for that.
+const WORDS: usize = 32;
 /// One call that serves callbacks.
 const SERVE: Duration = Duration::from_secs(5);
 /// Between two questions for the limit of a topic that takes less than a record has.
@@ -38,6 +48,7 @@ const BATCH: usize = 1_000_000;
 
 pub struct Librdkafka {
     options: Kafka,
+    client: Arc<Client>,
     config: ClientConfig,
     metrics: Arc<Metrics>,
     ready: (Sender<()>, Receiver<()>),
@@ -60,12 +71,50 @@ struct Open {
 #[derive(Default)]
 struct Shared {
     done: Mutex<Vec<Delivery>>,
-    /// The newest error, for `/readyz`.
-    last_error: Mutex<String>,
+    /// What librdkafka said since the last success.
+    words: Mutex<Vec<Words>>,
+    complaint: Mutex<Complaint>,
+    /// Something is in one of the two.
+    troubled: AtomicBool,
+}
+
+impl Shared {
+    fn keep(&self, words: Words) {
+        let mut all = locked(&self.words);
+        if all.len() == WORDS {
+            all.remove(0);
+        }
+        all.push(words);
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
+    fn delivered(&self) {
+        if self.troubled.swap(false, Ordering::Relaxed) {
+            locked(&self.words).clear();
+            if locked(&self.complaint).delivered() {
+                log::info!("kafka: records are delivered again");
+            }
+        }
+    }
+
+    fn complain(&self, line: &str) {
+        self.troubled.store(true, Ordering::Relaxed);
+        if locked(&self.complaint).cause(line) {
+            log::warn!("kafka: {line} (it is tried again until it works)");
+        }
+    }
+
+    /// The newest words, without the time that they took.
+    fn last_words(&self) -> Option<String> {
+        locked(&self.words).last().map(Words::to_string)
+    }
 }
 
 struct Context {
     shared: Arc<Shared>,
+    client: Arc<Client>,
+    /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
+    runs: bool,
     ready: Sender<()>,
     metrics: Arc<Metrics>,
     errors: Arc<Periodic>,
@@ -78,10 +127,21 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Context {
+    /// An error. What is about a broker is kept, until it is clear what it means; the rest is said.
     fn report(&self, error: &str) {
         self.metrics.kafka_errors.inc();
-        *locked(&self.shared.last_error) = error.to_string();
-        self.errors.warn(&format!("kafka: {error}; it is tried again until it works"));
+        let Some(words) = Words::read(error) else {
+            self.errors.warn(&format!("kafka: {error} (it is tried again until it works)"));
+            return;
+        };
+        log::debug!("librdkafka: {error}");
+        if self.runs {
+            match diagnosis::while_running(&self.client, &words) {
+                Some(line) => self.shared.complain(&line),
+                None => locked(&self.shared.complaint).begin(),
+            }
+        }
+        self.shared.keep(words);
     }
 }
 
@@ -94,20 +154,27 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error
-            | RDKafkaLogLevel::Warning => {
-                self.report(message);
+            | RDKafkaLogLevel::Warning => self.report(message),
+            _ => {
+                log::debug!("librdkafka {facility}: {message}");
+                // A connection that the broker closed is no error to librdkafka, and often all that there is.
+                if facility == "FAIL"
+                    && let Some(words) = Words::read(message)
+                {
+                    self.shared.keep(words);
+                }
             }
-            _ => log::debug!("librdkafka {facility}: {message}"),
         }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // It follows each failed attempt and says nothing of why: the reason came before it.
-        let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-        if all_down && !locked(&self.shared.last_error).is_empty() {
-            return;
+        match error.rdkafka_error_code() {
+            // It follows each failed attempt and says nothing of why: the reason came before it.
+            Some(RDKafkaErrorCode::AllBrokersDown) => log::debug!("librdkafka: {error}: {reason}"),
+            // Its reason begins with the broker's name, as a line of the log does.
+            _ if Words::read(reason).is_some() => self.report(reason),
+            _ => self.report(&format!("{error}: {reason}")),
         }
-        self.report(&format!("{error}: {reason}"));
     }
 }
 
@@ -116,7 +183,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, token: Token) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.shared.delivered();
+                Ok(())
+            }
             Err((error, message)) => {
                 let headers = message.headers().into_iter().flat_map(|h| h.iter());
                 let record = Returned {
@@ -175,6 +245,7 @@ impl Librdkafka {
         }
         config.create_native_config().map_err(refused)?;
         Ok(Librdkafka {
+            client: Arc::new(Client::of(&options)),
             options,
             config,
             metrics,
@@ -185,9 +256,11 @@ impl Librdkafka {
         })
     }
 
-    fn context(&self) -> Context {
+    fn context(&self, runs: bool) -> Context {
         Context {
             shared: self.shared.clone(),
+            client: self.client.clone(),
+            runs,
             ready: self.ready.0.clone(),
             metrics: self.metrics.clone(),
             errors: self.errors.clone(),
@@ -195,10 +268,32 @@ impl Librdkafka {
         }
     }
 
-    /// `error`, with the newest reason that the client logged.
-    fn yet(&self, error: impl std::fmt::Display) -> NotReady {
-        let last = locked(&self.shared.last_error);
-        NotReady::Yet(if last.is_empty() { error.to_string() } else { format!("{error} ({last})") })
+    /// Why `error` came: by its cause, where that can be found, else with the newest that the client said. `brokers`: the
+    /// addresses that an answer named, if there was one.
+    fn yet(&self, error: &str, brokers: &[String]) -> NotReady {
+        let words = locked(&self.shared.words).clone();
+        NotReady::Yet(diagnosis::of(&self.client, &words, brokers).unwrap_or_else(|| match self.shared.last_words() {
+            None => error.into(),
+            Some(last) => format!("{error} ({last})"),
+        }))
+    }
+
+    /// What the brokers say of themselves and their topics.
+    fn metadata(&self, probe: &BaseProducer<Context>) -> Result<Metadata, NotReady> {
+        let mut error = None;
+        for patience in [FIRST_ASK, ASK] {
+            match probe.client().fetch_metadata(None, patience) {
+                Ok(metadata) => return Ok(metadata),
+                Err(e) => error = Some(e),
+            }
+            // Logs and errors wait in the main queue, which only this empties; the admin client never does.
+            probe.poll(Duration::from_millis(50));
+            if diagnosis::is_sure(&self.client, &locked(&self.shared.words)) {
+                break;
+            }
+        }
+        let error = error.map(|e| e.to_string()).unwrap_or_default();
+        Err(self.yet(&format!("no answer from {}: {error}", self.options.servers.join(",")), &[]))
     }
 
     /// The topic's `max.message.bytes`, after making the topic where it is absent and may be made.
@@ -208,30 +303,38 @@ impl Librdkafka {
         admin: &AdminClient<AdminContext>,
         name: &str,
     ) -> Result<usize, NotReady> {
-        let metadata = probe.client().fetch_metadata(None, ASK).map_err(|e| {
-            // Logs and errors wait in the main queue, which only this empties; the admin client never does.
-            probe.poll(Duration::from_millis(50));
-            self.yet(format!("no answer from {}: {e}", self.options.servers.join(",")))
-        })?;
+        let metadata = self.metadata(probe)?;
+        let brokers: Vec<String> = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
         if !metadata.topics().iter().any(|t| t.name() == name) {
-            self.create(admin, name)?;
+            self.create(admin, name, &brokers)?;
         }
-        Ok(limit(admin, name).unwrap_or_else(|why| {
-            log::warn!(
-                "the max.message.bytes of topic {name} cannot be read ({why}): records of any size are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know it"
-            );
-            CLIENT_MAX_MESSAGE
-        }))
+        match limit(admin, name) {
+            Ok(max) => Ok(max),
+            Err(why) => {
+                // Where nobody answered, it may be that no broker can be reached at the address that it goes by.
+                let words = locked(&self.shared.words).clone();
+                if why.is_silence
+                    && let Some(line) = diagnosis::of(&self.client, &words, &brokers)
+                {
+                    return Err(NotReady::Yet(line));
+                }
+                log::warn!(
+                    "the max.message.bytes of topic {name} cannot be read ({}): records of any size are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know it",
+                    why.text
+                );
+                Ok(CLIENT_MAX_MESSAGE)
+            }
+        }
     }
 
     /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
     /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
     fn limit_now(&self, name: &str) -> Option<usize> {
-        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).ok()?;
+        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
         limit(&admin, name).ok()
     }
 
-    fn create(&self, admin: &AdminClient<AdminContext>, name: &str) -> Result<(), NotReady> {
+    fn create(&self, admin: &AdminClient<AdminContext>, name: &str, brokers: &[String]) -> Result<(), NotReady> {
         let new = &self.options.new_topic;
         if !new.create {
             return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
@@ -240,7 +343,8 @@ impl Librdkafka {
             NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)))
                 .set("max.message.bytes", CREATED_MAX_MESSAGE);
         let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
-        let answer = pollster::block_on(admin.create_topics([&topic], &options)).map_err(|e| self.yet(e))?;
+        let answer = pollster::block_on(admin.create_topics([&topic], &options))
+            .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), brokers))?;
         match answer.into_iter().next() {
             Some(Ok(_)) => {
                 log::info!("topic {name} created");
@@ -255,14 +359,23 @@ impl Librdkafka {
     }
 }
 
-/// The topic's `max.message.bytes`, or why it cannot be read.
-fn limit(admin: &AdminClient<AdminContext>, topic: &str) -> Result<usize, String> {
+/// Why the limit of a topic cannot be read.
+struct Unknown {
+    text: String,
+    /// No broker answered.
+    is_silence: bool,
+}
+
+/// The topic's `max.message.bytes`.
+fn limit(admin: &AdminClient<AdminContext>, topic: &str) -> Result<usize, Unknown> {
+    let said = |text: String| Unknown { text, is_silence: false };
     let options = AdminOptions::new().request_timeout(Some(ASK));
     let answers = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| e.to_string())?;
-    let resource = answers.into_iter().next().ok_or("no answer")?.map_err(|code| code.to_string())?;
+        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
+    let resource =
+        answers.into_iter().next().ok_or_else(|| said("no answer".into()))?.map_err(|code| said(code.to_string()))?;
     let value = resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
-    value.ok_or_else(|| "the answer does not name it".into())
+    value.ok_or_else(|| said("the answer does not name it".into()))
 }
 
 /// Callbacks of the admin client: they only keep the newest error.
@@ -353,9 +466,11 @@ fn config(options: &Kafka) -> ClientConfig {
 impl Sink for Librdkafka {
     fn prepare(&mut self) -> Result<(), NotReady> {
         let ever = |e: KafkaError| NotReady::Ever(e.to_string());
-        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context())).map_err(ever)?;
+        locked(&self.shared.words).clear();
+        let admin =
+            AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
         let probe: BaseProducer<Context> =
-            BaseProducer::from_config_and_context(&self.config, self.context()).map_err(ever)?;
+            BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
         let max_event = self.topic(&probe, &admin, &self.options.topic)?;
         let max_dead_letter = match &self.options.dead_letter_topic {
             Some(name) => self.topic(&probe, &admin, name)?,
@@ -367,7 +482,7 @@ impl Sink for Librdkafka {
         if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
-        let producer = BaseProducer::from_config_and_context(&config, self.context()).map_err(ever)?;
+        let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
         // The metadata of above has it; very old brokers have none.
         let cluster = probe.client().fetch_cluster_id(ASK);
         self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, asked: None, cluster });
@@ -429,6 +544,12 @@ impl Sink for Librdkafka {
         Ok(())
     }
 
+    fn complaint(&mut self) -> Option<String> {
+        // What nobody waits for is no reason not to be ready.
+        self.open.as_ref().filter(|open| open.producer.in_flight_count() > 0)?;
+        locked(&self.shared.complaint).current().map(str::to_string)
+    }
+
     fn broken(&self) -> bool {
         self.open.as_ref().is_some_and(Open::is_broken)
     }
@@ -448,11 +569,19 @@ impl Sink for Librdkafka {
 
     fn background(&self) -> Option<Background> {
         let producer = self.open.as_ref()?.producer.clone();
+        let (shared, client) = (self.shared.clone(), self.client.clone());
         // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
         // calls would cost an idle process more. A client that broke has given everything back by the time that it is
         // replaced.
         Some(Box::new(move || {
             producer.poll(SERVE);
+            // Nothing is delivered, so that nothing waits for this thread while it asks.
+            if producer.in_flight_count() > 0 && locked(&shared.complaint).is_unexplained(LOOK_INTO) {
+                let words = locked(&shared.words).clone();
+                if let Some(line) = diagnosis::of(&client, &words, &[]).or_else(|| shared.last_words()) {
+                    shared.complain(&line);
+                }
+            }
             producer.client().fatal_error().is_none() || producer.in_flight_count() > 0
         }))
     }

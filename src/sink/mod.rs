@@ -1,9 +1,12 @@
 //! Where records go. A sink takes them in order and says which ones are safe; it never drops one.
 
+mod complaint;
+pub mod diagnosis;
 pub mod kafka;
 pub mod kafka_options;
 pub mod librdkafka;
 pub mod lines;
+mod probe;
 
 use crossbeam_channel::Receiver;
 
@@ -128,7 +131,7 @@ pub trait Sink: Send {
     }
 
     /// Why nothing is delivered at present, for `/readyz`, where the sink knows.
-    fn complaint(&self) -> Option<String> {
+    fn complaint(&mut self) -> Option<String> {
         None
     }
 

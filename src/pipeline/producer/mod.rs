@@ -152,13 +152,18 @@ impl Producer {
 impl Run {
     /// Makes the sink ready, or ready again after it broke: tries until it is, or until the end is asked for.
     fn prepare(&mut self, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
+        let mut said = None;
         loop {
             self.p.health.turn();
             match self.p.sink.prepare() {
                 Ok(()) => break,
                 Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
                 Err(NotReady::Yet(reason)) => {
-                    self.errors.warn(&format!("output: {reason}; it is tried again until it works"));
+                    // Once, and again when the cause changes; until then it stands in the status and in /readyz.
+                    if said.as_ref() != Some(&reason) {
+                        log::warn!("output: {reason} (it is tried again until it works)");
+                        said = Some(reason.clone());
+                    }
                     self.p.health.sink(Err(reason));
                 }
             }
@@ -174,6 +179,9 @@ impl Run {
         if let Some(Err(reason)) = self.p.sink.cluster().map(|id| self.p.frontier.cluster(&id)) {
             self.p.permits.fail(Failed::Settings(reason.clone()));
             return Err(End::Failed(reason));
+        }
+        if said.is_some() {
+            log::info!("output: connected");
         }
         self.prepared = true;
         self.p.health.sink(Ok(()));

@@ -1,0 +1,178 @@
+//! What is at an address, by asking it: a connection, a Kafka request in plain, one over TLS. Short and without state; it
+//! blocks for some seconds at most, and longer only where the system's resolver hangs.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use native_tls::{Certificate, HandshakeError, TlsConnector};
+
+/// For a connection, and for each answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// An answer to these requests has some hundred bytes.
+const LARGEST_ANSWER: usize = 1 << 16;
+
+const SASL_HANDSHAKE: u16 = 17;
+const API_VERSIONS: u16 = 18;
+
+/// What was found at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    NotResolved(String),
+    Refused,
+    NoConnection(String),
+    /// It takes connections, and answers nothing.
+    Silent,
+    /// It answers, and not as Kafka does.
+    NotKafka,
+    Kafka {
+        tls: bool,
+        login: Login,
+    },
+    /// TLS, and then no answer to a client without a certificate: what was said.
+    Tls(String),
+}
+
+/// Whether a listener of Kafka wants SASL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    None,
+    /// Any of these mechanisms.
+    Any(Vec<String>),
+    Unknown,
+}
+
+/// Asks the address `host:port`.
+pub fn look(address: &str) -> Seen {
+    let mut socket = match connect(address) {
+        Ok(socket) => socket,
+        Err(seen) => return seen,
+    };
+    match api_versions(&mut socket) {
+        Ok(_) => return Seen::Kafka { tls: false, login: login(&mut socket) },
+        Err(e) if timed_out(&e) => return Seen::Silent,
+        Err(_) => {}
+    }
+    // It closed the connection, or said something else: what a TLS port does with a request in plain.
+    let socket = match connect(address) {
+        Ok(socket) => socket,
+        Err(seen) => return seen,
+    };
+    let connector =
+        TlsConnector::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build();
+    let Ok(connector) = connector else { return Seen::NotKafka };
+    match connector.connect(host(address), socket) {
+        Ok(mut stream) => match api_versions(&mut stream) {
+            Ok(_) => Seen::Kafka { tls: true, login: login(&mut stream) },
+            // TLS 1.3 says only now that it wants a certificate.
+            Err(e) => Seen::Tls(e.to_string()),
+        },
+        Err(HandshakeError::Failure(e)) if e.to_string().contains("alert") => Seen::Tls(e.to_string()),
+        Err(_) => Seen::NotKafka,
+    }
+}
+
+/// Why the certificate at the address is not trusted, in OpenSSL's words: by the CAs in `ca_file`, or by the system's.
+pub fn distrust(address: &str, ca_file: Option<&str>) -> Option<String> {
+    let mut builder = TlsConnector::builder();
+    if let Some(path) = ca_file {
+        builder.disable_built_in_roots(true);
+        for certificate in Certificate::stack_from_pem(&std::fs::read(path).ok()?).ok()? {
+            builder.add_root_certificate(certificate);
+        }
+    }
+    match builder.build().ok()?.connect(host(address), connect(address).ok()?) {
+        Err(HandshakeError::Failure(e)) => Some(e.to_string()),
+        _ => None,
+    }
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_start_matches('[').trim_end_matches(']')
+}
+
+pub fn connect(address: &str) -> Result<TcpStream, Seen> {
+    let addresses = address.to_socket_addrs().map_err(|e| Seen::NotResolved(e.to_string()))?;
+    let mut failed = Seen::NotResolved("no address".into());
+    // A name has one or two; each may cost the whole patience.
+    for address in addresses.take(3) {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(socket) => {
+                let timeouts =
+                    socket.set_read_timeout(Some(PATIENCE)).and_then(|()| socket.set_write_timeout(Some(PATIENCE)));
+                return timeouts.map(|()| socket).map_err(|e| Seen::NoConnection(e.to_string()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => failed = Seen::Refused,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => failed = Seen::NoConnection("timed out".into()),
+            Err(e) => failed = Seen::NoConnection(e.to_string()),
+        }
+    }
+    Err(failed)
+}
+
+fn timed_out(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+/// The requests that a broker takes: number, oldest and newest version, by ApiVersions (version 0), which every broker
+/// since 0.10 answers to everybody.
+pub fn api_versions(stream: &mut (impl Read + Write)) -> io::Result<Vec<(i16, i16, i16)>> {
+    let answer = ask(stream, API_VERSIONS, 0, &[])?;
+    // error, count, then key, oldest and newest each
+    let entries = answer.get(6..).unwrap_or_default();
+    let int = |e: &[u8], at: usize| i16::from_be_bytes([e[at], e[at + 1]]);
+    let list: Vec<_> = entries.chunks_exact(6).map(|e| (int(e, 0), int(e, 2), int(e, 4))).collect();
+    if list.is_empty() { Err(io::Error::other("the answer is not one of Kafka")) } else { Ok(list) }
+}
+
+/// By a SaslHandshake for a mechanism that nobody has: a listener without SASL says that it comes out of turn, one with
+/// SASL names what it has.
+fn login(stream: &mut (impl Read + Write)) -> Login {
+    const UNSUPPORTED_MECHANISM: i16 = 33;
+    const ILLEGAL_STATE: i16 = 34;
+    let Ok(answer) = ask(stream, SASL_HANDSHAKE, 1, &[0, 1, b'?']) else { return Login::Unknown };
+    match answer.first_chunk().map(|code| i16::from_be_bytes(*code)) {
+        Some(ILLEGAL_STATE) => Login::None,
+        Some(UNSUPPORTED_MECHANISM) => {
+            let mut names = Vec::new();
+            let mut rest = answer.get(6..).unwrap_or_default();
+            while let Some((size, tail)) = rest.split_first_chunk()
+                && let Some((name, tail)) = tail.split_at_checked(u16::from_be_bytes(*size) as usize)
+            {
+                names.push(String::from_utf8_lossy(name).into_owned());
+                rest = tail;
+            }
+            Login::Any(names)
+        }
+        _ => Login::Unknown,
+    }
+}
+
+/// One request; the body of its answer.
+fn ask(stream: &mut (impl Read + Write), key: u16, version: u16, body: &[u8]) -> io::Result<Vec<u8>> {
+    const CLIENT: &[u8] = b"atkafka";
+    let mut request = Vec::with_capacity(32);
+    request.extend((8 + 2 + CLIENT.len() as u32 + body.len() as u32).to_be_bytes());
+    request.extend(key.to_be_bytes());
+    request.extend(version.to_be_bytes());
+    request.extend(1u32.to_be_bytes());
+    request.extend((CLIENT.len() as u16).to_be_bytes());
+    request.extend(CLIENT);
+    request.extend(body);
+    stream.write_all(&request)?;
+    stream.flush()?;
+    let mut size = [0; 4];
+    stream.read_exact(&mut size)?;
+    let size = u32::from_be_bytes(size) as usize;
+    if !(8..=LARGEST_ANSWER).contains(&size) {
+        return Err(io::Error::other("the answer is not one of Kafka"));
+    }
+    let mut answer = vec![0; size];
+    stream.read_exact(&mut answer)?;
+    // The correlation id, which is ours.
+    if answer[..4] != [0, 0, 0, 1] {
+        return Err(io::Error::other("the answer is not one of Kafka"));
+    }
+    Ok(answer.split_off(4))
+}

@@ -138,7 +138,8 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
     Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
         match tap::check(&tap.host) {
             Ok(()) => log::info!("{}: /health is well", tap.host.name),
-            Err(e) => log::warn!("{e}; connecting all the same, until it works"),
+            // The first connection says so too, and where it stands.
+            Err(e) => log::debug!("{e}; connecting all the same"),
         }
         let mut sources = Vec::new();
         for index in 0..tap.connections {

@@ -1,6 +1,7 @@
 //! Where events come from: each source is a reader that turns an upstream into jobs.
 
 pub mod backoff;
+pub mod diagnosis;
 pub mod job;
 pub mod link;
 pub mod ozone;

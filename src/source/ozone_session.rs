@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use ureq::Proxy;
 
-use super::ozone_answer::{self, Answer, XrpcError};
+use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time;
 use crate::client;
@@ -124,7 +124,7 @@ impl Session {
             }
             let result = request.call();
             let answer = self.answer("queryEvents", result, MAX_ANSWER)?;
-            if let Some(stranger) = answer.stranger() {
+            if let Some(stranger) = answer.stranger(Meant::Pds) {
                 let reason = format!("queryEvents is answered by something else than an Ozone: {stranger}");
                 return Err(self.refused(&answer, reason));
             }
@@ -208,7 +208,7 @@ impl Session {
                     Err(later(&answer, self.no_session(&answer, "refreshSession")))
                 }
             },
-            400 | 401 if answer.stranger().is_none() => {
+            400 | 401 if answer.stranger(Meant::Pds).is_none() => {
                 log::info!("{}; logging in again", answer.describe("refreshSession", &self.account.password));
                 self.log_in()
             }
@@ -248,7 +248,9 @@ impl Session {
                 }
                 None => self.refused(&answer, self.no_session(&answer, "createSession")),
             },
-            _ if answer.stranger().is_some() => self.refused(&answer, self.no_session(&answer, "createSession")),
+            _ if answer.stranger(Meant::Pds).is_some() => {
+                self.refused(&answer, self.no_session(&answer, "createSession"))
+            }
             401 if error == "AuthFactorTokenRequired" => Failure::Ever(format!(
                 "{said}; the account asks for a second factor, which a program cannot give: make an app password in the account's settings and give that as --password"
             )),
@@ -276,14 +278,14 @@ impl Session {
 
     /// The answer to a login is no session: what is it that answers?
     fn no_session(&self, answer: &Answer, method: &str) -> String {
-        if let Some(stranger) = answer.stranger() {
+        if let Some(stranger) = answer.stranger(Meant::Pds) {
             return format!("{method} is answered by something else than a PDS: {stranger}");
         }
         let root = self.agent.get(format!("{}/", self.account.pds)).call().ok();
         let root = root.and_then(|mut root| root.body_mut().with_config().limit(MAX_SMALL).read_to_vec().ok());
         let said = answer.describe(method, &self.account.password);
-        match ozone_answer::identify(&root.unwrap_or_default()) {
-            Some(what) => format!("{said}; {what}: is --pds-host right?"),
+        match Found::by_page(&root.unwrap_or_default()) {
+            Some(found) => format!("{said}; {}: is --pds-host right?", found.in_place_of(Meant::Pds)),
             None if answer.status == 200 => format!("{said}, but the answer is no session: is --pds-host a PDS?"),
             None => format!("{said}; is --pds-host a PDS?"),
         }
@@ -295,7 +297,8 @@ impl Session {
         result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
         limit: u64,
     ) -> Result<Answer, Failure> {
-        let explain = |e: ureq::Error| again(format!("{method}: {}", ozone_answer::explain(&e, &self.account.pds)));
+        let tls = self.account.pds.starts_with("https://");
+        let explain = |e: ureq::Error| again(format!("{method}: {}", diagnosis::http_failed(&e, tls, Meant::Pds)));
         let mut response = result.map_err(|e| {
             self.metrics.ozone_request(method, 0);
             explain(e)
@@ -306,6 +309,7 @@ impl Session {
         let server_ms =
             text("date").and_then(|at| jiff::fmt::rfc2822::parse(at).ok()).map(|at| at.timestamp().as_millisecond());
         let location = text("location").map(str::to_string);
+        let html = text("content-type").is_some_and(|kind| kind.starts_with("text/html"));
         let asked = client::asked_wait(response.headers());
         let wait = asked.or((status == 429).then_some(UNSAID_WAIT));
         if let Some(off) = server_ms.map(|at| time::now_ms() - at).filter(|off| off.abs() > CLOCK_OFF) {
@@ -318,7 +322,7 @@ impl Session {
         }
         let body = response.body_mut().with_config().limit(limit).read_to_vec().map_err(explain)?;
         self.server_ms = server_ms;
-        Ok(Answer { status, wait, location, body })
+        Ok(Answer { status, wait, location, html, body })
     }
 
     /// The tokens of an answer, if it has some.

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::diagnosis::{Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
 use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
-use super::socket::{ConnectError, Event, Socket};
+use super::socket::{Event, Socket};
 use super::{Host, Start};
 use crate::atproto::frame::{self, ErrorBody, Kind};
 use crate::checkpoint::{Position, RelayPosition};
@@ -21,6 +22,7 @@ use crate::metrics::Metrics;
 const AGREE: Duration = Duration::from_secs(1);
 /// Between two reports of jumps inside a connection: PDSes leave out many seqs.
 const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
+const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 const MAX_MESSAGE: usize = 5_500_000;
 /// Behind a message over the limit: between attempts to get past it.
@@ -151,11 +153,10 @@ impl<I: Intake> Relay<I> {
             (cursor, _) => Some(cursor + self.past),
         };
         let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        let mut socket =
-            match Socket::connect(&self.host, &format!("/xrpc/com.atproto.sync.subscribeRepos{query}"), MAX_MESSAGE) {
-                Ok(socket) => socket,
-                Err(refused) => return Ended::Refused(explain(refused)),
-            };
+        let mut socket = match Socket::connect(&self.host, Meant::Relay, &format!("{PATH}{query}"), MAX_MESSAGE) {
+            Ok(socket) => socket,
+            Err(refused) => return Ended::Refused(refused),
+        };
         match asked {
             Some(0) => log::info!("{}: connected, from the oldest event kept", self.host.name),
             Some(seq) => log::info!("{}: connected, going on behind seq {seq}", self.host.name),
@@ -174,7 +175,7 @@ impl<I: Intake> Relay<I> {
         loop {
             let step = match socket.read() {
                 Event::Binary(bytes) => self.binary(&bytes),
-                Event::Text(text) => self.keep(text.as_bytes(), Seen::Text, None).map_err(Ended::from),
+                Event::Text(text) => self.text(&text),
                 Event::Control => Ok(()),
                 Event::Nothing => match self.nothing_more() {
                     Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
@@ -197,6 +198,15 @@ impl<I: Intake> Relay<I> {
             if let Err(ended) = step {
                 return ended;
             }
+        }
+    }
+
+    /// A relay sends none. What sends one first may be known by it.
+    fn text(&mut self, text: &str) -> Result<(), Ended> {
+        self.keep(text.as_bytes(), Seen::Text, None)?;
+        match Found::by_text(text).filter(|_| self.fresh == 0) {
+            Some(found) => Err(Ended::Lost(format!("its messages are JSON: {}", found.in_place_of(Meant::Relay)))),
+            None => Ok(()),
         }
     }
 
@@ -374,15 +384,4 @@ impl<I: Intake> link::Session for Relay<I> {
     fn fresh(&self) -> u64 {
         self.fresh
     }
-}
-
-/// Says what to change.
-fn explain(mut refused: ConnectError) -> ConnectError {
-    let advice = match refused.status {
-        Some(400) => "is the cursor a number?",
-        Some(404 | 405 | 501) => "is this a relay or PDS?",
-        _ => return refused,
-    };
-    refused.message = format!("{}; {advice}", refused.message);
-    refused
 }

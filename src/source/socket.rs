@@ -15,6 +15,7 @@ use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{HandshakeError, Message, WebSocket};
 
 use super::Host;
+use super::diagnosis::{self, Answer, Meant};
 
 /// Connecting, TLS and the handshake, each.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -91,13 +92,11 @@ pub struct ConnectError {
     pub message: String,
     /// What `Retry-After` asked for.
     pub retry_after: Option<Duration>,
-    /// The HTTP status, when the server answered with one.
-    pub status: Option<u16>,
 }
 
 impl ConnectError {
     fn new(message: impl Into<String>) -> Self {
-        ConnectError { message: message.into(), retry_after: None, status: None }
+        ConnectError { message: message.into(), retry_after: None }
     }
 }
 
@@ -128,9 +127,16 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects to `path_and_query` of the host. Messages have `max_message` bytes at most.
-    pub fn connect(host: &Host, path_and_query: &str, max_message: usize) -> Result<Socket, ConnectError> {
-        let tcp = dial(&host.host, host.port)?;
+    /// Connects to `path_and_query` of the host. Messages have `max_message` bytes at most. The error is one line that says
+    /// what answered in place of what was `meant`.
+    pub fn connect(
+        host: &Host,
+        meant: Meant,
+        path_and_query: &str,
+        max_message: usize,
+    ) -> Result<Socket, ConnectError> {
+        let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
+        let tcp = dial(&host.host, host.port).map_err(|e| away(&e))?;
         let plain = |e: io::Error| ConnectError::new(e.to_string());
         tcp.set_nodelay(true).map_err(plain)?;
         tcp.set_read_timeout(Some(CONNECT)).map_err(plain)?;
@@ -140,9 +146,12 @@ impl Socket {
         let heard = Heard { tcp, last_byte: last_byte.clone() };
         let transport = if host.tls {
             let connector = TlsConnector::new().map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
-            let tls = connector
-                .connect(host.host.trim_matches(['[', ']']), heard)
-                .map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
+            let tls = connector.connect(host.host.trim_matches(['[', ']']), heard).map_err(|e| {
+                away(&match e {
+                    native_tls::HandshakeError::Failure(e) => format!("TLS: {e}"),
+                    native_tls::HandshakeError::WouldBlock(_) => "TLS: no answer to the handshake in time".into(),
+                })
+            })?;
             Transport::Tls(Box::new(tls))
         } else {
             Transport::Plain(heard)
@@ -164,7 +173,11 @@ impl Socket {
             // What the other side does not read is kept only so far.
             .max_write_buffer_size(MAX_UNWRITTEN);
         let (ws, _) =
-            tungstenite::client::client_with_config(request, transport, Some(config)).map_err(handshake_error)?;
+            tungstenite::client::client_with_config(request, transport, Some(config)).map_err(|e| match e {
+                HandshakeError::Interrupted(_) => away("no answer to the handshake in time"),
+                HandshakeError::Failure(tungstenite::Error::Http(response)) => refused(&response, host, meant),
+                HandshakeError::Failure(e) => away(&e.to_string()),
+            })?;
         fd.set_nonblocking(true).map_err(plain)?;
         last_byte.set(Instant::now());
         Ok(Socket { ws, fd, last_byte, last_ping: Instant::now(), last_tick: Instant::now(), unwritten: false })
@@ -251,36 +264,28 @@ fn written(result: tungstenite::Result<()>) -> Result<bool, String> {
 }
 
 /// Tries each address of the name.
-fn dial(host: &str, port: u16) -> Result<TcpStream, ConnectError> {
+fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
     let name = host.trim_matches(['[', ']']);
-    let addresses = (name, port).to_socket_addrs().map_err(|e| ConnectError::new(format!("{name}: {e}")))?;
-    let mut last = ConnectError::new(format!("{name} has no address"));
+    let addresses = (name, port).to_socket_addrs().map_err(|e| format!("{name}: {e}"))?;
+    let mut last = format!("{name} has no address");
     for address in addresses {
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(tcp) => return Ok(tcp),
-            Err(e) => last = ConnectError::new(format!("{address}: {e}")),
+            Err(e) => last = format!("{address}: {e}"),
         }
     }
     Err(last)
 }
 
-fn handshake_error<R: tungstenite::handshake::HandshakeRole>(e: HandshakeError<R>) -> ConnectError {
-    let e = match e {
-        HandshakeError::Interrupted(_) => return ConnectError::new("no answer to the handshake in time"),
-        HandshakeError::Failure(e) => e,
+/// It is HTTP that answered, but not with the websocket.
+fn refused(response: &tungstenite::handshake::client::Response, host: &Host, meant: Meant) -> ConnectError {
+    let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
+    let answer = Answer {
+        status: response.status().as_u16(),
+        wait: text("retry-after").and_then(crate::client::retry_after),
+        location: text("location").map(str::to_string),
+        html: text("content-type").is_some_and(|kind| kind.starts_with("text/html")),
+        body: response.body().clone().unwrap_or_default(),
     };
-    let tungstenite::Error::Http(response) = e else { return ConnectError::new(e.to_string()) };
-    let status = response.status();
-    let advice = if status.is_redirection() { "; give the host that it redirects to" } else { "" };
-    let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
-    let body: String = body.chars().take(200).collect();
-    ConnectError {
-        message: format!("HTTP {status}{advice} {}", body.trim()).trim().to_string(),
-        retry_after: response
-            .headers()
-            .get("retry-after")
-            .and_then(|v| v.to_str().ok())
-            .and_then(crate::client::retry_after),
-        status: Some(status.as_u16()),
-    }
+    ConnectError { message: diagnosis::refused(&answer, host, meant), retry_after: answer.wait }
 }

@@ -10,9 +10,10 @@ use std::time::Duration;
 use ureq::Proxy;
 
 use super::Host;
+use super::diagnosis::{self, Answer, Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
-use super::socket::{ConnectError, Event, Socket};
+use super::socket::{Event, Socket};
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::{Position, TapPosition};
 use crate::client;
@@ -61,9 +62,9 @@ impl<I: Intake> Tap<I> {
             let dropped = acks.connected(self.connection);
             self.link.metrics.tap_acks.sub(dropped as i64);
         }
-        let mut socket = match Socket::connect(&self.host, "/channel", MAX_MESSAGE) {
+        let mut socket = match Socket::connect(&self.host, Meant::Tap, "/channel", MAX_MESSAGE) {
             Ok(socket) => socket,
-            Err(refused) => return Ended::Refused(explain(refused)),
+            Err(refused) => return Ended::Refused(refused),
         };
         log::info!("{}: connected", self.link.name);
         self.link.connected();
@@ -80,8 +81,8 @@ impl<I: Intake> Tap<I> {
     fn read(&mut self, socket: &mut Socket) -> Ended {
         loop {
             let step = match socket.read() {
-                Event::Text(text) => self.keep(text.as_bytes(), Seen::Json),
-                Event::Binary(bytes) => self.keep(&bytes, Seen::Binary),
+                Event::Text(text) => self.keep(text.as_bytes(), Seen::Json, || Found::by_text(&text)),
+                Event::Binary(bytes) => self.keep(&bytes, Seen::Binary, || Found::by_binary(&bytes)),
                 Event::Control => Ok(()),
                 Event::Nothing => match self.hand_over().and_then(|()| self.send_acks(socket)) {
                     Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
@@ -111,12 +112,18 @@ impl<I: Intake> Tap<I> {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8], seen: Seen) -> Result<(), Ended> {
+    /// `found`: what sends such a message, if it is the first one.
+    fn keep(&mut self, bytes: &[u8], seen: Seen, found: impl Fn() -> Option<Found>) -> Result<(), Ended> {
         if !self.frames.has_room(bytes.len()) {
             self.hand_over()?;
         }
         self.fresh += 1;
         self.frames.push(bytes, seen);
+        if self.fresh == 1
+            && let Some(other) = found().filter(|found| *found != Found::Tap)
+        {
+            return Err(Ended::Lost(format!("its messages are not a Tap's: {}", other.in_place_of(Meant::Tap))));
+        }
         if self.frames.is_full() { self.hand_over() } else { Ok(()) }
     }
 
@@ -183,25 +190,12 @@ pub fn check(host: &Host) -> Result<(), String> {
     match request.call() {
         Ok(answer) if answer.status().is_success() => Ok(()),
         Ok(answer) => {
-            let status = Some(answer.status().as_u16());
-            let message = format!("{url}: HTTP {}", answer.status());
-            Err(explain(ConnectError { message, retry_after: None, status }).message)
+            let status = answer.status().as_u16();
+            Err(format!("{url}: {}", diagnosis::refused(&Answer { status, ..Answer::default() }, host, Meant::Tap)))
         }
-        Err(e) => Err(format!("{url}: {e}")),
+        Err(e) => Err(format!("{url}: {}", diagnosis::http_failed(&e, host.tls, Meant::Tap))),
     }
 }
 
 /// The check of `/health`, to its end.
 const HEALTH: Duration = Duration::from_secs(5);
-
-/// Says what to change.
-fn explain(mut refused: ConnectError) -> ConnectError {
-    let advice = match refused.status {
-        Some(400) => "is Tap in webhook mode? Unset TAP_WEBHOOK_URL there",
-        Some(401) => "Tap has an admin password: give it with --tap-password or --tap-password-file",
-        Some(404) => "is this a Tap? Its usual address is ws://localhost:2480",
-        _ => return refused,
-    };
-    refused.message = format!("{}; {advice}", refused.message);
-    refused
-}

@@ -1,0 +1,469 @@
+//! What answered in place of the upstream that was meant: what it probably is, and what to change, in one line.
+//!
+//! Texts of errors and answers in, a text out; only [`refused`] asks the host once more, what it is.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::Proxy;
+
+use super::Host;
+use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
+use crate::atproto::{frame, json};
+use crate::client;
+
+/// Characters of what a server says.
+pub const LONGEST: usize = 300;
+/// Characters of a body that is no JSON, and of a title.
+const SHORT: usize = 80;
+/// What a page says of itself stands at its beginning.
+const LOOKED_AT: usize = 4096;
+/// Levels of a message of Jetstream or Tap: the record stands inside.
+const DEEPEST: usize = json::MAX_DEPTH as usize + 3;
+/// One question after what a host is, to its end.
+const ASKING: Duration = Duration::from_secs(3);
+
+/// What was meant to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meant {
+    Relay,
+    Tap,
+    Pds,
+}
+
+/// What a host is, by what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found {
+    Jetstream,
+    Relay,
+    Pds,
+    AppView,
+    Ozone,
+    Tap,
+}
+
+/// An answer, read as far as it was there.
+#[derive(Default)]
+pub struct Answer {
+    pub status: u16,
+    /// How long the server asks to wait.
+    pub wait: Option<Duration>,
+    /// The `location` of a redirect.
+    pub location: Option<String>,
+    /// Its type says that it is a web page.
+    pub html: bool,
+    pub body: Vec<u8>,
+}
+
+/// The body of an XRPC error.
+#[derive(Deserialize, Default)]
+pub struct XrpcError {
+    #[serde(default)]
+    pub error: String,
+    #[serde(default)]
+    pub message: String,
+}
+
+impl Meant {
+    fn flag(self) -> &'static str {
+        match self {
+            Meant::Relay => "--relay-host",
+            Meant::Tap => "--tap-host",
+            Meant::Pds => "--pds-host",
+        }
+    }
+
+    fn short(self) -> &'static str {
+        match self {
+            Meant::Relay => "relay",
+            Meant::Tap => "Tap",
+            Meant::Pds => "PDS",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Meant::Relay => "a relay or PDS",
+            Meant::Tap => "a Tap",
+            Meant::Pds => "a PDS",
+        }
+    }
+
+    /// How its address begins.
+    fn scheme(self, tls: bool) -> &'static str {
+        match (self, tls) {
+            (Meant::Pds, false) => "http://",
+            (Meant::Pds, true) => "https://",
+            (_, false) => "ws://",
+            (_, true) => "wss://",
+        }
+    }
+}
+
+impl Found {
+    /// By the first page of a host, or the answer to `/health`.
+    pub fn by_page(page: &[u8]) -> Option<Found> {
+        let text = beginning(page).to_ascii_lowercase();
+        [
+            ("jetstream", Found::Jetstream),
+            ("personal data server", Found::Pds),
+            ("appview", Found::AppView),
+            ("relay", Found::Relay),
+            ("firehose", Found::Relay),
+            ("ozone", Found::Ozone),
+        ]
+        .into_iter()
+        .find_map(|(word, found)| text.contains(word).then_some(found))
+    }
+
+    /// By the first message of a connection, a text.
+    pub fn by_text(text: &str) -> Option<Found> {
+        let has = |key: &str| json_input::member(text, DEEPEST, key).is_some();
+        match () {
+            () if has("time_us") && has("did") => Some(Found::Jetstream),
+            () if has("payload") && has("$type") => Some(Found::Jetstream),
+            () if has("id") && has("type") => Some(Found::Tap),
+            () => None,
+        }
+    }
+
+    /// By the first message of a connection, a binary one.
+    pub fn by_binary(message: &[u8]) -> Option<Found> {
+        frame::header(message).is_ok().then_some(Found::Relay)
+    }
+
+    /// What it is, and what to do.
+    pub fn in_place_of(self, meant: Meant) -> String {
+        match (meant, self) {
+            (Meant::Pds, Found::Jetstream) => "it is a Jetstream, not a PDS".into(),
+            (Meant::Pds, Found::Pds) => "it is a PDS, but a proxy or its version does not let logins through".into(),
+            (Meant::Pds, Found::AppView) => "it is an AppView, not a PDS".into(),
+            (Meant::Pds, Found::Relay) => "it is a relay, not a PDS".into(),
+            (Meant::Pds, Found::Tap) => "it is a Tap, not a PDS".into(),
+            (Meant::Pds, Found::Ozone) => "it is an Ozone: give the PDS that the moderator's account is on".into(),
+            (Meant::Relay, Found::Relay) => "it is a relay, but a proxy or its version does not let the firehose (subscribeRepos) through".into(),
+            (Meant::Relay, Found::Pds) => "it is a PDS, but a proxy or its version does not let the firehose (subscribeRepos) through".into(),
+            (Meant::Tap, Found::Tap) => "it is a Tap, but a proxy does not let its /channel through".into(),
+            (Meant::Relay, Found::Tap) => "it is a Tap, not a relay: `atkafka firehose tap --tap-host` reads it".into(),
+            (Meant::Tap, Found::Relay | Found::Pds) => {
+                "it is a relay or PDS, not a Tap: `atkafka firehose relay --relay-host` reads it".into()
+            }
+            (_, Found::Ozone) => format!(
+                "it is an Ozone, not {}: `atkafka ozone-events` reads one, through the PDS of a moderator's account",
+                meant.name()
+            ),
+            (Meant::Relay, Found::Jetstream) => "it is a Jetstream, whose JSON cannot be verified, not a relay or PDS: give a relay, such as wss://bsky.network".into(),
+            (Meant::Tap, Found::Jetstream) => "it is a Jetstream, not a Tap: give --tap-host the address of a Tap".into(),
+            (_, Found::AppView) => format!("it is an AppView, not {}", meant.name()),
+        }
+    }
+}
+
+impl Answer {
+    pub fn error(&self) -> XrpcError {
+        json_input::read(&self.body, SHALLOW).unwrap_or_default()
+    }
+
+    /// What it is, where what was meant would not answer so; `None` where it may be that.
+    pub fn stranger(&self, meant: Meant) -> Option<String> {
+        let (flag, name, short) = (meant.flag(), meant.name(), meant.short());
+        let text = beginning(&self.body);
+        let lower = text.to_ascii_lowercase();
+        let what = match self.status {
+            300..=399 => {
+                let to = self.location.as_deref().unwrap_or_default().split(['?', '#']).next().unwrap_or_default();
+                // Without user and password, should it have some.
+                let (scheme, rest) = to.split_once("://").unwrap_or(("", to));
+                let host = rest.split('/').next().unwrap_or_default().rsplit('@').next().unwrap_or_default();
+                match host {
+                    "" => format!("a redirect to another page: is {flag} the {short} itself?"),
+                    host => {
+                        let to = clean(&format!("{scheme}://{host}"), LONGEST);
+                        format!("a redirect to {to}: if that is the {short}, give it as {flag}")
+                    }
+                }
+            }
+            407 => {
+                "a proxy that wants a login: put user and password into HTTPS_PROXY, or the host into NO_PROXY".into()
+            }
+            400 if lower.contains("http request") && lower.contains("https") => {
+                format!("a server that speaks HTTPS at this port: give {flag} with {}", meant.scheme(true))
+            }
+            _ if self.html || lower.starts_with('<') => {
+                let title = clean(between(&text, &lower, "<title>", "</title>").unwrap_or_default(), SHORT);
+                let named = if title.is_empty() { String::new() } else { format!(" (\"{title}\")") };
+                match self.status {
+                    500.. => format!(
+                        "a web page{named}: the web server in front of the {short} says that the {short} is away"
+                    ),
+                    _ => format!("a web page{named}: is {flag} {name}, and not a web site or a proxy's page?"),
+                }
+            }
+            _ => return None,
+        };
+        Some(format!("HTTP {}, {what}", self.status))
+    }
+}
+
+/// Why the host of a websocket did not take it. Where its answer does not tell what it is, it is asked.
+pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
+    if let Some(stranger) = answer.stranger(meant) {
+        return stranger;
+    }
+    let (flag, name) = (meant.flag(), meant.name());
+    let XrpcError { error, message } = answer.error();
+    let said = match error.is_empty() && message.is_empty() {
+        true => clean(&String::from_utf8_lossy(&answer.body), SHORT),
+        false => clean(&format!("{error} {message}"), LONGEST),
+    };
+    let said = format!("HTTP {} {said}", answer.status).trim().to_string();
+    let lower = said.to_ascii_lowercase();
+    let advice = match (answer.status, meant) {
+        (426, _) | (400, _) if answer.status == 426 || lower.contains("upgrade") || lower.contains("websocket: ") => {
+            "is there a reverse proxy in front of it that passes no websockets on? It has to pass on Upgrade and Connection".into()
+        }
+        (400, Meant::Relay) => "is the cursor a number?".into(),
+        (400, Meant::Tap) => "is Tap in webhook mode? Unset TAP_WEBHOOK_URL there".into(),
+        (401, Meant::Tap) => "Tap has an admin password: give it with --tap-password or --tap-password-file".into(),
+        (401, _) => format!("it wants a login, as no relay does: is {flag} {name}?"),
+        (403, _) => "it lets this client or address in no more: a firewall, a block list?".into(),
+        (502..=504, _) => format!("the server in front of the {} says that it is away", meant.short()),
+        (200..=299 | 404 | 405 | 501, _) => match ask(host, meant) {
+            Some(found) => found,
+            None if !host.prefix.is_empty() => {
+                format!("is the path {} of {flag} right? It goes before what is asked for", host.prefix)
+            }
+            None if meant == Meant::Relay && !error.is_empty() => format!(
+                "it speaks XRPC, but has no firehose (subscribeRepos), as an AppView or an entryway: is {flag} {name}?"
+            ),
+            None if meant == Meant::Tap => "is this a Tap? Its usual address is ws://localhost:2480".into(),
+            None => format!("is {flag} {name}?"),
+        },
+        _ => return said,
+    };
+    format!("{said}; {advice}")
+}
+
+/// What the host says of itself.
+fn ask(host: &Host, meant: Meant) -> Option<String> {
+    let agent = client::config(&host.user_agent, ASKING, 0, Proxy::try_from_env()).new_agent();
+    let scheme = if host.tls { "https" } else { "http" };
+    let get = |path: &str| {
+        let mut answer = agent.get(format!("{scheme}://{}:{}{path}", host.host, host.port)).call().ok()?;
+        let html = answer.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().with_config().limit(1 << 20).read_to_vec().ok()?;
+        Some(Answer { status, html, body, ..Answer::default() })
+    };
+    let root = get("/")?;
+    if let Some(found) = Found::by_page(&root.body) {
+        return Some(found.in_place_of(meant));
+    }
+    let found = match meant {
+        Meant::Relay => {
+            let health = get("/health")?;
+            let health: Option<LazyValue<'_>> = json_input::read(&health.body, SHALLOW).ok();
+            health.is_some_and(|h| h.get("status").as_str() == Some("ok")).then_some(Found::Tap)
+        }
+        Meant::Tap => {
+            let firehose = get("/xrpc/com.atproto.sync.subscribeRepos")?;
+            matches!(firehose.status, 400 | 426).then_some(Found::Relay)
+        }
+        Meant::Pds => None,
+    };
+    match found {
+        Some(found) => Some(found.in_place_of(meant)),
+        None => root.stranger(meant).map(|page| format!("its first page is {page}")),
+    }
+}
+
+/// Why there was no answer at all, and what to do. `tls`: as the address says.
+pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
+    let text = clean(&tls_words(text), LONGEST);
+    let lower = text.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let (flag, short) = (meant.flag(), meant.short());
+    let (plain, secure) = (meant.scheme(false), meant.scheme(true));
+    let advice = match () {
+        () if has(&[
+            "host not found",
+            "lookup address",
+            "name resolution",
+            "no address associated",
+            "has no address",
+        ]) =>
+        {
+            format!("the name has no address: is {flag} right, and does DNS work here?")
+        }
+        () if has(&["connection refused"]) => format!("is the {short} running, is the port right?"),
+        () if has(&["network is unreachable", "no route to host"]) => {
+            "there is no way to it from this machine: network, firewall, VPN?".into()
+        }
+        () if has(&["timed out", "timeout", "in time"]) => "the host is away, too slow, or behind a firewall".into(),
+        () if tls
+            && has(&[
+                "wrong version number",
+                "packet length too long",
+                "unknown protocol",
+                "http request",
+                "record layer failure",
+            ]) =>
+        {
+            format!("the server speaks no TLS at this port: is it {plain}?")
+        }
+        () if tls && has(&["mismatch"]) => format!("its certificate is for another name: is {flag} right?"),
+        () if tls && has(&["expired", "not yet valid"]) => {
+            "its certificate does not hold today: it is to be renewed, or the clock of this machine is wrong".into()
+        }
+        () if tls && has(&["certificate"]) => {
+            format!("its certificate is not trusted: is {flag} right, is its CA among those of the system?")
+        }
+        () if tls && has(&["unexpected eof", "connection reset", "handshake", "disconnected"]) => {
+            format!("it hung up before TLS stood: if the server speaks none at this port, give {flag} with {plain}")
+        }
+        () if !tls
+            && has(&[
+                "connection reset",
+                "disconnected",
+                "unexpected eof",
+                "end of file",
+                "handshake not finished",
+                "hung up",
+            ]) =>
+        {
+            format!("it hung up: if the server speaks TLS at this port, give {flag} with {secure}")
+        }
+        () if !tls && has(&["http", "protocol"]) => {
+            format!("that is no HTTP: if the server speaks TLS at this port, give {flag} with {secure}")
+        }
+        () => return text,
+    };
+    format!("{text}; {advice}")
+}
+
+/// The same for an error of the HTTP client.
+pub fn http_failed(e: &ureq::Error, tls: bool, meant: Meant) -> String {
+    let text = e.to_string();
+    match e {
+        ureq::Error::ConnectProxyFailed(_) => {
+            format!("{text}; the proxy of HTTPS_PROXY or ALL_PROXY does not let it through")
+        }
+        ureq::Error::BodyExceedsLimit(_) => {
+            format!("{text}; that is no answer of {}: is {} one?", meant.name(), meant.flag())
+        }
+        // Its own words say little.
+        ureq::Error::Protocol(_) | ureq::Error::Http(_) => unreachable(&format!("no HTTP: {text}"), tls, meant),
+        _ => unreachable(&text, tls, meant),
+    }
+}
+
+/// OpenSSL's reason, without numbers, functions and files.
+fn tls_words(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("error:") else { return text.into() };
+    let mut fields = rest.split(':').skip(2);
+    let (Some(_function), Some(reason)) = (fields.next(), fields.next()) else { return text.into() };
+    let detail = rest.rfind('(').map(|at| format!(" {}", &rest[at..])).unwrap_or_default();
+    format!("{before}{reason}{detail}")
+}
+
+/// The beginning of a page, without blanks before it.
+fn beginning(page: &[u8]) -> String {
+    String::from_utf8_lossy(&page[..page.len().min(LOOKED_AT)]).trim_start().to_string()
+}
+
+/// One line, of so many characters at most.
+fn clean(text: &str, longest: usize) -> String {
+    let printed = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+    printed.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(longest).collect()
+}
+
+/// `lower` is `text` in lower case, of ASCII only: the places are the same.
+fn between<'a>(text: &'a str, lower: &str, open: &str, close: &str) -> Option<&'a str> {
+    let start = lower.find(open)? + open.len();
+    text.get(start..start + lower[start..].find(close)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, body: body.into(), ..Answer::default() }
+    }
+
+    #[test]
+    fn strangers_are_named() {
+        let redirect = |to: &str| Answer { status: 301, location: Some(to.into()), ..Answer::default() };
+        for (answer, says) in [
+            (
+                answer(200, "\n <!doctype html><TITLE>Wifi\n login</TITLE>"),
+                "a web page (\"Wifi login\"): is --pds-host a PDS",
+            ),
+            (answer(502, "<html><head><title>502 Bad Gateway</title>"), "says that the PDS is away"),
+            (answer(403, "<html>"), "HTTP 403, a web page: is"),
+            (Answer { html: true, ..answer(200, "") }, "HTTP 200, a web page: is"),
+            (redirect("https://u:secret@pds.example.com/x?token=secret"), "a redirect to https://pds.example.com: if"),
+            (redirect("/login"), "a redirect to another page"),
+            (answer(407, ""), "a proxy that wants a login"),
+            (answer(400, "Client sent an HTTP request to an HTTPS server.\n"), "give --pds-host with https://"),
+            (answer(400, "<html><title>400 The plain HTTP request was sent to HTTPS port</title>"), "with https://"),
+        ] {
+            let said = answer.stranger(Meant::Pds).expect("no PDS");
+            assert!(said.contains(says) && !said.contains("secret") && !said.contains('\n'), "{said}");
+        }
+        assert!(answer(400, r#"{"error":"InvalidRequest","message":"<html>"}"#).stranger(Meant::Pds).is_none());
+        assert!(answer(404, "404 page not found").stranger(Meant::Pds).is_none());
+        let said = answer(400, "Client sent an HTTP request to an HTTPS server.\n").stranger(Meant::Relay);
+        assert!(said.is_some_and(|said| said.contains("--relay-host with wss://")));
+    }
+
+    #[test]
+    fn hosts_are_known_by_their_first_page_and_their_first_message() {
+        for (page, found) in [
+            ("Welcome to Jetstream", Found::Jetstream),
+            ("This is an atproto [https://atproto.com] relay instance, running the 'relay' codebase", Found::Relay),
+            ("This is an AT Protocol Personal Data Server (aka, an atproto PDS)", Found::Pds),
+            ("This is an AT Protocol Application View (AppView) for the \"bsky.app\" application", Found::AppView),
+        ] {
+            assert_eq!(Found::by_page(page.as_bytes()), Some(found), "{page}");
+        }
+        assert_eq!(Found::by_page(b"404 page not found"), None);
+        for (text, found) in [
+            (r#"{"did":"did:plc:a","time_us":1,"kind":"identity","identity":{}}"#, Some(Found::Jetstream)),
+            (r##"{"$type":"message","payload":{"$type":"x#commit","seq":1}}"##, Some(Found::Jetstream)),
+            (r#"{"id":1,"type":"record","record":{}}"#, Some(Found::Tap)),
+            ("hello", None),
+            ("{}", None),
+        ] {
+            assert_eq!(Found::by_text(text), found, "{text}");
+        }
+        assert_eq!(Found::by_binary(b"\xa2\x61t\x67#commit\x62op\x01\xa0"), Some(Found::Relay));
+        assert_eq!(Found::by_binary(b"\xff"), None);
+        for meant in [Meant::Relay, Meant::Tap, Meant::Pds] {
+            for found in [Found::Jetstream, Found::Relay, Found::Pds, Found::AppView, Found::Ozone, Found::Tap] {
+                let said = found.in_place_of(meant);
+                assert!(said.starts_with("it is a") && !said.contains('\n'), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_answer_is_explained() {
+        let expired = "TLS: error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify \
+                       failed:../ssl/statem/statem_clnt.c:1889: (certificate has expired)";
+        for (text, tls, says) in [
+            ("127.0.0.1:1: Connection refused (os error 111)", false, "is the relay running"),
+            ("a.invalid: failed to lookup address information: Name or service not known", true, "does DNS work"),
+            (expired, true, "TLS: certificate verify failed (certificate has expired); its certificate does not hold"),
+            ("TLS: error:0A00010B:SSL routines:ssl3_get_record:wrong version number:x.c:3:", true, "is it ws://?"),
+            ("TLS: the certificate verify failed (IP address mismatch)", true, "is for another name"),
+            ("TLS: certificate verify failed (self-signed certificate)", true, "not trusted"),
+            ("TLS: unexpected EOF", true, "give --relay-host with ws://"),
+            ("Handshake not finished", false, "give --relay-host with wss://"),
+            ("[2001:db8::1]:443: connection timed out", true, "behind a firewall"),
+        ] {
+            let said = unreachable(text, tls, Meant::Relay);
+            assert!(said.contains(says), "{text}: {said}");
+        }
+    }
+}

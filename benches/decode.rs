@@ -118,7 +118,16 @@ fn jobs(frames: &[Vec<u8>]) -> Vec<Job> {
             frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
         }
         let (work, received) = (Work::Frames(frames), Instant::now());
-        Job { source: 0, ordinal: ordinal as u64, work, position: None, received, cost: 0, room: usize::MAX / 2 }
+        Job {
+            source: 0,
+            ordinal: ordinal as u64,
+            work,
+            position: None,
+            received,
+            arrived_ms: 0,
+            cost: 0,
+            room: usize::MAX / 2,
+        }
     };
     frames.chunks(JOB).enumerate().map(job).collect()
 }

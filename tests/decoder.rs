@@ -14,7 +14,7 @@ use atkafka::atproto::car::CarIndex;
 use atkafka::atproto::cbor::CborError;
 use atkafka::atproto::frame::{self, Kind};
 use atkafka::atproto::json::{Oddities, Oddity};
-use atkafka::atproto::{cid, json};
+use atkafka::atproto::{cid, json, time};
 use atkafka::dead_letter::Reason;
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
@@ -630,7 +630,7 @@ fn work(decoder: &mut Decoder<'_>, list: &[&[u8]]) -> Batch {
         frames.bytes.extend_from_slice(bytes);
         frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
     }
-    let (work, received) = (Work::Frames(frames), Instant::now());
+    let (work, received, arrived_ms) = (Work::Frames(frames), Instant::now(), time::now_ms());
     let (cost, room) = (work.bytes(), batch::room(&work, usize::MAX));
-    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position: None, received, cost, room })
+    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position: None, received, arrived_ms, cost, room })
 }

@@ -18,6 +18,8 @@ pub struct Job {
     pub work: Work,
     pub position: Option<Position>,
     pub received: Instant,
+    /// The same by the clock, in milliseconds since 1970: decoders read no clock.
+    pub arrived_ms: i64,
     /// What it holds of the memory limit, in bytes.
     pub cost: usize,
     /// What its batch may take: it holds that as well until the batch is made.
@@ -84,6 +86,8 @@ pub struct Batch {
     /// Where upstream stands once all records and dead letters of the batch are acknowledged.
     pub position: Option<Position>,
     pub received: Instant,
+    /// When its job arrived, in milliseconds since 1970.
+    pub arrived_ms: i64,
     pub frames: usize,
     pub cost: usize,
 }
@@ -111,6 +115,7 @@ impl Batch {
             unreadable: 0,
             position: job.position.clone(),
             received: job.received,
+            arrived_ms: job.arrived_ms,
             frames: job.work.frames(),
             cost: job.cost + job.room,
         }

@@ -1,21 +1,19 @@
-//! One frame to records and dead letters. Pure but for counters.
+//! One frame to records and dead letters. Pure but for counters: the time of arrival comes with the job.
 
 use crate::atproto::car::CarIndex;
 use crate::atproto::frame::{self, Commit, Kind, Op};
 use crate::atproto::json::{Oddities, Oddity};
-use crate::atproto::{cbor::CborError, cid, time};
+use crate::atproto::{cbor::CborError, cid};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::enrich::Forget;
 use crate::event::{self, Action, Format, Head, Operation, When};
 use crate::filter::Filter;
 use crate::metrics::{Handled, Metrics};
-use crate::pipeline::batch::{Batch, Hole, Record, YIELD, YIELD_ALWAYS};
+use crate::pipeline::batch::{Batch, YIELD, YIELD_ALWAYS};
+use crate::pipeline::event_writer::EventWriter;
 use crate::source::job::Seen;
 
 /// A dead letter without the frame in it.
 const LETTER: usize = 1 << 10;
-/// Records of this collection are what profiles are made of.
-const PROFILE: &str = "app.bsky.actor.profile";
 
 /// What a worker does with each frame.
 #[derive(Clone)]
@@ -84,8 +82,11 @@ impl<'m> Decoder<'m> {
 
     /// An `info` event of our own making, at the time of arrival.
     pub fn notice(&mut self, name: &str, message: &str, out: &mut Batch) {
-        let now = Arrival::now();
-        self.other(Action::Info, None, now.when(), None, "", out, |o| event::info(o, name, message));
+        let mut text = String::new();
+        let head = Head { when: When::at(out.arrived_ms, &mut text), ..Head::of(Action::Info) };
+        let mut event = EventWriter::begin(out, &self.rules, head, "");
+        event::info(event.body(), name, message);
+        event.finish();
     }
 
     fn message(&mut self, kind: Kind, frame: &[u8], body: usize, out: &mut Batch) -> Result<(), String> {
@@ -97,23 +98,20 @@ impl<'m> Decoder<'m> {
             }
             Kind::Identity => {
                 let m: frame::Identity<'_> = frame::body(bytes).map_err(|e| format!("#identity: {e}"))?;
-                self.timed(m.time, Action::Identity, m.did, m.seq, "", out, |o| {
-                    event::identity(o, Some(m.seq), m.handle)
-                });
+                let head = Head { did: Some(m.did), seq: Some(m.seq), ..Head::of(Action::Identity) };
+                self.timed(m.time, head, out, |o| event::identity(o, Some(m.seq), m.handle));
             }
             Kind::Account => {
                 let m: frame::Account<'_> = frame::body(bytes).map_err(|e| format!("#account: {e}"))?;
-                self.timed(m.time, Action::Account, m.did, m.seq, "", out, |o| {
-                    event::account(o, m.active, Some(m.seq), m.status)
-                });
+                let head = Head { did: Some(m.did), seq: Some(m.seq), ..Head::of(Action::Account) };
+                self.timed(m.time, head, out, |o| event::account(o, m.active, Some(m.seq), m.status));
             }
             Kind::Sync => {
                 let m: frame::Sync<'_> = frame::body(bytes).map_err(|e| format!("#sync: {e}"))?;
                 let cid = frame::sync_commit(m.blocks.unwrap_or_default());
                 let rev = m.rev.unwrap_or_default();
-                self.timed(m.time, Action::Sync, m.did, m.seq, rev, out, |o| {
-                    event::sync(o, m.seq, rev, cid.as_deref().ok())
-                });
+                let head = Head { did: Some(m.did), seq: Some(m.seq), rev, ..Head::of(Action::Sync) };
+                self.timed(m.time, head, out, |o| event::sync(o, m.seq, rev, cid.as_deref().ok()));
                 // The event says that the repository was reset, which holds whatever its CAR is worth.
                 if let Err(e) = cid {
                     let detail = format!("#sync of {}: {e}", short(m.did));
@@ -138,14 +136,8 @@ impl<'m> Decoder<'m> {
             self.metrics.filtered.inc_by(commit.ops_len);
             return;
         }
-        let arrival;
-        let when = match time::parse_ms(commit.time) {
-            Some(ms) => When { text: commit.time, ms },
-            None => {
-                arrival = Arrival::now();
-                arrival.when()
-            }
-        };
+        let mut text = String::new();
+        let when = When::given(commit.time, out.arrived_ms, &mut text);
         out.saw_time(when.ms);
         // Read when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
         let mut car: Option<Result<(), &'static str>> = None;
@@ -237,113 +229,27 @@ impl<'m> Decoder<'m> {
             operation.cid = &text;
         }
         let head = Head { action, did: Some(commit.repo), when, seq: Some(commit.seq), rev: commit.rev, live: None };
-        let mut of_record = Oddities::default();
-        self.append(out, head, collection, |o| operation.write(o).map(|odd| of_record = odd))?;
+        let mut event = EventWriter::begin(out, &self.rules, head, collection);
+        let of_record = operation.write(event.body())?;
+        event.finish();
         for oddity in odd.iter().chain(of_record.iter()) {
             self.metrics.noncanonical(oddity).inc();
         }
         Ok(())
     }
 
-    /// An event other than an op, at the time that upstream gives, or of arrival where that is not a time.
-    #[allow(clippy::too_many_arguments)]
-    fn timed(
-        &mut self,
-        text: Option<&str>,
-        action: Action,
-        did: &str,
-        seq: u64,
-        rev: &str,
-        out: &mut Batch,
-        body: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let arrival;
-        let when = match text.and_then(|text| Some(When { text, ms: time::parse_ms(text)? })) {
-            Some(when) => when,
-            None => {
-                arrival = Arrival::now();
-                arrival.when()
-            }
-        };
+    /// An event other than an op, at the time that upstream gives as `text`.
+    fn timed(&mut self, text: Option<&str>, head: Head<'_>, out: &mut Batch, body: impl FnOnce(&mut Vec<u8>)) {
+        let mut arrival = String::new();
+        let when = When::given(text.unwrap_or_default(), out.arrived_ms, &mut arrival);
         out.saw_time(when.ms);
-        if self.rules.filter.did(did) {
-            self.other(action, Some(did), when, Some(seq), rev, out, body);
-        } else {
+        if !self.rules.filter.did(head.did.unwrap_or_default()) {
             self.metrics.filtered.inc();
+            return;
         }
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn other(
-        &mut self,
-        action: Action,
-        did: Option<&str>,
-        when: When<'_>,
-        seq: Option<u64>,
-        rev: &str,
-        out: &mut Batch,
-        body: impl FnOnce(&mut Vec<u8>),
-    ) {
-        let head = Head { action, did, when, seq, rev, live: None };
-        let infallible: Result<(), std::convert::Infallible> = self.append(out, head, "", |o| {
-            body(o);
-            Ok(())
-        });
-        infallible.unwrap_or_else(|never| match never {});
-    }
-
-    /// Appends one record of the common form.
-    pub(super) fn append<E>(
-        &self,
-        out: &mut Batch,
-        head: Head<'_>,
-        collection: &str,
-        body: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let (did, seq) = (head.did.unwrap_or_default(), head.seq.unwrap_or(0));
-        let format = self.rules.format;
-        let mut at = 0;
-        self.append_value(out, did, collection, head.when.ms, head.action, seq, |o| {
-            event::write(o, format, head, |o| {
-                at = o.len();
-                body(o)
-            })
-        })?;
-        if self.rules.enrich && !did.is_empty() {
-            let forget = match head.action {
-                Action::Identity => Forget::Identity,
-                _ if collection == PROFILE => Forget::Profile,
-                _ => Forget::Nothing,
-            };
-            out.holes.push(Hole { record: out.records.len() - 1, at, time_ms: head.when.ms, forget });
-        }
-        Ok(())
-    }
-
-    /// Appends one record: its key, its collection (for headers), and the value that `write` appends.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn append_value<E>(
-        &self,
-        out: &mut Batch,
-        key: &str,
-        collection: &str,
-        time_ms: i64,
-        action: Action,
-        seq: u64,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let start = out.bytes.len();
-        out.bytes.extend_from_slice(key.as_bytes());
-        let key = start..out.bytes.len();
-        out.bytes.extend_from_slice(collection.as_bytes());
-        let collection = key.end..out.bytes.len();
-        if let Err(e) = write(&mut out.bytes) {
-            out.bytes.truncate(start);
-            return Err(e);
-        }
-        let value = collection.end..out.bytes.len();
-        out.records.push(Record { key, value, time_ms: record_time(time_ms), action, collection, seq });
-        Ok(())
+        let mut event = EventWriter::begin(out, &self.rules, Head { when, ..head }, "");
+        body(event.body());
+        event.finish();
     }
 }
 
@@ -351,31 +257,4 @@ impl<'m> Decoder<'m> {
 pub(super) fn short(text: &str) -> &str {
     let end = (0..=text.len().min(256)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     &text[..end]
-}
-
-/// How far a record's timestamp may be ahead of the clock. Brokers refuse more than an hour (the default of
-/// `message.timestamp.after.max.ms`), and a host's clock, or its malice, must not stop the topic.
-const AHEAD_MS: i64 = 10 * 60 * 1000;
-
-/// The Kafka timestamp of an event: its time, or that of arrival where Kafka could not take it.
-fn record_time(ms: i64) -> i64 {
-    let now = time::now_ms();
-    if (1..=now + AHEAD_MS).contains(&ms) { ms } else { now }
-}
-
-/// The clock, for what has no time of its own.
-pub(super) struct Arrival {
-    text: String,
-    ms: i64,
-}
-
-impl Arrival {
-    pub(super) fn now() -> Self {
-        let ms = time::now_ms();
-        Arrival { text: time::format_ms(ms), ms }
-    }
-
-    pub(super) fn when(&self) -> When<'_> {
-        When { text: &self.text, ms: self.ms }
-    }
 }

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::batch::Batch;
-use super::decode::{Arrival, Decoder};
-use crate::atproto::{json, json_input, time};
+use super::decode::Decoder;
+use super::event_writer::EventWriter;
+use crate::atproto::{json, json_input};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{self, Action, When};
+use crate::event::{Action, When};
 
 /// What is looked at; kinds that are not known pass like the others.
 #[derive(Deserialize)]
@@ -63,25 +64,14 @@ impl Decoder<'_> {
             self.metrics.filtered.inc();
             return;
         }
-        let arrival;
-        let when = match time::parse_ms(&view.created_at) {
-            Some(ms) => When { text: &view.created_at, ms },
-            None => {
-                arrival = Arrival::now();
-                arrival.when()
-            }
-        };
+        let mut text_of_arrival = String::new();
+        let when = When::given(&view.created_at, out.arrived_ms, &mut text_of_arrival);
         // `tools.ozone.moderation.defs#modEventTag` -> `ozone#modEventTag`
         let kind = view.event.kind.rsplit('#').next().unwrap_or_default();
         let name = format!("ozone#{kind}");
-        let format = self.rules.format;
-        self.append_value(out, did, "", when.ms, Action::Ozone, 0, |o| {
-            event::envelope(o, format, &name, when, |o| {
-                json::raw(o, text);
-                Ok::<_, std::convert::Infallible>(())
-            })
-        })
-        .unwrap_or_else(|never| match never {});
+        let mut event = EventWriter::begin_alone(out, &self.rules, did, &name, Action::Ozone, when);
+        json::raw(event.body(), text);
+        event.finish();
         self.handled.ozone(kind);
     }
 }

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::batch::Batch;
-use super::decode::{Arrival, Decoder, short};
+use super::decode::{Decoder, short};
+use super::event_writer::EventWriter;
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue};
-use crate::atproto::{json, tid, time};
+use crate::atproto::{json, tid};
 use crate::checkpoint::Position;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, Head, Operation, Record, When};
@@ -115,17 +116,10 @@ impl Decoder<'_> {
         if record.is_none() && action != Action::Delete {
             self.metrics.without_record.inc();
         }
-        let arrival;
-        let text;
+        let mut text = String::new();
         let when = match tid::time_ms(&r.rev) {
-            Some(ms) => {
-                text = time::format_ms(ms);
-                When { text: &text, ms }
-            }
-            None => {
-                arrival = Arrival::now();
-                arrival.when()
-            }
+            Some(ms) => When::at(ms, &mut text),
+            None => When::at(out.arrived_ms, &mut text),
         };
         out.saw_time(when.ms);
         let operation = Operation {
@@ -141,8 +135,9 @@ impl Decoder<'_> {
         if operation.cid.iter().any(|b| !b.is_ascii_alphanumeric()) {
             return Err((Reason::BadOp, detail("the CID is not one")));
         }
-        self.append(out, head, &r.collection, |o| operation.write(o).map(drop))
-            .map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
+        let mut event = EventWriter::begin(out, &self.rules, head, &r.collection);
+        operation.write(event.body()).map_err(|e| (Reason::BadRecord, detail(&e.to_string())))?;
+        event.finish();
         Ok(())
     }
 
@@ -151,13 +146,18 @@ impl Decoder<'_> {
             self.metrics.filtered.inc();
             return;
         }
-        let now = Arrival::now();
-        let did = Some(i.did.as_ref());
-        self.other(Action::Identity, did, now.when(), None, "", out, |o| event::identity(o, None, i.handle.as_deref()));
+        let mut text = String::new();
+        let when = When::at(out.arrived_ms, &mut text);
+        let head = |action| Head { did: Some(i.did.as_ref()), when, ..Head::of(action) };
+        let mut event = EventWriter::begin(out, &self.rules, head(Action::Identity), "");
+        event::identity(event.body(), None, i.handle.as_deref());
+        event.finish();
         let active = i.is_active.unwrap_or(true);
         let status = i.status.as_deref().filter(|s| *s != "active" && !s.is_empty());
         if !active || status.is_some() {
-            self.other(Action::Account, did, now.when(), None, "", out, |o| event::account(o, active, None, status));
+            let mut event = EventWriter::begin(out, &self.rules, head(Action::Account), "");
+            event::account(event.body(), active, None, status);
+            event.finish();
         }
     }
 }

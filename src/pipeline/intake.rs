@@ -9,6 +9,7 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use super::batch::{self, Job};
 use super::checkpointer::Beginning;
 use super::permits::{Failed, Permits};
+use crate::atproto::time;
 use crate::checkpoint::Position;
 use crate::metrics::Metrics;
 use crate::source::job::{self, Stopped, Work};
@@ -46,10 +47,10 @@ impl job::Intake for Intake {
     fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped> {
         let frames = work.frames();
         let cost = work.bytes() + position.as_ref().map_or(0, Position::bytes) + PER_FRAME * (frames + 1);
-        let received = Instant::now();
+        let (received, arrived_ms) = (Instant::now(), time::now_ms());
         let room = batch::room(&work, self.permits.share());
         self.permits.acquire(frames, cost + room)?;
-        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, cost, room };
+        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, arrived_ms, cost, room };
         self.ordinal += 1;
         self.handed_over.store(self.ordinal, Ordering::Relaxed);
         self.metrics.queue_depth.inc();

@@ -6,6 +6,7 @@ pub mod decode;
 pub mod decode_ozone;
 pub mod decode_tap;
 pub mod enricher;
+pub mod event_writer;
 pub mod fetcher;
 pub mod intake;
 pub mod metadata;
@@ -25,7 +26,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::enrich::Knowledge;
 use crate::enrich::directory::Directory;
-use crate::event::Snowflake;
+use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::sink::Sink;

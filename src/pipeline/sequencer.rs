@@ -58,6 +58,7 @@ mod tests {
             work: Work::Notice { name: "", message: String::new() },
             position: None,
             received: Instant::now(),
+            arrived_ms: 0,
             cost: 0,
             room: 0,
         })

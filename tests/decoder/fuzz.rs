@@ -234,7 +234,10 @@ fn texts(decoder: &mut Decoder<'_>, text: &[u8], tap: bool) -> Batch {
     let (work, position) =
         if tap { (Work::Tap(frames), Some(Position::Tap(position))) } else { (Work::Ozone(frames), None) };
     let (cost, room) = (work.bytes(), batch::room(&work, usize::MAX));
-    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position, received: Instant::now(), cost, room })
+    worker::work(
+        decoder,
+        &Job { source: 0, ordinal: 0, work, position, received: Instant::now(), arrived_ms: 0, cost, room },
+    )
 }
 
 #[test]

@@ -22,7 +22,8 @@ use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
 use crate::atproto::time;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{self, Format, Snowflake};
+use crate::event::Format;
+use crate::event::osprey::{self, Snowflake};
 use crate::health::Health;
 use crate::log::Periodic;
 use crate::metrics::{Metrics, SourceMetrics};
@@ -391,7 +392,7 @@ impl Run {
                 return Ok(false);
             }
             if self.p.format == Format::Osprey {
-                event::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
+                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
             }
             let bytes = &sending.batch.bytes;
             let mut seq = itoa::Buffer::new();

@@ -221,11 +221,26 @@ fn absent_topics_are_created_and_existing_ones_left_as_they_are() {
     let (seven, default, existing) = (unique("seven"), unique("default"), unique("existing"));
     let dead = format!("{seven}-dead");
     let args = ["--topic-partitions", "7", "--topic-replication", "1", "--dead-letter-topic", &dead];
-    assert_eq!(through(events(5), 5, &broker, &seven, &args).len(), 5);
+    let (_relay, bridge) = start(events(5), &broker, &seven, &args, &[]);
+    bridge.wait_delivered(5, SOON);
+    for topic in [&seven, &dead] {
+        assert!(bridge.log_contains(&format!("topic {topic} created with 7 partitions: so many consumers")));
+    }
+    assert_eq!(bridge.stop().0, Some(0));
+    assert_eq!(consume(&broker, &seven).len(), 5);
     assert_eq!(partitions(&broker, &seven), 7);
     assert_eq!(partitions(&broker, &dead), 7, "dead letters, too");
 
-    assert_eq!(through(events(5), 5, &broker, &default, &[]).len(), 5);
+    let (_relay, bridge) = start(events(5), &broker, &default, &[], &[]);
+    bridge.wait_delivered(5, SOON);
+    let count = match partitions(&broker, &default) {
+        1 => "1 partition".to_string(),
+        n => format!("{n} partitions"),
+    };
+    let line = format!("topic {default} created with {count} (the broker's default): so many consumers");
+    assert!(bridge.log_contains(&line) && bridge.log_contains("give --topic-partitions before it is made"));
+    assert_eq!(bridge.stop().0, Some(0));
+    assert_eq!(consume(&broker, &default).len(), 5);
     let reference = unique("reference");
     create_topic(&broker, &reference, -1, &[]);
     assert_eq!(partitions(&broker, &default), partitions(&broker, &reference), "the broker's own default");
@@ -277,6 +292,17 @@ fn kafka_config_reaches_librdkafka_and_wrong_properties_stop_the_start() {
         ("linger.ms=soon", "linger.ms"),
         ("compression.type=brotli", "compression.type"),
         ("acks=lots", "acks"),
+        // What librdkafka takes, and no promise would survive.
+        ("acks=0", "acks=0: without acknowledgements"),
+        ("linger.ms=5,acks=1", "acks=1: an event that only one broker has"),
+        ("enable.idempotence=false", "enable.idempotence=false: without it a connection that breaks repeats"),
+        ("enable.gapless.guarantee=false", "could pass a refused one"),
+        ("partitioner=random", "murmur2_random"),
+        ("queuing.strategy=lifo", "wrong order"),
+        ("transactional.id=x", "transactions are not supported"),
+        // What contradicts our own.
+        ("max.in.flight=10", "max.in.flight"),
+        ("retries=0", "retries"),
     ] {
         let url = "ws://127.0.0.1:1";
         let args = ["firehose", "relay", "--relay-host", url, "--bootstrap-servers", &broker, "--output-topic", &topic];
@@ -326,6 +352,49 @@ fn a_limit_that_is_raised_while_running_holds_at_once_and_topics_of_ours_take_la
     assert_eq!(consume(&broker, &dead).len(), 1);
     let ours = unique("ours");
     assert_eq!(through(vec![large(1)], 1, &broker, &ours, &[]).len(), 1, "and so is this topic of events");
+}
+
+/// The start of what does not fit, with a header that says how long it was: by a limit that is known, and by one that is not
+/// (it falls while running; the crate never knows it).
+#[test]
+fn a_dead_letter_that_is_too_large_for_its_topic_is_cut() {
+    let cases = [(broker(KAFKA), &[][..]), (broker(KAFKA_39), &["--kafka-client", "kafka"])];
+    for (broker, args) in cases {
+        let Some(broker) = broker else { return };
+        let headers = args.is_empty();
+        let (topic, dead) = (unique("cut"), unique("cut-dead"));
+        create_topic(&broker, &topic, 1, &[("max.message.bytes", "20000")]);
+        create_topic(&broker, &dead, 1, &[("max.message.bytes", "20000")]);
+        let large = |i: u64, size| Commit::new(DID, REV).op(create(&format!("a.b.c/{i}"), size)).frame(i);
+        let list = vec![large(1, 60_000), large(2, 100)];
+        let (relay, bridge) = start(list, &broker, &topic, &[args, &["--dead-letter-topic", &dead]].concat(), &[]);
+        bridge.wait_delivered(2, SOON);
+        let options = AdminOptions::new().request_timeout(Some(Duration::from_secs(20)));
+        let lowered = AlterConfig::new(ResourceSpecifier::Topic(&dead)).set("max.message.bytes", "9000");
+        let answer = pollster::block_on(admin(&broker).alter_configs([&lowered], &options)).expect("an answer");
+        answer.into_iter().for_each(|a| drop(a.expect("altered")));
+        relay.push(&large(3, 70_000));
+        relay.push(&large(4, 100));
+        bridge.wait_delivered(4, SOON);
+        let (code, log) = bridge.stop();
+        assert_eq!(code, Some(0), "{log:?}");
+        let seqs: Vec<u64> = consume(&broker, &topic).iter().map(|a| a.json()["seq"].as_u64().expect("seq")).collect();
+        assert_eq!(seqs, [2, 4]);
+        let letters = consume(&broker, &dead);
+        assert_eq!(letters.len(), 2, "{log:?}");
+        for (letter, (size, limit)) in letters.iter().zip([(60_000, 20_000), (70_000, 9_000)]) {
+            let text = String::from_utf8_lossy(&letter.value);
+            assert!(text.starts_with("{\"did\":\"did:plc:") && text.len() > limit / 3, "{}: {text:.50}", text.len());
+            if headers {
+                let whole: usize = letter.header("cut_from_bytes").expect("the header").parse().expect("a number");
+                assert!((size..size + 500).contains(&whole), "{whole}");
+                assert_eq!(letter.header("reason").as_deref(), Some("too_large"));
+            }
+        }
+        if headers {
+            assert!(letters[0].value.len() > 19_500, "as much as fits: {}", letters[0].value.len());
+        }
+    }
 }
 
 fn sizes(broker: &str, args: &[&str], count: u64, headers: bool) {

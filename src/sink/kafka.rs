@@ -16,7 +16,8 @@ use super::complaint::Complaint;
 use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
 use super::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, probe,
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
+    probe,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::Metrics;
@@ -89,7 +90,10 @@ impl KafkaSink {
             .into_iter()
             .flatten()
             .collect();
+        let mut absent = topics.clone();
         if self.options.new_topic.create {
+            client.load_metadata_all().map_err(|e| e.to_string())?;
+            absent.retain(|topic| !client.topics().contains(topic));
             for _ in 0..2 {
                 client.load_metadata(&topics).map_err(|e| e.to_string())?;
             }
@@ -98,6 +102,12 @@ impl KafkaSink {
         for topic in topics {
             if client.topics().partitions(topic).is_none_or(|p| p.is_empty()) {
                 return Err(format!("topic {topic} does not exist (yet)"));
+            }
+        }
+        if self.options.new_topic.create {
+            for topic in absent {
+                let partitions = client.topics().partitions(topic).map(|p| p.len());
+                log::info!("{}", created(topic, partitions, true));
             }
         }
         let codec = match self.options.codec {
@@ -241,10 +251,8 @@ impl Sink for KafkaSink {
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let size = record.key.len() + record.value.len() + 34;
         if size > MAX_MESSAGE {
-            return Err(Refused::TooLarge(format!(
-                "{size} bytes, topic {} takes {MAX_MESSAGE}",
-                self.name(record.topic)
-            )));
+            let detail = format!("{size} bytes, topic {} takes {MAX_MESSAGE}", self.name(record.topic));
+            return Err(Refused::TooLarge { detail, excess: size - MAX_MESSAGE });
         }
         if self.waiting_bytes >= WAITING_BYTES {
             return Err(Refused::Full);

@@ -18,7 +18,9 @@ use rdkafka::{Message, Timestamp};
 use super::complaint::Complaint;
 use super::diagnosis::{self, Client, Words};
 use super::kafka_options::Kafka;
-use super::{Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict};
+use super::{
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
+};
 use crate::dead_letter::Reason;
 use crate::log::Periodic;
 use crate::metrics::Metrics;
@@ -230,20 +232,57 @@ fn verdict(code: RDKafkaErrorCode) -> Verdict {
     }
 }
 
+/// Why a property that librdkafka would take is refused: with it a promise does not hold.
+fn broken_promise(key: &str, value: &str) -> Option<&'static str> {
+    let is = |names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(value));
+    let no = is(&["false", "0", "f"]);
+    match key {
+        "transactional.id" => Some("transactions are not supported"),
+        "delivery.report.only.error" if !no => Some("without delivery reports nothing is known to be safe"),
+        "acks" | "request.required.acks" if is(&["0"]) => {
+            Some("without acknowledgements nothing is known to be safe; leave it out, it is all")
+        }
+        "acks" | "request.required.acks" if value.parse::<i16>().is_ok_and(|n| n > 0) => Some(
+            "an event that only one broker has is lost with it, though it counted as safe; leave it out, it is all",
+        ),
+        "enable.idempotence" if no => {
+            Some("without it a connection that breaks repeats events and changes their order; leave it out, it is true")
+        }
+        "enable.gapless.guarantee" if no => {
+            Some("without it a later event could pass a refused one; leave it out, it is true")
+        }
+        "queuing.strategy" if is(&["lifo"]) => Some("events would leave in the wrong order"),
+        "partitioner" if is(&["random"]) => Some(
+            "the events of an account would be on different partitions, so in no order; murmur2_random keeps them on one",
+        ),
+        _ => None,
+    }
+}
+
 impl Librdkafka {
     /// Checks the options without talking to anybody. Fails with librdkafka's own words for a property it refuses.
     pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Result<Self, String> {
         let config = config(&options);
         for (key, value) in &options.config {
-            let why = match (key.as_str(), value.as_str()) {
-                ("transactional.id", _) => "transactions are not supported",
-                ("delivery.report.only.error", _) => "without delivery reports nothing is known to be safe",
-                ("acks" | "request.required.acks", "0") => "without acknowledgements nothing is known to be safe",
-                _ => continue,
-            };
-            return Err(format!("{key}={value}: {why}"));
+            if let Some(why) = broken_promise(key, value) {
+                return Err(format!("{key}={value}: {why}"));
+            }
         }
         config.create_native_config().map_err(refused)?;
+        // What contradicts one another shows only with a client, which is gone before it has connected. Where the fault is
+        // not in these properties, it is told when the brokers are first needed.
+        let fault = |config: &ClientConfig| config.create::<BaseProducer>().err();
+        if !options.config.is_empty()
+            && let Some(error) = fault(&config)
+            && fault(&self::config(&Kafka { config: Vec::new(), ..options.clone() })).is_none()
+        {
+            let text = error.to_string();
+            let quotes = |(_, value): &(String, String)| value.len() > 3 && text.contains(value.as_str());
+            return Err(match options.config.iter().any(quotes) {
+                true => "librdkafka refuses these properties together".into(),
+                false => text,
+            });
+        }
         Ok(Librdkafka {
             client: Arc::new(Client::of(&options)),
             options,
@@ -306,7 +345,7 @@ impl Librdkafka {
         let metadata = self.metadata(probe)?;
         let brokers: Vec<String> = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
         if !metadata.topics().iter().any(|t| t.name() == name) {
-            self.create(admin, name, &brokers)?;
+            self.create(probe, admin, name, &brokers)?;
         }
         match limit(admin, name) {
             Ok(max) => Ok(max),
@@ -327,6 +366,20 @@ impl Librdkafka {
         }
     }
 
+    /// How many partitions a topic has that was just made: the brokers may need a moment to know it. `None`: not known by then.
+    fn partitions(&self, probe: &BaseProducer<Context>, name: &str) -> Option<usize> {
+        let until = Instant::now() + FIRST_ASK;
+        while Instant::now() < until {
+            let metadata = probe.client().fetch_metadata(Some(name), FIRST_ASK).ok()?;
+            let found = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
+            if found > 0 {
+                return Some(found);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
+    }
+
     /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
     /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
     fn limit_now(&self, name: &str) -> Option<usize> {
@@ -334,7 +387,13 @@ impl Librdkafka {
         limit(&admin, name).ok()
     }
 
-    fn create(&self, admin: &AdminClient<AdminContext>, name: &str, brokers: &[String]) -> Result<(), NotReady> {
+    fn create(
+        &self,
+        probe: &BaseProducer<Context>,
+        admin: &AdminClient<AdminContext>,
+        name: &str,
+        brokers: &[String],
+    ) -> Result<(), NotReady> {
         let new = &self.options.new_topic;
         if !new.create {
             return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
@@ -347,7 +406,7 @@ impl Librdkafka {
             .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), brokers))?;
         match answer.into_iter().next() {
             Some(Ok(_)) => {
-                log::info!("topic {name} created");
+                log::info!("{}", created(name, self.partitions(probe, name), new.partitions.is_none()));
                 Ok(())
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
@@ -510,7 +569,8 @@ impl Sink for Librdkafka {
             }
         }
         if size > max {
-            return Err(Refused::TooLarge(format!("{size} bytes, topic {topic} takes {max}")));
+            let detail = format!("{size} bytes, topic {topic} takes {max}");
+            return Err(Refused::TooLarge { detail, excess: size - max });
         }
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
         let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(record.time_ms);
@@ -527,7 +587,8 @@ impl Sink for Librdkafka {
             Ok(()) => Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(Refused::Full),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
-                Err(Refused::TooLarge(format!("{size} bytes")))
+                // Ours, or one that --kafka-config lowers: by how much is not said.
+                Err(Refused::TooLarge { detail: format!("{size} bytes"), excess: record.value.len() / 2 })
             }
             Err(_) if open.is_broken() => Err(Refused::Broken),
             Err((error, _)) => Err(Refused::Error(error.to_string())),

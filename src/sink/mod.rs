@@ -69,6 +69,19 @@ pub enum Verdict {
     Collateral,
 }
 
+/// The line about a topic that was made.
+fn created(topic: &str, partitions: Option<usize>, by_default: bool) -> String {
+    let count = match partitions {
+        None => return format!("topic {topic} created"),
+        Some(1) => "1 partition".to_string(),
+        Some(n) => format!("{n} partitions"),
+    };
+    let whose = if by_default { " (the broker's default)" } else { "" };
+    format!(
+        "topic {topic} created with {count}{whose}: so many consumers of a group can share it; for more, give --topic-partitions before it is made, or kafka-topics.sh --alter --partitions N, which from then on puts accounts on other partitions"
+    )
+}
+
 /// Work for a thread of its own, to be called again and again until it says `false`. One call blocks for some seconds at
 /// most.
 pub type Background = Box<dyn FnMut() -> bool + Send>;
@@ -78,8 +91,8 @@ pub type Background = Box<dyn FnMut() -> bool + Send>;
 pub enum Refused {
     /// Not now: try the same record again when deliveries have come.
     Full,
-    /// Never: it is larger than the topic allows.
-    TooLarge(String),
+    /// Never: it is so many bytes larger than the topic allows.
+    TooLarge { detail: String, excess: usize },
     /// Not now, for a reason that people should see.
     Error(String),
     /// The sink is broken, see [`Sink::broken`].

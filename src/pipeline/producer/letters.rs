@@ -6,6 +6,11 @@ use crate::atproto::time;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::sink::{Returned, Token, Topic};
 
+/// Header of a dead letter that was cut: how many bytes it had.
+const CUT_FROM: &str = "cut_from_bytes";
+/// What it adds to a record at most.
+const CUT_HEADER_BYTES: usize = 40;
+
 impl Run {
     /// Counts a dead letter and disposes of it: to its topic, or to the log.
     pub(super) fn dead_letter(&mut self, owner: Owner, letter: &DeadLetter) {
@@ -39,22 +44,44 @@ impl Run {
         self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
     }
 
-    /// A record that came back and that the broker never takes: an event becomes a dead letter, a dead letter a log line.
-    pub(super) fn never(&mut self, token: Token, record: &Returned, reason: Reason, detail: String) {
+    /// A record that came back and that the broker never takes: an event becomes a dead letter, a dead letter a shorter one, or
+    /// a log line. `excess`: by so many bytes it is too large, where that is known.
+    pub(super) fn never(
+        &mut self,
+        token: Token,
+        record: Returned,
+        reason: Reason,
+        detail: String,
+        excess: Option<usize>,
+    ) {
         let Some(owner) = self.outstanding.settle(token) else { return };
         match record.topic {
             Topic::Events => {
                 let key = String::from_utf8_lossy(&record.key);
-                let letter = DeadLetter {
-                    reason,
-                    detail: format!("event of {key}: {detail}"),
-                    seq: 0,
-                    bytes: record.value.clone(),
-                };
+                let letter =
+                    DeadLetter { reason, detail: format!("event of {key}: {detail}"), seq: 0, bytes: record.value };
                 self.dead_letter(owner, &letter);
             }
-            Topic::DeadLetters => self.bury(owner, record, &detail),
+            Topic::DeadLetters if reason == Reason::TooLarge => {
+                let half = record.value.len() / 2;
+                self.shorten(owner, record, excess.unwrap_or(half), &detail);
+            }
+            Topic::DeadLetters => self.bury(owner, &record, &detail),
         }
+    }
+
+    /// A dead letter that is larger than its topic takes, by `excess` bytes: it goes there without its end.
+    pub(super) fn shorten(&mut self, owner: Owner, mut letter: Returned, excess: usize, detail: &str) {
+        let size = letter.value.len();
+        let keep = size.saturating_sub(excess + CUT_HEADER_BYTES);
+        if keep == 0 {
+            return self.bury(owner, &letter, detail);
+        }
+        letter.value.truncate(keep);
+        if !letter.headers.iter().any(|(key, _)| key == CUT_FROM) {
+            letter.headers.push((CUT_FROM.into(), size.to_string().into_bytes()));
+        }
+        self.letters.push_front((owner, letter));
     }
 
     /// A dead letter that its topic does not take: it goes to the log.

@@ -301,7 +301,7 @@ impl Run {
         if let (1, Some((token, reason, detail))) = (std::mem::take(&mut self.refused), self.refusal.take())
             && let Some(culprit) = self.again.remove(&token)
         {
-            self.never(token, &culprit.record, reason, detail);
+            self.never(token, culprit.record, reason, detail, None);
         }
         self.flow.empty(self.again.values().filter(|again| again.suspect).count());
         Ok(true)
@@ -314,7 +314,9 @@ impl Run {
             let Some((token, again)) = self.again.pop_first() else { break };
             match self.hand_over(&again.record, token)? {
                 None => {}
-                Some(Refused::TooLarge(detail)) => self.never(token, &again.record, Reason::TooLarge, detail),
+                Some(Refused::TooLarge { detail, excess }) => {
+                    self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
+                }
                 Some(_) => {
                     self.again.insert(token, again);
                     return Ok(());
@@ -327,7 +329,7 @@ impl Run {
             let token = self.outstanding.next();
             match self.hand_over(&letter, token)? {
                 None => self.outstanding.add(owner),
-                Some(Refused::TooLarge(detail)) => self.bury(owner, &letter, &detail),
+                Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
                 Some(_) => {
                     self.letters.push_front((owner, letter));
                     return Ok(());
@@ -411,7 +413,7 @@ impl Run {
             let result = self.p.sink.send(&out, self.outstanding.next());
             match self.sort(result)? {
                 None => self.outstanding.add(owner),
-                Some(Refused::TooLarge(detail)) => {
+                Some(Refused::TooLarge { detail, .. }) => {
                     let letter = DeadLetter {
                         reason: Reason::TooLarge,
                         detail,

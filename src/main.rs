@@ -55,10 +55,16 @@ impl From<Failed> for Failure {
 }
 
 fn main() -> ExitCode {
-    match run() {
+    let code = ended(run());
+    atkafka::log::finish();
+    code
+}
+
+fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
-            eprintln!("atkafka: {message}");
+            atkafka::log::say(&format!("atkafka: {message}"));
             ExitCode::from(2)
         }
         Err(Failure::Settings(message)) => {
@@ -68,7 +74,7 @@ fn main() -> ExitCode {
         Err(Failure::Run(message)) => {
             // The logger is there by now; without one this says nothing, so both.
             if log::max_level() == log::LevelFilter::Off {
-                eprintln!("atkafka: {message}");
+                atkafka::log::say(&format!("atkafka: {message}"));
             } else {
                 log::error!("{message}");
             }
@@ -117,9 +123,13 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             let (keep, saved) = run.position::<RelayPosition>(writing, "relay", &host.name, output)?;
             let saved = saved.map(|p| p.seq);
             if let Some(seq) = saved {
-                log::info!("{}: going on behind the saved seq {seq}", host.name);
+                log::info!(
+                    event = "position", host = host.name, seq = seq;
+                    "{}: going on behind the saved seq {seq}", host.name
+                );
                 if relay.start != Start::Live {
                     log::warn!(
+                        event = "position", host = host.name;
                         "{}: --cursor is not used, since a position is saved: delete its file to begin there",
                         host.name
                     );
@@ -198,11 +208,13 @@ impl Run {
         output: &str,
     ) -> Result<(Keep, Option<T>), Failure> {
         let Some(dir) = &writing.state_dir else {
-            log::info!("{host}: its position is not kept (--state-dir keeps it)");
+            log::info!(event = "position", host = host; "{host}: its position is not kept (--state-dir keeps it)");
             return Ok((Keep::Nowhere, None));
         };
         let (file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
-        log::info!("{host}: position in {}{}", file.path().display(), if saved.is_some() { "" } else { ", none yet" });
+        let path = file.path().display();
+        let none_yet = if saved.is_some() { "" } else { ", none yet" };
+        log::info!(event = "position", host = host, path:% = path; "{host}: position in {path}{none_yet}");
         Ok((Keep::File(file), saved))
     }
 
@@ -213,7 +225,7 @@ impl Run {
         sources: impl FnOnce(&Run, &Writing, &str) -> Result<Vec<Source>, Failure>,
     ) -> Result<(), Failure> {
         for warning in &writing.warnings {
-            log::warn!("{warning}");
+            log::warn!(at_most = 100, event = "setting"; "{warning}");
         }
         let (output, sink) = sink(&writing, &self.metrics)?;
         let sources = sources(&self, &writing, &output)?;
@@ -335,6 +347,7 @@ fn supervise(pipeline: Pipeline, stop: &AtomicBool, mut report: report::Report) 
             ));
         }
         report.tick();
+        atkafka::log::settle();
     }
 }
 
@@ -349,6 +362,7 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
     let mut said = Instant::now();
     while !reader.is_finished() {
         std::thread::sleep(LOOK_UP);
+        atkafka::log::settle();
         if said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
             log::info!("{} of {} frames", recording.progress().0, options.frames);

@@ -8,12 +8,15 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use crate::health::Health;
+use crate::log::plain::plain;
 
 /// Between two signs of life, at most; a watchdog may want them more often.
 const ALIVE_EVERY: Duration = Duration::from_secs(10);
 /// How much longer a start may take after each sign of life. One look for a broker takes some seconds with librdkafka, and
 /// up to two minutes for each server with the `kafka` crate.
 const MORE_TIME: Duration = Duration::from_secs(300);
+/// Bytes of a status. What upstream says may hold line ends, and a line is an assignment.
+const STATUS: usize = 2_000;
 /// A manager that does not read must not hold us up.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -74,24 +77,19 @@ impl Systemd {
 
     /// How it goes, for `systemctl status`.
     pub fn status(&self, text: &str) {
-        self.tell(&format!("STATUS={}", one_line(text)));
+        self.tell(&format!("STATUS={}", plain(text, STATUS)));
     }
 
     /// We are about to end, and why.
     pub fn stopping(&mut self, why: &str) {
         self.stopping = true;
-        self.tell(&format!("STOPPING=1\nSTATUS={}", one_line(why)));
+        self.tell(&format!("STOPPING=1\nSTATUS={}", plain(why, STATUS)));
     }
 
     /// Whether the manager took it. It may be away for a moment, while it starts itself anew.
     fn tell(&self, message: &str) -> bool {
         self.socket.send_to_addr(message.as_bytes(), &self.address).is_ok()
     }
-}
-
-/// What upstream says may hold line ends, and a line is an assignment.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -142,7 +140,7 @@ mod tests {
         systemd.stopping("asked");
         assert_eq!(
             heard(&manager),
-            ["STATUS=not connected to relay: away READY=1", "STOPPING=1\nSTATUS=asked"].map(String::from)
+            ["STATUS=not connected to relay: away\\nREADY=1", "STOPPING=1\nSTATUS=asked"].map(String::from)
         );
     }
 }

@@ -18,7 +18,6 @@ use super::{ABSENT, Answer, Created, Kind, Settings, Value, web_host};
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
 use crate::atproto::time;
 use crate::client;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Profiles in one request at most: the limit of `getProfiles`.
@@ -92,7 +91,6 @@ pub struct Directory {
     /// For all hosts of `did:web` together: a name with wildcards may be one machine.
     web_rate: Gate,
     metrics: Arc<Metrics>,
-    complaints: Periodic,
 }
 
 impl Directory {
@@ -116,7 +114,6 @@ impl Directory {
             web: ureq::Agent::with_parts(web, DefaultConnector::default(), resolver),
             settings,
             metrics,
-            complaints: Periodic::new(LINES),
         }
     }
 
@@ -198,7 +195,7 @@ impl Directory {
             };
             let wait = match &trouble {
                 Trouble::Host(reason) => {
-                    self.complaints.warn(&format!("{reason}; tried again"));
+                    log::warn!(at_most = LINES, event = "lookup_failed", error = reason; "{reason}; tried again");
                     Duration::from_millis(50 << attempt.min(5)).mul_f64(0.5 + fastrand::f64())
                 }
                 Trouble::Pause(wait) | Trouble::Closed(wait) => (*wait).min(Duration::from_millis(500)),
@@ -251,7 +248,7 @@ impl Directory {
         match Document::parse(did, body) {
             Ok(document) => Some(Value::Document(Arc::new(document))),
             Err(e) => {
-                self.complaints.warn(&format!("{did}: its document cannot be used: {e}"));
+                log::warn!(at_most = LINES, event = "bad_document", did = did, error = e; "{did}: its document cannot be used: {e}");
                 None
             }
         }
@@ -261,7 +258,7 @@ impl Directory {
         let text = first_entry(body);
         let created = text.and_then(|text| Some(Created { ms: time::parse_ms(&text)?, text: text.into() }));
         if created.is_none() {
-            self.complaints.warn(&format!("{did}: its audit log has no time in the first entry"));
+            log::warn!(at_most = LINES, event = "bad_audit_log", did = did; "{did}: its audit log has no time in the first entry");
         }
         created.map(|created| Value::Created(Arc::new(created)))
     }
@@ -321,7 +318,7 @@ impl Directory {
             Err(_) => return all(None),
         };
         let Some(found) = many(&body) else {
-            self.complaints.warn("getProfiles: the answer has no profiles");
+            log::warn!(at_most = LINES, event = "bad_profiles"; "getProfiles: the answer has no profiles");
             return all(Some(Answer { value: None, ttl: AGAIN }));
         };
         let of = |did: &str| {

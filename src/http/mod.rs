@@ -11,6 +11,7 @@ use std::time::Duration;
 use tiny_http::{HTTPVersion, Header, Response};
 
 use crate::health::Health;
+use crate::log::plain::plain;
 use crate::metrics::Metrics;
 use connection::Request;
 
@@ -46,7 +47,7 @@ fn answer(request: &Request<'_>, metrics: &Metrics, health: &Health) -> Vec<u8> 
             "/healthz" => (200, TEXT, "ok\n".into()),
             "/readyz" => match health.ready() {
                 Ok(()) => (200, TEXT, "ok\n".into()),
-                Err(why) => (503, TEXT, format!("{why}\n")),
+                Err(why) => (503, TEXT, format!("{}\n", plain(&why, REASONS))),
             },
             "/" => {
                 (200, TEXT, concat!("atkafka ", env!("CARGO_PKG_VERSION"), "\n/metrics\n/healthz\n/readyz\n").into())
@@ -69,6 +70,8 @@ fn answer(request: &Request<'_>, metrics: &Metrics, health: &Health) -> Vec<u8> 
     out.into_inner()
 }
 
+/// Bytes of an answer that says why we are not ready.
+const REASONS: usize = 8_000;
 const TEXT: &str = "text/plain; charset=utf-8";
 /// How long a health check waits for each step of an answer.
 const ANSWER: Duration = Duration::from_secs(2);

@@ -10,7 +10,6 @@ use crate::checkpoint::Position;
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::file::StateFile;
 use crate::health::Health;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Between two saves: what repeats after kill -9 is bounded by it.
@@ -70,7 +69,6 @@ struct Slot {
     /// A reader that waits for its first position to be on disk.
     begun: Option<Sender<()>>,
     failing: Option<Failing>,
-    errors: Periodic,
 }
 
 #[derive(Clone, Copy)]
@@ -100,7 +98,7 @@ pub fn new(
         if let Some((file, id)) = file.as_ref().and_then(|file| Some((file, file.cluster()?))) {
             clusters.push((file.path().to_path_buf(), id.to_string()));
         }
-        slots.push(Slot { file, saved: None, begun: None, failing: None, errors: Periodic::new(1) });
+        slots.push(Slot { file, saved: None, begun: None, failing: None });
         acks.push(ack);
     }
     let frontier = Frontier {
@@ -221,7 +219,7 @@ impl Checkpointer {
                     self.health.saved(source);
                     slot.saved = Some(position);
                     if let Some(failing) = slot.failing.take() {
-                        log::info!("{path}: saved again, after {} s", failing.since.elapsed().as_secs());
+                        log::info!(event = "saved_again", path:% = path; "{path}: saved again, after {} s", failing.since.elapsed().as_secs());
                     }
                     if let Some(begun) = slot.begun.take() {
                         // A reader that stops meanwhile does not listen any more.
@@ -233,11 +231,19 @@ impl Checkpointer {
                     let now = Instant::now();
                     slot.failing.get_or_insert(Failing { since: now, last: now }).last = now;
                     let first = slot.begun.is_some();
-                    slot.errors.warn(&if first {
-                        format!("{path}: the first position cannot be saved: {e}. Nothing of this host is delivered until it is; it is tried each second")
+                    let what = if first {
+                        format!(
+                            "the first position cannot be saved: {e}. Nothing of this host is delivered until it is; it is tried each second"
+                        )
                     } else {
-                        format!("{path}: the position cannot be saved: {e}. Events go on; a restart now would repeat those since the last save. It is tried each second")
-                    });
+                        format!(
+                            "the position cannot be saved: {e}. Events go on; a restart now would repeat those since the last save. It is tried each second"
+                        )
+                    };
+                    log::warn!(
+                        at_most = 1, event = "not_saved", path:% = path, error = e;
+                        "{path}: {what}"
+                    );
                     let what = format!("{path}: cannot be saved: {e}");
                     self.health.not_saved(source, &what, first);
                     failed.push(what);

@@ -290,7 +290,7 @@ impl Sink for KafkaSink {
                     self.producer = None;
                     self.not_before = Some(Instant::now() + RETRY);
                     if self.complaint.cause(&line) {
-                        log::warn!("kafka: {line} (it is tried again until it works)");
+                        log::warn!(event = "kafka_error", error = line; "kafka: {line} (it is tried again until it works)");
                     }
                     return Ok(());
                 }

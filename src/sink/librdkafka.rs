@@ -22,7 +22,6 @@ use super::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
 };
 use crate::dead_letter::Reason;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// How long one question to the brokers may take.
@@ -55,7 +54,6 @@ pub struct Librdkafka {
     metrics: Arc<Metrics>,
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
-    errors: Arc<Periodic>,
     open: Option<Open>,
 }
 
@@ -119,7 +117,6 @@ struct Context {
     runs: bool,
     ready: Sender<()>,
     metrics: Arc<Metrics>,
-    errors: Arc<Periodic>,
     events_topic: String,
 }
 
@@ -133,7 +130,10 @@ impl Context {
     fn report(&self, error: &str) {
         self.metrics.kafka_errors.inc();
         let Some(words) = Words::read(error) else {
-            self.errors.warn(&format!("kafka: {error} (it is tried again until it works)"));
+            log::warn!(
+                at_most = 1, event = "kafka_error", error = error;
+                "kafka: {error} (it is tried again until it works)"
+            );
             return;
         };
         log::debug!("librdkafka: {error}");
@@ -290,7 +290,6 @@ impl Librdkafka {
             metrics,
             ready: bounded(1),
             shared: Arc::default(),
-            errors: Arc::new(Periodic::new(1)),
             open: None,
         })
     }
@@ -302,7 +301,6 @@ impl Librdkafka {
             runs,
             ready: self.ready.0.clone(),
             metrics: self.metrics.clone(),
-            errors: self.errors.clone(),
             events_topic: self.options.topic.clone(),
         }
     }

@@ -89,7 +89,10 @@ pub fn keep(session: &mut impl Session) {
         let wait = backoff.next(asked);
         // Some reasons name the host themselves.
         let reason = reason.strip_prefix(&format!("{}: ", link.name)).unwrap_or(&reason).to_string();
-        log::warn!("{}: {reason}; connecting again in {:.1} s", link.name, wait.as_secs_f64());
+        log::warn!(
+            event = "disconnected", host = link.name, reason = reason;
+            "{}: {reason}; connecting again in {:.1} s", link.name, wait.as_secs_f64()
+        );
         link.health.source(link.index, Err(reason));
         if pause(|| session.stopped(), wait).is_err() {
             break;

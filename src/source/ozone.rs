@@ -20,7 +20,6 @@ use crate::atproto::json_input::{self, LazyValue};
 use crate::atproto::{json, time};
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Pages of one round before a poll rests for as many tenths of a second: a PDS allows 3,000 requests in five minutes.
@@ -54,7 +53,6 @@ pub struct Ozone<I> {
     seen: HashSet<u64>,
     /// Events handed over so far.
     fresh: u64,
-    loops: Periodic,
 }
 
 /// What a round did.
@@ -103,7 +101,6 @@ impl<I: Intake> Ozone<I> {
             reading,
             intake,
             fresh: 0,
-            loops: Periodic::new(1),
         }
     }
 
@@ -127,7 +124,10 @@ impl<I: Intake> Ozone<I> {
                 Err(Ended::Failed(Failure::Later { reason, wait })) => {
                     backoff.ended(began.elapsed(), self.fresh - before);
                     let wait = backoff.next(wait);
-                    log::warn!("{}: {reason}; again in {:.1} s", self.link.name, wait.as_secs_f64());
+                    log::warn!(
+                        event = "disconnected", host = self.link.name, reason = reason;
+                        "{}: {reason}; again in {:.1} s", self.link.name, wait.as_secs_f64()
+                    );
                     self.link.gauges.connected.set(0);
                     self.link.metrics.reconnect(&self.link.name);
                     self.link.health.source(self.link.index, Err(reason));
@@ -194,10 +194,11 @@ impl<I: Intake> Ozone<I> {
             // More repeats than there are events to repeat: the server goes round, whatever its cursors are.
             repeats += page.events.len() - (self.fresh - before) as usize;
             if cursors.closes(next) || repeats > known {
-                self.loops.warn(&format!(
+                log::warn!(
+                    at_most = 1, event = "endless_pages", host = self.link.name;
                     "{}: queryEvents gives the same pages again and again: the round is ended after {pages} pages",
                     self.link.name
-                ));
+                );
                 return Ok(Round { caught_up: true, pages });
             }
         }

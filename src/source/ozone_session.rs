@@ -11,7 +11,6 @@ use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time;
 use crate::client;
-use crate::log::Periodic;
 use crate::metrics::Metrics;
 
 /// Events of a page: the most that Ozone gives.
@@ -85,22 +84,12 @@ pub struct Session {
     answered: bool,
     /// The server's clock at the last answer, in milliseconds since 1970, where it says it.
     server_ms: Option<i64>,
-    clock_log: Periodic,
 }
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
         let agent = client::config(&account.user_agent, TIMEOUT, 1, Proxy::try_from_env()).new_agent();
-        Session {
-            account,
-            agent,
-            metrics,
-            tokens: None,
-            last_login: None,
-            answered: false,
-            server_ms: None,
-            clock_log: Periodic::new(1),
-        }
+        Session { account, agent, metrics, tokens: None, last_login: None, answered: false, server_ms: None }
     }
 
     /// One page of `tools.ozone.moderation.queryEvents`, oldest first.
@@ -313,12 +302,13 @@ impl Session {
         let asked = client::asked_wait(response.headers());
         let wait = asked.or((status == 429).then_some(UNSAID_WAIT));
         if let Some(off) = server_ms.map(|at| time::now_ms() - at).filter(|off| off.abs() > CLOCK_OFF) {
-            self.clock_log.warn(&format!(
+            log::warn!(
+                at_most = 1, event = "clock", host = self.account.pds;
                 "{}: the clock of this machine is {} s {} the server's: set it; lag and look-back go by it",
                 self.account.pds,
                 off.abs() / 1000,
                 if off > 0 { "ahead of" } else { "behind" }
-            ));
+            );
         }
         let body = response.body_mut().with_config().limit(limit).read_to_vec().map_err(explain)?;
         self.server_ms = server_ms;

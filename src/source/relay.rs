@@ -16,6 +16,7 @@ use crate::atproto::frame::{self, ErrorBody, Kind};
 use crate::checkpoint::{Position, RelayPosition};
 use crate::dead_letter::Reason;
 use crate::health::Health;
+use crate::log::plain::plain;
 use crate::metrics::Metrics;
 
 /// How long the first frame of a live start waits for a second one that agrees with its seq.
@@ -31,6 +32,9 @@ const PAST: Duration = Duration::from_millis(200);
 const SINGLE_STEPS: u64 = 32;
 /// So many connections in a row that break in the same place are more than a bad line.
 const BROKEN: u32 = 4;
+/// Bytes of an error frame's name and of its message that are passed on.
+const WORD: usize = 64;
+const WORDS: usize = 500;
 /// The farthest step.
 const FARTHEST: u64 = 4_096;
 
@@ -138,7 +142,10 @@ impl<I: Intake> Relay<I> {
             self.forget_past();
             return Ended::Lost(what.into());
         }
-        log::warn!("{}: {what}; trying to go on {} seqs behind the cursor", self.link.name, self.past);
+        log::warn!(
+            event = "stepping_past", host = self.host.name, reason = what;
+            "{}: {what}; trying to go on {} seqs behind the cursor", self.host.name, self.past
+        );
         Ended::Again(PAST)
     }
 
@@ -157,10 +164,13 @@ impl<I: Intake> Relay<I> {
             Ok(socket) => socket,
             Err(refused) => return Ended::Refused(refused),
         };
+        let host = &self.host.name;
         match asked {
-            Some(0) => log::info!("{}: connected, from the oldest event kept", self.host.name),
-            Some(seq) => log::info!("{}: connected, going on behind seq {seq}", self.host.name),
-            None => log::info!("{}: connected, live", self.host.name),
+            Some(0) => log::info!(event = "connected", host = host; "{host}: connected, from the oldest event kept"),
+            Some(seq) => {
+                log::info!(event = "connected", host = host, seq = seq; "{host}: connected, going on behind seq {seq}");
+            }
+            None => log::info!(event = "connected", host = host; "{host}: connected, live"),
         }
         self.link.connected();
         self.resume.connected(asked.map(|seq| seq - self.past));
@@ -225,7 +235,10 @@ impl<I: Intake> Relay<I> {
             Kind::Info => {
                 if let Ok(info) = frame::body::<frame::Info<'_>>(&bytes[body..]) {
                     let message = info.message.unwrap_or_default();
-                    log::warn!("{}: #info {}: {message}", self.host.name, info.name);
+                    log::warn!(
+                        event = "info_frame", host = self.host.name, reason = info.name, error = message;
+                        "{}: #info {}: {message}", self.host.name, info.name
+                    );
                     if info.name == "OutdatedCursor" {
                         self.link.metrics.gap("outdated_cursor");
                         self.resume.told_outdated();
@@ -303,7 +316,10 @@ impl<I: Intake> Relay<I> {
                 n => gap.message.push_str(&format!(" (and {n} more of this kind before, only counted)")),
             }
         }
-        log::warn!("{}: {}: {}", self.host.name, gap.kind, gap.message);
+        log::warn!(
+            event = "gap", host = self.host.name, reason = gap.kind;
+            "{}: {}: {}", self.host.name, gap.kind, gap.message
+        );
         self.hand_over()?;
         self.intake.put(Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) }, None)
     }
@@ -311,7 +327,7 @@ impl<I: Intake> Relay<I> {
     fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
         self.link.metrics.received_frames.inc();
         let (name, message) = match frame::body::<ErrorBody<'_>>(body) {
-            Ok(error) => (error.error.to_string(), error.message.unwrap_or_default().to_string()),
+            Ok(error) => (plain(error.error, WORD), plain(error.message.unwrap_or_default(), WORDS)),
             Err(e) => ("unreadable".into(), e),
         };
         self.link.metrics.error_frame(&name);
@@ -340,7 +356,10 @@ impl<I: Intake> Relay<I> {
             }
             // The host closes next, if it means it.
             _ => {
-                log::warn!("{}: error frame {name}: {message}", self.host.name);
+                log::warn!(
+                    event = "error_frame", host = self.host.name, reason = name, error = message;
+                    "{}: error frame {name}: {message}", self.host.name
+                );
                 Ok(())
             }
         }

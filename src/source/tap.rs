@@ -66,7 +66,7 @@ impl<I: Intake> Tap<I> {
             Ok(socket) => socket,
             Err(refused) => return Ended::Refused(refused),
         };
-        log::info!("{}: connected", self.link.name);
+        log::info!(event = "connected", host = self.link.name; "{}: connected", self.link.name);
         self.link.connected();
         let ended = self.read(&mut socket);
         // What was read belongs to this connection: its ids must not be acknowledged on the next one.

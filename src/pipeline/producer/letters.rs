@@ -1,7 +1,7 @@
 //! Dead letters: to their topic, or to the log.
 
-use super::Run;
 use super::outstanding::Owner;
+use super::{DEAD_LETTER_LINES, Run};
 use crate::atproto::time;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::sink::{Returned, Token, Topic};
@@ -41,7 +41,10 @@ impl Run {
 
     fn log_letter(&self, owner: Owner, reason: &str, seq: &str, detail: &str) {
         let name = &self.p.lanes[owner.source].name;
-        self.dead_letter_log.warn(&format!("dead letter: {reason}: {name} seq {seq}: {detail}"));
+        log::warn!(
+            at_most = DEAD_LETTER_LINES, event = "dead_letter", host = name, seq = seq, reason = reason, error = detail;
+            "dead letter: {reason}: {name} seq {seq}: {detail}"
+        );
     }
 
     /// A record that came back and that the broker never takes: an event becomes a dead letter, a dead letter a shorter one, or

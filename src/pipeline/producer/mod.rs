@@ -25,7 +25,6 @@ use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::Format;
 use crate::event::osprey::{self, Snowflake};
 use crate::health::Health;
-use crate::log::Periodic;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::sink::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict,
@@ -113,8 +112,6 @@ struct Run {
     /// The sink was ready once.
     prepared: bool,
     done: Vec<Delivery>,
-    errors: Periodic,
-    dead_letter_log: Periodic,
 }
 
 impl Producer {
@@ -133,8 +130,6 @@ impl Producer {
             refusal: None,
             prepared: false,
             done: Vec::new(),
-            errors: Periodic::new(1),
-            dead_letter_log: Periodic::new(DEAD_LETTER_LINES),
         };
         let ended = run.prepare(&mut start_background).and_then(|()| run.deliver(batches, &mut start_background));
         // Readers must not wait for permits that nobody gives back any more.
@@ -162,7 +157,10 @@ impl Run {
                 Err(NotReady::Yet(reason)) => {
                     // Once, and again when the cause changes; until then it stands in the status and in /readyz.
                     if said.as_ref() != Some(&reason) {
-                        log::warn!("output: {reason} (it is tried again until it works)");
+                        log::warn!(
+                            event = "output_not_ready", reason = reason;
+                            "output: {reason} (it is tried again until it works)"
+                        );
                         said = Some(reason.clone());
                     }
                     self.p.health.sink(Err(reason));
@@ -382,7 +380,7 @@ impl Run {
 
     fn trouble(&mut self, reason: &str) {
         self.p.metrics.produced_error.inc();
-        self.errors.warn(&format!("output: {reason}; it is sent again until it is taken"));
+        log::warn!(at_most = 1, event = "output_error", error = reason; "output: {reason}; it is sent again until it is taken");
         self.p.health.sink(Err(reason.into()));
     }
 
@@ -496,10 +494,11 @@ impl Run {
         let suspect = match failure.verdict {
             Verdict::Never(reason) => {
                 self.p.metrics.produced_error.inc();
-                self.errors.warn(&format!(
+                log::warn!(
+                    at_most = 1, event = "output_refused", error = failure.error;
                     "output: {}; the batch is sent again in halves, to find the record that is meant",
                     failure.error
-                ));
+                );
                 self.flow.refused(now);
                 self.refused += 1;
                 self.refusal = Some((token, reason, failure.error));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use atkafka::client::Client;
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::health::Health;
@@ -63,7 +64,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         port: relay.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("the relay's port"),
         name: "relay".into(),
         prefix: String::new(),
-        user_agent: "atkafka-bench".into(),
+        client: Client::new(None),
         authorization: None,
     };
     health.add_source(&host.name);

@@ -1,4 +1,5 @@
-//! A relay over TLS: the certificate is checked against the system's roots, and the host's name.
+//! TLS to everything but brokers: the certificate is checked against the system's roots, or those of `--ca-file` in their
+//! place, and the host's name.
 
 mod support;
 
@@ -8,8 +9,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use atkafka_fixtures::directory::{Directory, Kind};
 use atkafka_fixtures::frames;
+use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
+use atkafka_fixtures::tap::{Tap, TapConfig, TapEvent};
 use native_tls::{Identity, TlsAcceptor};
 use support::*;
 
@@ -89,5 +93,88 @@ fn a_relay_over_tls_is_read_when_its_certificate_is_right_and_refused_when_not()
         });
         assert_eq!(bridge.metric("atkafka_received_frames"), 0.0);
         assert_eq!(bridge.stop().0, Some(0));
+    }
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port")
+}
+
+/// Everything that is spoken to over TLS is refused with a private CA, and taken with `--ca-file`.
+#[test]
+fn a_private_ca_is_trusted_everywhere_with_ca_file_and_in_place_of_the_systems() {
+    let dir = folder("tls-ca");
+    certificates(&dir);
+    let (ca, other) = (dir.join("ca.pem"), folder("tls-other"));
+    certificates(&other);
+    let other = other.join("ca.pem");
+    let (ca, other) = (ca.to_str().expect("UTF-8"), other.to_str().expect("UTF-8"));
+
+    let list = frames::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst")).expect("the fixture");
+    let relay = Relay::start(RelayConfig::looped(list, 200)).expect("a relay");
+    let directory = Directory::start().expect("a directory");
+    directory.make(|_| Some(("a.example".into(), "https://pds.example".into())));
+    let ozone = Ozone::start(OzoneConfig::default()).expect("an Ozone");
+    let tap = Tap::start(TapConfig::default()).expect("a Tap");
+    let wss = |port| format!("wss://localhost:{}", terminate(&dir, port));
+    let https = |port| format!("https://localhost:{}", terminate(&dir, port));
+    let (relay_url, tap_url) = (wss(relay.port()), wss(port_of(&tap.url())));
+    let (directory_url, pds_url) = (https(directory.port()), https(port_of(&ozone.url())));
+
+    let relay_line = ["firehose", "relay", "--relay-host", &relay_url];
+    let tap_line = ["firehose", "tap", "--tap-host", &tap_url];
+    let login = [&["ozone-events", "--identifier", IDENTIFIER][..], &["--labeler-did", LABELER]].concat();
+    let ozone_line = [&login[..], &["--pds-host", &pds_url]].concat();
+    let env = [("ATKAFKA_OZONE_PASSWORD", PASSWORD)];
+    let of_system = [env[0], ("SSL_CERT_FILE", ca)];
+    let sources: [&[&str]; 3] = [&relay_line, &tap_line, &ozone_line];
+    for line in sources {
+        // Without it; and with another one, in place of the system's, which would do.
+        for (more, env) in [(&[][..], &env[..]), (&["--ca-file", other], &of_system)] {
+            let bridge = Bridge::start_with(&[line, more].concat(), env);
+            let says = "its certificate is not trusted";
+            bridge.wait(says, SOON, |b| b.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains(says)));
+            assert!(bridge.log_contains("certificate verify failed"), "{:?}", bridge.log());
+            assert_eq!(bridge.stop().0, Some(0));
+        }
+    }
+    assert!(relay.stats().connections.is_empty() && ozone.stats().requests == 0);
+
+    let with = ["--ca-file", ca];
+    let enriched = ["--plc-host", &directory_url, "--api-host", &directory_url];
+    let bridge = Bridge::start(
+        &[&relay_line[..], &enriched, &["--metadata-timeout", "30s", "--lookup-concurrency", "2"], &with].concat(),
+    );
+    bridge.wait_delivered(200, SOON);
+    for kind in [Kind::Document, Kind::AuditLog, Kind::Profiles] {
+        assert!(directory.stats().count(kind) > 0, "{kind:?}");
+    }
+    assert_eq!(bridge.stop().0, Some(0));
+    tap.push([TapEvent::identity(
+        "did:plc:ewvi7nxzyoun6zhxrhs64oiz",
+        r#""handle":"a.example","is_active":true,"status":"active""#,
+    )]);
+    ozone.add(&atkafka_fixtures::ozone::comment("did:plc:ewvi7nxzyoun6zhxrhs64oiz", "a note"));
+    for line in [&tap_line[..], &ozone_line] {
+        let bridge = Bridge::start_with(&[line, &with[..]].concat(), &env);
+        bridge.wait("its event", SOON, |b| b.lines().len() == 1);
+        assert_eq!(bridge.stop().0, Some(0));
+    }
+    // Look-ups that are refused: events go on without.
+    let plain = relay.url();
+    let line = ["firehose", "relay", "--relay-host", &plain, "--plc-host", &directory_url];
+    let bridge = Bridge::start(&line);
+    bridge.wait("the reason", SOON, |b| b.log_contains("certificate verify failed"));
+    assert_eq!(bridge.stop().0, Some(0));
+}
+
+#[test]
+fn a_ca_file_without_certificates_is_refused_at_the_start() {
+    let dir = folder("tls-bad");
+    certificates(&dir);
+    let key = dir.join("ca.key");
+    for (file, says) in [("/nowhere", "no such file"), ("/dev/zero", "KiB"), (key.to_str().expect("UTF-8"), "PEM")] {
+        let (code, _, err) = run(&["firehose", "relay", "--ca-file", file], &[]);
+        assert!(code == Some(2) && err.contains("--ca-file") && err.contains(says), "{file}: {code:?} {err}");
     }
 }

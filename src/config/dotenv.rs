@@ -13,6 +13,13 @@ const LARGEST: u64 = 64 << 10;
 
 /// The text of a small file, without a byte order mark. `None`: there is no such file.
 pub(super) fn small_file(flag: &str, path: &str) -> Checked<Option<String>> {
+    let Some(bytes) = limited_file(flag, path, LARGEST)? else { return Ok(None) };
+    let text = String::from_utf8(bytes).map_err(|_| invalid(flag, path, "cannot be read: not UTF-8"))?;
+    Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_string()))
+}
+
+/// A file of `largest` bytes at most. `None`: there is no such file.
+pub(super) fn limited_file(flag: &str, path: &str, largest: u64) -> Checked<Option<Vec<u8>>> {
     let failed = |why: &str| invalid(flag, path, &format!("cannot be read: {why}"));
     let file = match File::open(path) {
         Ok(file) => file,
@@ -20,12 +27,11 @@ pub(super) fn small_file(flag: &str, path: &str) -> Checked<Option<String>> {
         Err(e) => return Err(failed(&e.to_string())),
     };
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| failed(&e.to_string()))?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(failed(&format!("more than {} KiB, which is not what is expected here", LARGEST >> 10)));
+    file.take(largest + 1).read_to_end(&mut bytes).map_err(|e| failed(&e.to_string()))?;
+    if bytes.len() as u64 > largest {
+        return Err(failed(&format!("more than {} KiB, which is not what is expected here", largest >> 10)));
     }
-    let text = String::from_utf8(bytes).map_err(|_| failed("not UTF-8"))?;
-    Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_string()))
+    Ok(Some(bytes))
 }
 
 /// The variables of `text`, in order. `$` and, outside of double quotes, `\` stand for themselves.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::flags::Enriching;
 use super::values::{duration, list, number, service_url};
 use super::{Checked, invalid};
-use crate::client::user_agent;
+use crate::client::Client;
 use crate::enrich::Settings;
 
 /// Where documents come from when only a filter of services needs them.
@@ -19,7 +19,7 @@ const DEFAULT_CONCURRENCY: u64 = 256;
 const DEFAULT_RATE: u64 = 5_000;
 
 /// `None`: nothing is looked up.
-pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>) -> Checked<Option<Settings>> {
+pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>, client: &Client) -> Checked<Option<Settings>> {
     let has_services = !list(&f.watched_services).is_empty() || !list(&f.ignored_services).is_empty();
     if !has_services && f.unresolved_services.is_some() {
         return Err(invalid("--unresolved-services", "", "goes with --watched-services or --ignored-services"));
@@ -80,6 +80,6 @@ pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>) -> Checked<Optio
         rate: count("--lookup-rate", &f.lookup_rate, 1..=1_000_000, DEFAULT_RATE)? as u32,
         private_did_web: f.allow_private_did_web,
         snapshot,
-        user_agent: user_agent(f.contact.as_deref()),
+        client: client.clone(),
     }))
 }

@@ -131,6 +131,9 @@ writing_commands! {
         /// any librdkafka property, such as linger.ms=20; may repeat
         #[argh(option, arg_name = "key=value")]
         kafka_config: Vec<String>,
+        /// certificates to trust instead of the system's, for HTTPS and wss://, a PEM file (for brokers: --tls-ca-file)
+        #[argh(option, arg_name = "file")]
+        ca_file: Option<String>,
         /// encrypt the connections to the brokers
         #[argh(switch)]
         tls: bool,
@@ -326,6 +329,9 @@ pub struct Record {
     /// where to begin: live, oldest or a seq (default live)
     #[argh(option, arg_name = "start")]
     pub cursor: Option<String>,
+    /// certificates to trust instead of the system's, for HTTPS and wss://, a PEM file
+    #[argh(option, arg_name = "file")]
+    pub ca_file: Option<String>,
     /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
     #[argh(option, arg_name = "contact")]
     pub contact: Option<String>,

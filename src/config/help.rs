@@ -29,6 +29,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "--poll-interval",
             "--frames",
             "--contact",
+            "--ca-file",
         ],
     ),
     (

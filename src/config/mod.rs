@@ -20,6 +20,7 @@ use argh::{ArgsInfo, FromArgs};
 use argh_complete::{Generator, bash, fish, zsh};
 use log::LevelFilter;
 
+use crate::client::Client;
 use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
@@ -29,7 +30,9 @@ use crate::source::ozone::Reading;
 use crate::source::ozone_session::Account;
 use crate::source::{Host, Start};
 use crate::systemd::Manager;
-use values::{did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start};
+use values::{
+    client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start,
+};
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
 #[derive(Debug)]
@@ -205,10 +208,11 @@ pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<Envir
 }
 
 fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
     let mut hosts = Vec::new();
     let given = list(&f.relay_host);
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
-        let host = host("--relay-host", &url, f.contact.as_deref())?;
+        let host = host("--relay-host", &url, &client)?;
         if hosts.iter().any(|h: &Host| h.name == host.name) {
             return Err(invalid("--relay-host", &url, "the same host twice"));
         }
@@ -217,10 +221,11 @@ fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let w = f.writing();
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
-    Ok(Relay { hosts, start, writing: writing(&w, Some(&f.enriching()), input)?, logging })
+    Ok(Relay { hosts, start, writing: writing(&w, Some((&f.enriching(), &client)), input)?, logging })
 }
 
 fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
     let mut w = f.writing();
     let enriching = f.enriching();
     if let Some(workers) = f.tap_workers {
@@ -235,7 +240,7 @@ fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
         w.workers = Some(workers);
     }
     let url = f.tap_host.as_deref().unwrap_or(DEFAULT_TAP);
-    let mut host = host("--tap-host", url, f.contact.as_deref())?;
+    let mut host = host("--tap-host", url, &client)?;
     host.prefix = host.prefix.trim_end_matches("/channel").to_string();
     let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
     host.authorization =
@@ -245,17 +250,18 @@ fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
         connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,
         acks: !f.disable_acks,
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, Some(&enriching), input)?,
+        writing: writing(&w, Some((&enriching, &client)), input)?,
     })
 }
 
 fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
     let w = f.writing();
     let required = |flag: &str, value: &Option<String>, what: &str| {
         value.clone().ok_or_else(|| invalid(flag, "", &format!("required: {what}")))
     };
     let pds = required("--pds-host", &f.pds_host, "the PDS of the moderator's account, https://...")?;
-    let host = host("--pds-host", &pds, f.contact.as_deref())?;
+    let host = host("--pds-host", &pds, &client)?;
     let scheme = if host.tls { "https" } else { "http" };
     let password = secret("--password", &f.password, "--password-file", &f.password_file)?;
     let labeler_did = required("--labeler-did", &f.labeler_did, "did:plc:... of the labeler")?;
@@ -279,7 +285,7 @@ fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
             identifier: required("--identifier", &f.identifier, "handle, DID or e-mail of a member of Ozone's team")?,
             password: required("--password", &password, "or --password-file")?,
             labeler_did,
-            user_agent: host.user_agent,
+            client,
         },
         name: host.name,
         reading: Reading {
@@ -298,8 +304,9 @@ fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
 }
 
 fn record(f: flags::Record) -> Checked<Record> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
     Ok(Record {
-        host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY), f.contact.as_deref())?,
+        host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY), &client)?,
         output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
         frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
         start: start(f.cursor.as_deref())?,
@@ -307,7 +314,7 @@ fn record(f: flags::Record) -> Checked<Record> {
     })
 }
 
-fn writing(f: &flags::Writing, enriching: Option<&flags::Enriching>, input: &Input<'_>) -> Checked<Writing> {
+fn writing(f: &flags::Writing, enriching: Option<(&flags::Enriching, &Client)>, input: &Input<'_>) -> Checked<Writing> {
     let env = &input.env.all;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
@@ -324,10 +331,10 @@ fn writing(f: &flags::Writing, enriching: Option<&flags::Enriching>, input: &Inp
         }
     };
     let enrich = match enriching {
-        Some(f) => enriching::settings(f, state_dir.as_deref())?,
+        Some((f, client)) => enriching::settings(f, state_dir.as_deref(), client)?,
         None => None,
     };
-    let lists = lists(f, enriching)?;
+    let lists = lists(f, enriching.map(|(f, _)| f))?;
     let filter = Filter::new(&lists).map_err(|bad| invalid(&format!("--{}", bad.list), &bad.pattern, bad.reason))?;
     let small = |flag, value: &Option<String>| number(flag, value.as_deref(), 0..=31).map(|n| n.map(|n| n as u8));
     Ok(Writing {
@@ -510,7 +517,7 @@ mod tests {
 
     #[test]
     fn hosts() {
-        let host = |url| values::host("--relay-host", url, None).map(|h| (h.tls, h.port, h.name));
+        let host = |url| values::host("--relay-host", url, &Client::new(None)).map(|h| (h.tls, h.port, h.name));
         assert_eq!(host("wss://bsky.network").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("https://bsky.network:443/").ok(), Some((true, 443, "bsky.network".into())));
         assert_eq!(host("ws://127.0.0.1:2470/a/b/").ok(), Some((false, 2470, "127.0.0.1:2470/a/b".into())));

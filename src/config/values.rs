@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::dotenv::small_file;
+use super::dotenv::{limited_file, small_file};
 use super::{Checked, invalid};
-use crate::client::user_agent;
+use crate::client::Client;
 use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
@@ -136,13 +136,23 @@ pub(super) fn service_url(flag: &str, url: &str) -> Checked<String> {
     if good { Ok(url.trim_end_matches('/').to_string()) } else { Err(wrong()) }
 }
 
-/// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
-pub(super) fn host(flag: &str, url: &str, contact: Option<&str>) -> Checked<Host> {
+/// How hosts are spoken to.
+pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>) -> Checked<Client> {
     if let Some(bad) =
         contact.filter(|c| c.is_empty() || !c.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'(' && b != b')'))
     {
         return Err(invalid("--contact", bad, "an e-mail address or a URL"));
     }
+    let client = Client::new(contact);
+    let Some(path) = ca_file else { return Ok(client) };
+    // The system's own bundle has 250 kB.
+    let pem = limited_file("--ca-file", path, 4 << 20)?
+        .ok_or_else(|| invalid("--ca-file", path, "cannot be read: no such file"))?;
+    client.trusting(&pem).map_err(|e| invalid("--ca-file", path, &e))
+}
+
+/// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
+pub(super) fn host(flag: &str, url: &str, client: &Client) -> Checked<Host> {
     const ALLOWED: &str = "a URL such as wss://bsky.network or ws://localhost:2470";
     let uri: tungstenite::http::Uri = url.parse().map_err(|_| invalid(flag, url, ALLOWED))?;
     let tls = match uri.scheme_str() {
@@ -172,7 +182,7 @@ pub(super) fn host(flag: &str, url: &str, contact: Option<&str>) -> Checked<Host
         port,
         name: format!("{name}{shown_port}{prefix}"),
         prefix,
-        user_agent: user_agent(contact),
+        client: client.clone(),
         authorization: None,
     })
 }

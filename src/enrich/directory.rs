@@ -101,11 +101,10 @@ impl Directory {
         };
         let unused = metrics.breaker("");
         // A proxy would resolve the names itself, and could be had to ask the machines around it.
-        let web = client::config(&settings.user_agent, WEB_TIMEOUT, 1, None);
+        let web = settings.client.config(WEB_TIMEOUT, 1, None);
         let resolver = Public { all: settings.private_did_web, dns: DefaultResolver::default() };
         let connections = 2 * settings.concurrency;
-        let ours =
-            client::config(&settings.user_agent, TIMEOUT.max(settings.timeout), connections, Proxy::try_from_env());
+        let ours = settings.client.config(TIMEOUT.max(settings.timeout), connections, Proxy::try_from_env());
         Directory {
             plc: gate(&settings.plc),
             api: gate(&settings.api),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::atproto::time;
+use crate::client::Client;
 use crate::metrics::{CacheHits, Metrics};
 use cache::Cache;
 use document::Document;
@@ -43,7 +44,7 @@ pub struct Settings {
     pub private_did_web: bool,
     /// Where the caches are kept over a restart.
     pub snapshot: Option<PathBuf>,
-    pub user_agent: String,
+    pub client: Client,
 }
 
 /// What is looked up of an account, each with a cache of its own.

@@ -10,7 +10,6 @@ use ureq::Proxy;
 use super::Host;
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
 use crate::atproto::{frame, json};
-use crate::client;
 
 /// Characters of what a server says.
 pub const LONGEST: usize = 300;
@@ -246,7 +245,7 @@ pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
 
 /// What the host says of itself.
 fn ask(host: &Host, meant: Meant) -> Option<String> {
-    let agent = client::config(&host.user_agent, ASKING, 0, Proxy::try_from_env()).new_agent();
+    let agent = host.client.config(ASKING, 0, Proxy::try_from_env()).new_agent();
     let scheme = if host.tls { "https" } else { "http" };
     let get = |path: &str| {
         let mut answer = agent.get(format!("{scheme}://{}:{}{path}", host.host, host.port)).call().ok()?;
@@ -316,7 +315,7 @@ pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
             "its certificate does not hold today: it is to be renewed, or the clock of this machine is wrong".into()
         }
         () if tls && has(&["certificate"]) => {
-            format!("its certificate is not trusted: is {flag} right, is its CA among those of the system?")
+            format!("its certificate is not trusted: is {flag} right? A CA of your own is given with --ca-file")
         }
         () if tls && has(&["unexpected eof", "connection reset", "handshake", "disconnected"]) => {
             format!("it hung up before TLS stood: if the server speaks none at this port, give {flag} with {plain}")

@@ -12,6 +12,8 @@ pub mod resume;
 pub mod socket;
 pub mod tap;
 
+use crate::client::Client;
+
 /// An upstream's address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Host {
@@ -22,8 +24,8 @@ pub struct Host {
     pub name: String,
     /// Path before `/xrpc`, without a slash at the end.
     pub prefix: String,
-    /// What it is told of us.
-    pub user_agent: String,
+    /// How it is spoken to.
+    pub client: Client,
     /// The `Authorization` header, where it wants one.
     pub authorization: Option<String>,
 }

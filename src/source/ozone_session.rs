@@ -10,7 +10,7 @@ use ureq::Proxy;
 use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time;
-use crate::client;
+use crate::client::{self, Client};
 use crate::metrics::Metrics;
 
 /// Events of a page: the most that Ozone gives.
@@ -38,7 +38,7 @@ pub struct Account {
     pub identifier: String,
     pub password: String,
     pub labeler_did: String,
-    pub user_agent: String,
+    pub client: Client,
 }
 
 /// Why there is no answer.
@@ -88,7 +88,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
-        let agent = client::config(&account.user_agent, TIMEOUT, 1, Proxy::try_from_env()).new_agent();
+        let agent = account.client.config(TIMEOUT, 1, Proxy::try_from_env()).new_agent();
         Session { account, agent, metrics, tokens: None, last_login: None, answered: false, server_ms: None }
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use native_tls::{TlsConnector, TlsStream};
+use native_tls::TlsStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::{HeaderName, HeaderValue};
@@ -145,7 +145,7 @@ impl Socket {
         let last_byte = Rc::new(Cell::new(Instant::now()));
         let heard = Heard { tcp, last_byte: last_byte.clone() };
         let transport = if host.tls {
-            let connector = TlsConnector::new().map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
+            let connector = host.client.tls().map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
             let tls = connector.connect(host.host.trim_matches(['[', ']']), heard).map_err(|e| {
                 away(&match e {
                     native_tls::HandshakeError::Failure(e) => format!("TLS: {e}"),
@@ -160,7 +160,7 @@ impl Socket {
         let scheme = if host.tls { "wss" } else { "ws" };
         let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
         let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;
-        let agent = HeaderValue::from_str(&host.user_agent).map_err(|e| ConnectError::new(e.to_string()))?;
+        let agent = HeaderValue::from_str(&host.client.user_agent).map_err(|e| ConnectError::new(e.to_string()))?;
         request.headers_mut().insert(HeaderName::from_static("user-agent"), agent);
         if let Some(authorization) = &host.authorization {
             let value = HeaderValue::from_str(authorization).map_err(|e| ConnectError::new(e.to_string()))?;

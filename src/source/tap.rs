@@ -16,7 +16,6 @@ use super::link::{self, Ended, LOOK_UP, Link};
 use super::socket::{Event, Socket};
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::{Position, TapPosition};
-use crate::client;
 use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -183,7 +182,7 @@ impl<I: Intake> link::Session for Tap<I> {
 pub fn check(host: &Host) -> Result<(), String> {
     let scheme = if host.tls { "https" } else { "http" };
     let url = format!("{scheme}://{}:{}{}/health", host.host, host.port, host.prefix);
-    let mut request = client::config(&host.user_agent, HEALTH, 1, Proxy::try_from_env()).new_agent().get(&url);
+    let mut request = host.client.config(HEALTH, 1, Proxy::try_from_env()).new_agent().get(&url);
     if let Some(authorization) = &host.authorization {
         request = request.header("authorization", authorization);
     }

@@ -55,6 +55,9 @@ impl From<Failed> for Failure {
 }
 
 fn main() -> ExitCode {
+    // mimalloc asks the kernel for huge pages: each of the many threads then keeps 2 MiB where it uses some kilobytes. Before
+    // there are threads and memory to speak of; a kernel that cannot do it only costs that memory.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let code = ended(run());
     atkafka::log::finish();
     code

@@ -1128,6 +1128,17 @@ fn retry_after_is_honoured() {
     stop(bridge);
 }
 
+/// With huge pages each of 256 threads for look-ups would keep more than a megabyte.
+#[test]
+fn huge_pages_are_off() {
+    let stage = Stage::new();
+    let bridge = stage.start(&[]);
+    assert_complete(&stage.event_of(&bridge, &did(1)));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.pid())).expect("its status");
+    assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+    stop(bridge);
+}
+
 /// What each of these is given for a document is none; nobody else is harmed, and memory has its bound.
 #[test]
 fn hostile_answers_are_no_documents() {

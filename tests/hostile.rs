@@ -8,6 +8,8 @@ mod memory;
 #[path = "hostile/seqs.rs"]
 mod seqs;
 mod support;
+#[path = "hostile/unreadable.rs"]
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -534,7 +536,7 @@ fn a_broken_websocket_is_opened_again_and_nothing_is_lost() {
         ("a close that is not UTF-8", close(b"\x03\xe8\xff\xff")),
     ];
     let mut s = Script::new(2);
-    // A thousand new frames make a connection a good one, so that the wait before the next is short.
+    // New frames make a connection a good one, so that the wait before the next is short.
     let many = |s: &mut Script| {
         for _ in 0..1_000 {
             let seq = s.next();
@@ -620,8 +622,8 @@ fn a_message_over_the_limit_is_passed_and_reported_as_a_gap() {
         for _ in 0..2 {
             let seq = s.next();
             s.frames.push(Commit::new(DID, REV).car(&vec![1; 7_000_000]).frame(seq));
+            s.events.push((0, "info over_limit".into()));
         }
-        s.events.push((0, "info over_limit".into()));
         s.good(30);
         let config = RelayConfig { cursor: rule, numbering: Numbering::AsIs, ..s.config() };
         let relay = Relay::start(config).expect("a relay");
@@ -630,8 +632,9 @@ fn a_message_over_the_limit_is_passed_and_reported_as_a_gap() {
         bridge.wait("every event is out", PATIENCE, |b| b.lines().len() >= s.events.len());
         let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
         compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
-        assert!(bridge.metric("atkafka_dead_letters{reason=\"over_limit\"}") >= 3.0, "{rule:?}");
-        assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 2.0, "{rule:?}");
+        assert_eq!(bridge.metric("atkafka_dead_letters{reason=\"over_limit\"}"), 3.0, "{rule:?}");
+        assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 3.0, "{rule:?}");
+        assert_eq!(relay.stats().connections.len(), 1, "{rule:?}");
         let (code, _) = bridge.stop();
         assert_eq!(code, Some(0));
     }
@@ -657,6 +660,7 @@ fn a_message_that_breaks_every_connection_is_passed_and_reported_as_a_gap() {
     let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
     compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
     assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 1.0);
+    assert_eq!(bridge.metric("atkafka_dead_letters"), 1.0, "one letter a message");
     let (code, _) = bridge.stop();
     assert_eq!(code, Some(0));
 }

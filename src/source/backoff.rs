@@ -10,16 +10,14 @@ pub struct Backoff {
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
-/// A connection that lasted this long was good.
+/// A connection that lasted this long was good. So was one that brought anything new: a host that drops us each few
+/// seconds, and still feeds us, is not to be waited for a minute.
 const STABLE: Duration = Duration::from_secs(60);
-/// So was one that brought this many new frames: a host that drops us each few seconds, and still feeds us, is not
-/// to be waited for a minute.
-const FRUITFUL: u64 = 1_000;
 
 impl Backoff {
     /// After a connection that lasted `lived` and brought `frames` new frames.
     pub fn ended(&mut self, lived: Duration, frames: u64) {
-        if lived >= STABLE || frames >= FRUITFUL {
+        if lived >= STABLE || frames > 0 {
             self.failures = 0;
         }
     }
@@ -47,13 +45,16 @@ mod tests {
         for attempt in 0..20u32 {
             assert!(b.next(None) <= Duration::from_secs(1 << attempt.min(6)).min(LONGEST));
         }
-        b.ended(Duration::from_secs(5), 10);
+        b.ended(Duration::from_secs(5), 0);
         let longest = (0..50).map(|_| b.next(None)).max().unwrap_or_default();
-        assert!(longest > Duration::from_secs(20), "a short connection does not reset: {longest:?}");
+        assert!(
+            longest > Duration::from_secs(20),
+            "a short connection that brought nothing does not reset: {longest:?}"
+        );
         b.ended(Duration::from_secs(61), 0);
         assert!(b.next(None) <= FIRST);
         b.failures = 9;
-        b.ended(Duration::from_secs(1), FRUITFUL);
+        b.ended(Duration::from_secs(1), 1);
         assert!(b.next(None) <= FIRST);
         assert!(b.next(Some(Duration::from_secs(30))) >= Duration::from_secs(30));
     }

@@ -7,10 +7,12 @@ pub mod link;
 pub mod ozone;
 mod ozone_answer;
 pub mod ozone_session;
+mod past;
 pub mod relay;
 pub mod resume;
 pub mod socket;
 pub mod tap;
+mod trim;
 
 use crate::client::Client;
 

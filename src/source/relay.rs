@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::diagnosis::{Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
+use super::past::{Past, Way};
 use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
 use super::socket::{Event, Socket};
 use super::{Host, Start};
@@ -26,17 +27,15 @@ const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
 const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 const MAX_MESSAGE: usize = 5_500_000;
-/// Behind a message over the limit: between attempts to get past it.
+/// Between connections that look for the way past a message that breaks them.
 const PAST: Duration = Duration::from_millis(200);
-/// So many attempts step by one seq, the next ones by twice as many each.
-const SINGLE_STEPS: u64 = 32;
 /// So many connections in a row that break in the same place are more than a bad line.
 const BROKEN: u32 = 4;
 /// Bytes of an error frame's name and of its message that are passed on.
 const WORD: usize = 64;
 const WORDS: usize = 500;
-/// The farthest step.
-const FARTHEST: u64 = 4_096;
+/// While that way is looked for: a connection that was silent for so long did not break.
+const UNBROKEN: Duration = Duration::from_secs(5);
 
 pub struct Relay<I> {
     host: Host,
@@ -54,19 +53,14 @@ pub struct Relay<I> {
     unsaid_seq_gaps: u64,
     /// New frames of this connection.
     fresh: u64,
-    /// How many seqs to ask beyond the cursor, to get past a message over the limit.
-    past: u64,
-    past_attempts: u64,
     /// Connections in a row that broke before they brought anything.
     broken: u32,
-    /// What is passed is known to be there, and not a passing illness of the host.
-    sure: bool,
-    /// Behind so many seqs the host could be read again; meanwhile the cursor itself is asked for once more.
-    found_past: Option<u64>,
+    /// The way past a message that breaks each of them.
+    past: Option<Past>,
 }
 
 /// `saved` is what a restart goes on behind, `reached` the last seq read.
-fn position((saved, reached): (u64, u64)) -> Position {
+fn position_of((saved, reached): (u64, u64)) -> Position {
     Position::Relay(RelayPosition { seq: saved, time_ms: 0 }, reached)
 }
 
@@ -104,11 +98,8 @@ impl<I: Intake> Relay<I> {
             said_seq_gap: None,
             unsaid_seq_gaps: 0,
             fresh: 0,
-            past: 0,
-            past_attempts: 0,
             broken: 0,
-            sure: false,
-            found_past: None,
+            past: None,
         }
     }
 
@@ -118,46 +109,100 @@ impl<I: Intake> Relay<I> {
     }
 
     /// What came is no websocket. Once that is a bad line; when it comes again in the same place the host keeps it.
-    fn broken(&mut self, reason: String) -> Ended {
-        if let Some(past) = self.found_past.take() {
-            // It was asked for once more from the cursor itself, and is still there.
-            (self.past, self.sure) = (past, true);
-            return Ended::Again(PAST);
-        }
-        self.broken += 1;
-        if self.broken < BROKEN {
-            return Ended::Lost(reason);
-        }
-        self.step_past(Reason::BadFrame, &reason)
-    }
-
-    /// The host has something behind the cursor that cannot be read: goes on behind it.
-    fn step_past(&mut self, reason: Reason, what: &str) -> Ended {
-        self.link.metrics.dead_letter(reason).inc();
-        self.past_attempts += 1;
-        self.past += if self.past_attempts <= SINGLE_STEPS { 1 } else { self.past };
-        self.sure = reason == Reason::OverLimit;
-        if self.past > FARTHEST {
+    fn broken(&mut self, asked: Option<u64>, reason: String) -> Ended {
+        if let Some(past) = self.past.as_mut().filter(|past| !past.is_found()) {
+            if past.broke() {
+                return Ended::Again(PAST);
+            }
             // Nothing in one place: the host is ill as a whole. From the cursor again, and slowly.
             self.forget_past();
-            return Ended::Lost(what.into());
+            return Ended::Lost(reason);
+        }
+        self.broken += 1;
+        if self.broken < BROKEN || asked.is_none() {
+            return Ended::Lost(reason);
         }
         log::warn!(
-            event = "stepping_past", host = self.host.name, reason = what;
-            "{}: {what}; trying to go on {} seqs behind the cursor", self.host.name, self.past
+            event = "stepping_past", host = self.host.name, reason = reason;
+            "{}: {reason}; {BROKEN} times in the same place: looking for the lowest cursor behind it", self.host.name
         );
+        self.broken = 0;
+        // Behind one that is passed there may be another one.
+        let from = self.past.take().map_or(0, |past| {
+            self.link.metrics.dead_letter(Reason::BadFrame).inc();
+            past.ask()
+        });
+        self.past = Some(Past::new(from));
         Ended::Again(PAST)
     }
 
+    /// This connection does not break where others did.
+    fn unbroken(&mut self) -> Result<(), Ended> {
+        self.broken = 0;
+        let Some(past) = &mut self.past else { return Ok(()) };
+        match past.passed() {
+            Way::Behind => Ok(()),
+            Way::Again => Err(Ended::Again(PAST)),
+            Way::Well => {
+                self.past = None;
+                Ok(())
+            }
+        }
+    }
+
     fn forget_past(&mut self) {
-        (self.past, self.past_attempts, self.broken, self.sure) = (0, 0, 0, false);
+        (self.past, self.broken) = (None, 0);
+    }
+
+    /// A message that was not read whole: a dead letter, and a gap where it may have been an event.
+    fn too_long(&mut self, size: u64, start: &[u8]) -> Result<(), Ended> {
+        let (event, seq) = match frame::header(start) {
+            Ok((Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account, body)) => {
+                (true, frame::seq(&start[body..]))
+            }
+            _ => (false, None),
+        };
+        self.unbroken()?;
+        self.release(seq)?;
+        let mut position = None;
+        if let Some(seq) = seq {
+            if self.resume.last() == 0 && self.start == Start::Live {
+                self.intake.begin(position_of((seq - 1, seq - 1)))?;
+            }
+            match self.resume.judge(seq) {
+                Verdict::Repeat => {
+                    self.link.metrics.received_frames.inc();
+                    self.link.metrics.repeats.inc();
+                    return Ok(());
+                }
+                Verdict::New => {}
+                Verdict::Gap(gap) => self.gap(gap, None)?,
+            }
+            self.fresh += 1;
+            position = Some((self.resume.cursor(), seq));
+        }
+        self.link.metrics.received_frames.inc();
+        self.link.metrics.dead_letter(Reason::OverLimit).inc();
+        if !event {
+            log::warn!(
+                event = "over_limit", host = self.host.name, bytes = size;
+                "{}: a message of {size} bytes or more, over the limit of {MAX_MESSAGE}, which is no event: passed over",
+                self.host.name
+            );
+            return Ok(());
+        }
+        let which = seq.map(|seq| format!(", seq {seq},")).unwrap_or_default();
+        let message =
+            format!("an event of {size} bytes or more{which} is over the limit of {MAX_MESSAGE}: it was not read");
+        Ok(self.gap(Gap { kind: "over_limit", message }, position)?)
     }
 
     fn connect_and_read(&mut self) -> Ended {
         self.fresh = 0;
+        let past = self.past.as_ref().map_or(0, Past::ask);
         let asked = match (self.resume.cursor(), self.start) {
             (0, Start::Live) => None,
-            (cursor, _) => Some(cursor + self.past),
+            (cursor, _) => Some(cursor + past),
         };
         let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
         let mut socket = match Socket::connect(&self.host, Meant::Relay, &format!("{PATH}{query}"), MAX_MESSAGE) {
@@ -173,15 +218,16 @@ impl<I: Intake> Relay<I> {
             None => log::info!(event = "connected", host = host; "{host}: connected, live"),
         }
         self.link.connected();
-        self.resume.connected(asked.map(|seq| seq - self.past));
-        let ended = self.read(&mut socket);
+        self.resume.connected(asked.map(|seq| seq - past));
+        let ended = self.read(&mut socket, asked);
         // What was read whole is handed over, whatever became of the connection.
         let ended = self.hand_over().map_or(Ended::Stopped, |()| ended);
         socket.close();
         ended
     }
 
-    fn read(&mut self, socket: &mut Socket) -> Ended {
+    fn read(&mut self, socket: &mut Socket, asked: Option<u64>) -> Ended {
+        let began = Instant::now();
         loop {
             let step = match socket.read() {
                 Event::Binary(bytes) => self.binary(&bytes),
@@ -192,15 +238,15 @@ impl<I: Intake> Relay<I> {
                     Ok(()) => {
                         let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
                         socket.wait(longest.min(LOOK_UP), None);
-                        socket.tick().map_err(Ended::Lost)
+                        let found = self.past.as_ref().is_none_or(Past::is_found);
+                        let step = if !found && began.elapsed() > UNBROKEN { self.unbroken() } else { Ok(()) };
+                        step.and_then(|()| socket.tick().map_err(Ended::Lost))
                     }
                     Err(Stopped) => Err(Ended::Stopped),
                 },
                 Event::Closed(reason) => Err(Ended::Lost(reason)),
-                Event::Broken(reason) => Err(self.broken(reason)),
-                Event::TooLong(size) => {
-                    Err(self.step_past(Reason::OverLimit, &format!("a message of {size} bytes, over {MAX_MESSAGE}")))
-                }
+                Event::Broken(reason) => Err(self.broken(asked, reason)),
+                Event::TooLong(size, start) => self.too_long(size, &start),
             };
             // Timers also run while frames never stop.
             let step = step
@@ -248,15 +294,14 @@ impl<I: Intake> Relay<I> {
             }
             Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
         }
-        if self.past > 0 && !self.sure {
-            // Readable again behind the place: was it the place, or is the host well again?
-            self.found_past = Some(std::mem::take(&mut self.past));
-            return Err(Ended::Again(PAST));
-        }
-        (self.broken, self.found_past) = (0, None);
+        self.unbroken()?;
         let Some(seq) = frame::seq(&bytes[body..]) else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
+        if self.past.is_some() {
+            // Said below, and with a better reason than an old cursor.
+            self.resume.told_outdated();
+        }
         let begins = self.resume.last() == 0 && self.start == Start::Live;
         self.release(Some(seq))?;
         match self.resume.judge(seq) {
@@ -266,12 +311,14 @@ impl<I: Intake> Relay<I> {
                 return Ok(());
             }
             Verdict::New => {}
-            Verdict::Gap(gap) => self.gap(gap)?,
+            Verdict::Gap(gap) => self.gap(gap, None)?,
         }
-        if self.past > 0 {
-            let message = format!("a message could not be read: events before seq {seq} may be missing");
-            self.gap(Gap { kind: "over_limit", message })?;
-            self.forget_past();
+        if self.past.take().is_some() {
+            self.link.metrics.dead_letter(Reason::BadFrame).inc();
+            let message = format!(
+                "a message that breaks each connection was passed over: events before seq {seq} may be missing"
+            );
+            self.gap(Gap { kind: "over_limit", message }, None)?;
         }
         self.fresh += 1;
         if begins {
@@ -299,11 +346,11 @@ impl<I: Intake> Relay<I> {
         let lowest = second.map_or(first, |second| second.min(first)) - 1;
         let agreed = second.is_none_or(|second| second >= first && second - first <= JUMP);
         self.position = Some((if agreed { first } else { lowest }, first));
-        self.intake.begin(position((lowest, lowest)))
+        self.intake.begin(position_of((lowest, lowest)))
     }
 
-    /// Says a gap in the metric, the log, and an `info` event.
-    fn gap(&mut self, mut gap: Gap) -> Result<(), Stopped> {
+    /// Says a gap in the metric, the log, and an `info` event, with which `position` is reached.
+    fn gap(&mut self, mut gap: Gap, reached: Option<(u64, u64)>) -> Result<(), Stopped> {
         self.link.metrics.gap(gap.kind);
         if gap.kind == SEQ_GAP {
             if self.said_seq_gap.is_some_and(|said| said.elapsed() < SAY_SEQ_GAP) {
@@ -321,7 +368,8 @@ impl<I: Intake> Relay<I> {
             "{}: {}: {}", self.host.name, gap.kind, gap.message
         );
         self.hand_over()?;
-        self.intake.put(Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) }, None)
+        let notice = Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) };
+        self.intake.put(notice, reached.map(position_of))
     }
 
     fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
@@ -333,7 +381,8 @@ impl<I: Intake> Relay<I> {
         self.link.metrics.error_frame(&name);
         match name.as_str() {
             // Our own step, not a host that counts anew.
-            "FutureCursor" if self.past > 0 => {
+            "FutureCursor" if self.past.as_ref().is_some_and(|past| past.ask() > 0) => {
+                self.unbroken()?;
                 self.forget_past();
                 Err(Ended::Lost("FutureCursor behind a message that cannot be read".into()))
             }
@@ -342,17 +391,14 @@ impl<I: Intake> Relay<I> {
                     "the cursor {} is in the host's future ({message}): reading from the oldest event that it keeps",
                     self.resume.cursor()
                 );
-                self.gap(Gap { kind: "host_reset", message })?;
+                self.gap(Gap { kind: "host_reset", message }, None)?;
                 self.resume.reset();
                 self.start = Start::At(0);
                 Err(Ended::Lost("FutureCursor".into()))
             }
             "ConsumerTooSlow" => {
-                self.gap(Gap {
-                    kind: "consumer_too_slow",
-                    message: format!("the host says so ({message}); going on behind seq {}", self.resume.cursor()),
-                })?;
-                Ok(())
+                let message = format!("the host says so ({message}); going on behind seq {}", self.resume.cursor());
+                Ok(self.gap(Gap { kind: "consumer_too_slow", message }, None)?)
             }
             // The host closes next, if it means it.
             _ => {
@@ -383,7 +429,7 @@ impl<I: Intake> Relay<I> {
         if let Some((_, seq)) = reached {
             self.link.gauges.last_seq_received.set(seq as i64);
         }
-        self.intake.put(Work::Frames(frames), reached.map(position))
+        self.intake.put(Work::Frames(frames), reached.map(position_of))
     }
 }
 

@@ -16,6 +16,7 @@ use tungstenite::{HandshakeError, Message, WebSocket};
 
 use super::Host;
 use super::diagnosis::{self, Answer, Meant};
+use super::trim::Trim;
 
 /// Connecting, TLS and the handshake, each.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -28,6 +29,8 @@ pub const DEAD_AFTER: Duration = Duration::from_secs(60);
 /// tungstenite fills its buffer with zeros before each read: a small one is cheaper than a large one (measured).
 const READ_BUFFER: usize = 32 << 10;
 
+/// No cursor helps against this.
+const COMPRESSED: &str = "the host, or a proxy before it, compresses its messages (permessage-deflate), which was not asked for: it has to stop that";
 /// Bytes that wait to be written at most; then the connection ends.
 const MAX_UNWRITTEN: usize = 16 << 20;
 
@@ -112,16 +115,18 @@ pub enum Event {
     Closed(String),
     /// What came is no websocket: the connection cannot go on.
     Broken(String),
-    /// A message over the limit: the connection cannot go on behind it.
-    TooLong(usize),
+    /// A message over the limit: its size, or more, and its beginning. The connection goes on.
+    TooLong(u64, tungstenite::Bytes),
 }
 
 pub struct Socket {
-    ws: WebSocket<Transport>,
+    ws: WebSocket<Trim<Transport>>,
     fd: TcpStream,
     last_byte: Rc<Cell<Instant>>,
     last_ping: Instant,
     last_tick: Instant,
+    /// The next message was cut: its size.
+    cut: Option<u64>,
     /// Something waits in the buffer that the socket did not take.
     unwritten: bool,
 }
@@ -172,6 +177,7 @@ impl Socket {
             .max_frame_size(Some(max_message))
             // What the other side does not read is kept only so far.
             .max_write_buffer_size(MAX_UNWRITTEN);
+        let transport = Trim::new(transport, max_message);
         let (ws, _) =
             tungstenite::client::client_with_config(request, transport, Some(config)).map_err(|e| match e {
                 HandshakeError::Interrupted(_) => away("no answer to the handshake in time"),
@@ -180,25 +186,45 @@ impl Socket {
             })?;
         fd.set_nonblocking(true).map_err(plain)?;
         last_byte.set(Instant::now());
-        Ok(Socket { ws, fd, last_byte, last_ping: Instant::now(), last_tick: Instant::now(), unwritten: false })
+        Ok(Socket {
+            ws,
+            fd,
+            last_byte,
+            last_ping: Instant::now(),
+            last_tick: Instant::now(),
+            cut: None,
+            unwritten: false,
+        })
     }
 
     /// The next message, or [`Event::Nothing`].
     pub fn read(&mut self) -> Event {
         use tungstenite::Error;
-        use tungstenite::error::{CapacityError, ProtocolError};
+        use tungstenite::error::ProtocolError;
         match self.ws.read() {
-            Ok(Message::Binary(bytes)) => Event::Binary(bytes),
-            Ok(Message::Text(text)) => Event::Text(text),
+            Ok(Message::Binary(bytes)) => match self.cut.take() {
+                Some(size) => Event::TooLong(size, bytes),
+                None => Event::Binary(bytes),
+            },
+            Ok(Message::Text(text)) => match self.cut.take() {
+                Some(size) => Event::TooLong(size, tungstenite::Bytes::new()),
+                None => Event::Text(text),
+            },
             Ok(Message::Close(frame)) => Event::Closed(match frame {
                 Some(frame) => format!("closed by the host: {} {}", frame.code, frame.reason),
                 None => "closed by the host".into(),
             }),
+            Ok(Message::Pong(payload)) => {
+                self.cut = self.ws.get_ref().size_in(&payload).or(self.cut);
+                Event::Control
+            }
             Ok(_) => Event::Control,
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Event::Nothing,
-            Err(Error::Capacity(CapacityError::MessageTooLong { size, .. })) => Event::TooLong(size),
             Err(e @ Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Event::Closed(e.to_string()),
-            Err(e @ (Error::Protocol(_) | Error::Utf8(_))) => Event::Broken(e.to_string()),
+            Err(Error::Protocol(ProtocolError::NonZeroReservedBits)) if self.ws.get_ref().compressed() => {
+                Event::Closed(COMPRESSED.into())
+            }
+            Err(e @ (Error::Protocol(_) | Error::Utf8(_) | Error::Capacity(_))) => Event::Broken(e.to_string()),
             Err(e) => Event::Closed(e.to_string()),
         }
     }

@@ -92,7 +92,7 @@ impl<I: Intake> Tap<I> {
                     Err(ended) => Err(ended),
                 },
                 Event::Closed(reason) | Event::Broken(reason) => Err(Ended::Lost(reason)),
-                Event::TooLong(size) => {
+                Event::TooLong(size, _) => {
                     // It comes again until it is acknowledged, which cannot be: its id was not read.
                     self.link.metrics.dead_letter(Reason::OverLimit).inc();
                     Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {MAX_MESSAGE}")))

@@ -73,7 +73,12 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
     let read = Box::new(move |intake| Reader::new(host, 0, Start::At(0), None, intake, m, h).run());
     let written = Arc::new(AtomicU64::new(0));
     let parts = Parts {
-        sources: vec![Source { name: "relay".into(), keep: atkafka::pipeline::checkpointer::Keep::Nowhere, read }],
+        sources: vec![Source {
+            name: "relay".into(),
+            keep: atkafka::pipeline::checkpointer::Keep::Nowhere,
+            is_live: true,
+            read,
+        }],
         sink: Box::new(Lines::new(Counting(written.clone()))),
         rules: Rules {
             format,

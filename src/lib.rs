@@ -12,7 +12,7 @@
 //!                                             fetcher x F        (only with enrichment, for accounts not in the caches)
 //! ```
 //!
-//! A [reader](source::relay) looks at a message's kind and seq, takes a [permit](pipeline::permits) and hands frames over
+//! A [reader](source) looks at a message's kind and seq, takes a [permit](pipeline::permits) and hands frames over
 //! as a job with the next ordinal. Any [worker](pipeline::worker) takes any job: it decodes, verifies, filters and encodes,
 //! and gives one batch with the same ordinal. With [enrichment](enrich), a batch of unknown accounts waits at the
 //! [enricher](pipeline::enricher) for their look-ups, or the deadline. The [producer](pipeline::producer) puts batches back

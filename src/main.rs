@@ -1,6 +1,7 @@
 //! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage or settings, 130 ended by a second signal.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use atkafka::sink::lines::Lines;
 use atkafka::source::Start;
 use atkafka::source::ozone::Ozone;
 use atkafka::source::relay::Relay;
+use atkafka::source::replay::{self, Progress, Replay};
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
@@ -102,6 +104,7 @@ fn run() -> Result<(), Failure> {
         }
         Command::Relay(relay) => firehose_relay(relay),
         Command::Tap(tap) => firehose_tap(tap),
+        Command::Replay(replay) => firehose_replay(replay),
         Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
         Command::Healthcheck(path, address) => http::ask(address, path).map_err(Failure::Run),
@@ -141,7 +144,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             let name = host.name.clone();
             let (start, metrics, health) = (relay.start, run.metrics.clone(), run.health.clone());
             let read = Box::new(move |intake| Relay::new(host, index, start, saved, intake, metrics, health).run());
-            sources.push(Source { name, keep, read });
+            sources.push(Source { name, keep, is_live: true, read });
         }
         Ok(sources)
     })
@@ -165,10 +168,50 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
             let (host, called, metrics, health) =
                 (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
             let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
-            sources.push(Source { name, keep, read });
+            sources.push(Source { name, keep, is_live: true, read });
         }
         Ok(sources)
     })
+}
+
+fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
+    let progress = Arc::new(Progress::default());
+    let told = progress.clone();
+    Run::new(replay.logging)?.go(replay.writing, |run, writing, output| {
+        let reading = replay.reading;
+        // A pipe gives its bytes once: there is no going on in it.
+        let is_file = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.is_file());
+        let (name, keep, saved) = match reading.files.iter().all(is_file) {
+            false => ("stdin".to_string(), Keep::Nowhere, None),
+            true => {
+                let first = reading.files[0].canonicalize().map_err(|e| Failure::Run(format!("--file: {e}")))?;
+                let seq = replay::first_seq(&first).map_err(Failure::Run)?.unwrap_or(0);
+                let name = format!("{}#{seq}", first.display());
+                let (keep, saved) = run.position::<RelayPosition>(writing, "replay", &name, output)?;
+                (name, keep, saved.map(|p| p.seq))
+            }
+        };
+        if let Some(seq) = saved {
+            log::info!("{name}: going on behind the saved seq {seq}");
+        }
+        let total = reading.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|found| found.len()).sum();
+        told.total.store(total, Ordering::Relaxed);
+        let (called, metrics, health) = (name.clone(), run.metrics.clone(), run.health.clone());
+        let read = Box::new(move |intake| {
+            Replay::new(&called, reading, saved, intake, told, metrics, &health).run();
+        });
+        Ok(vec![Source { name, keep, is_live: false, read }])
+    })?;
+    if let Some(why) = progress.failure() {
+        return Err(Failure::Run(why));
+    }
+    match progress.frames.load(Ordering::Relaxed) {
+        0 if progress.done.load(Ordering::Relaxed) => {
+            log::info!("nothing left: everything that is wanted was delivered before")
+        }
+        frames => log::info!("{frames} frames replayed"),
+    }
+    Ok(())
 }
 
 fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
@@ -184,7 +227,7 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
         let read = Box::new(move |intake| {
             Ozone::new(ozone.account, &ozone.name, 0, ozone.reading, saved, intake, metrics, health).run()
         });
-        Ok(vec![Source { name, keep, read }])
+        Ok(vec![Source { name, keep, is_live: true, read }])
     })
 }
 

@@ -81,7 +81,6 @@ pub struct Metrics {
 pub struct SourceMetrics {
     pub connected: IntGauge,
     /// Seconds between an event's time and its delivery, of the last one delivered.
-    pub lag: Gauge,
     pub last_seq_received: IntGauge,
     pub last_seq_delivered: IntGauge,
 }
@@ -234,7 +233,6 @@ impl Metrics {
         self.reconnects.with_label_values(&[host]).inc_by(0);
         SourceMetrics {
             connected: self.connected.with_label_values(&[host]),
-            lag: self.lag.with_label_values(&[host]),
             last_seq_received: self.last_seq_received.with_label_values(&[host]),
             last_seq_delivered: self.last_seq_delivered.with_label_values(&[host]),
         }
@@ -251,6 +249,11 @@ impl Metrics {
     /// Dead letters of every reason.
     pub fn dead_letters_total(&self) -> u64 {
         self.dead_letters.iter().map(IntCounter::get).sum()
+    }
+
+    /// The lag of one upstream host, for those whose events are of now.
+    pub fn lag(&self, host: &str) -> Gauge {
+        self.lag.with_label_values(&[host])
     }
 
     /// Lag in seconds, by host.

@@ -75,7 +75,7 @@ fn each_shell_knows_each_flag() {
 /// Lines to complete, and what each is completed to.
 const LINES: [(&str, &[&str]); 6] = [
     ("atkafka oz", &["ozone-events"]),
-    ("atkafka firehose ", &["relay", "tap"]),
+    ("atkafka firehose ", &["relay", "replay", "tap"]),
     ("atkafka firehose relay --tls-c", &["--tls-ca-file", "--tls-cert-file"]),
     ("atkafka firehose tap --tap-w", &["--tap-workers"]),
     ("atkafka --contact x firehose relay --osp", &["--osprey-compatible"]),

@@ -366,7 +366,7 @@ fn schedule(seed: u64) {
     let (frontier, _checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone(), health.clone());
     let producer = Producer {
         sink: Box::new(sink),
-        lanes: names.iter().map(|name| Lane::new(name, Arc::default(), &metrics)).collect(),
+        lanes: names.iter().map(|name| Lane::new(name, true, Arc::default(), &metrics)).collect(),
         frontier,
         permits: permits.clone(),
         metrics: metrics.clone(),

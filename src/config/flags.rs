@@ -33,6 +33,7 @@ pub struct Firehose {
 pub enum Mode {
     Relay(Relay),
     Tap(Tap),
+    Replay(Replay),
 }
 
 /// Declares the commands that write events: each with its own flags and the shared ones, which stand here once. Those of
@@ -263,6 +264,23 @@ writing_commands! {
             /// file that holds Tap's admin password
             #[argh(option, arg_name = "file")]
             pub tap_password_file: Option<String>,
+        }
+
+        /// Reads recordings of a firehose, as the command record writes them, and ends with them.
+        #[argh(subcommand, name = "replay")]
+        Replay {
+            /// recording to read, packed by zstd or not; may repeat, in the order of their frames; - is standard input (required)
+            #[argh(option, arg_name = "file")]
+            pub file: Vec<String>,
+            /// frames a second (default: as many as the output takes)
+            #[argh(option, arg_name = "n")]
+            pub rate: Option<String>,
+            /// first seq that is wanted; a saved position goes before it (default: the first)
+            #[argh(option, arg_name = "seq")]
+            pub from_seq: Option<String>,
+            /// last seq that is wanted (default: the last)
+            #[argh(option, arg_name = "seq")]
+            pub to_seq: Option<String>,
         }
     }
 

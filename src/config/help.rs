@@ -27,6 +27,10 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "--ozone-since",
             "--look-back",
             "--poll-interval",
+            "--file",
+            "--rate",
+            "--from-seq",
+            "--to-seq",
             "--frames",
             "--contact",
             "--ca-file",
@@ -128,6 +132,20 @@ const EXAMPLES: &[(&str, Examples)] = &[
             (
                 "Eight connections that share the queue of one Tap:",
                 "atkafka firehose tap --tap-connections 8 --bootstrap-servers kafka:9092 --output-topic tap-events",
+            ),
+        ],
+    ),
+    (
+        "firehose replay",
+        [
+            ("A recording on standard output:", "atkafka firehose replay --file frames.bin.zst"),
+            (
+                "Two recordings, one behind the other, into a topic:",
+                "atkafka firehose replay --file a.bin.zst --file b.bin.zst --bootstrap-servers kafka:9092 --output-topic past",
+            ),
+            (
+                "A part of one at 500 frames a second, as on an ordinary day:",
+                "atkafka firehose replay --file frames.bin --rate 500 --from-seq 1000 --to-seq 9000",
             ),
         ],
     ),
@@ -305,9 +323,10 @@ const INTRODUCTION: &str = "\
 <!-- Written by `make options` from src/config/flags.rs and src/config/help.rs; a test compares it. -->
 
 Flags stand anywhere on the line, as `--flag value` or `--flag=value`. Each has a variable, named in the second column.
-A flag goes before the environment, and the environment before a line of `./.env`; an empty variable counts as unset, and
-a variable that begins with `ATKAFKA_` and belongs to no flag is named in the log. Lists are repeated or have commas.
-Switches have no value, or `=true` and `=false`; their variables take `true`, `false`, `1`, `0`, `yes`, `no`, `on`, `off`.
+A flag goes before the environment, and the environment before a line of `./.env`. An empty variable counts as unset;
+a variable that begins with `ATKAFKA_` and belongs to no flag is named in the log. Lists are repeated or have commas
+(only `--file` repeats, since a comma may be part of a name). Switches have no value, or `=true` and `=false`; their
+variables take `true`, `false`, `1`, `0`, `yes`, `no`, `on` and `off`.
 
 `.env` is read from the working directory only. Its lines are `NAME=value`; `export`, single and double quotes, and
 comments that begin with `#` are understood, and a `$` stands for itself.
@@ -316,7 +335,8 @@ Sizes are bytes, or have a unit: `64MiB`, `1GB`. Times are seconds, or have a un
 ";
 
 const CLOSING: &str = "
-`atkafka COMMAND --help` has them too. `completions bash|zsh|fish` and `man` print what `make install` puts in its place.
+`atkafka COMMAND --help` has them too. `completions bash|zsh|fish` and `man` print what `make install` puts in its
+place.
 ";
 
 /// `docs/options.md`: every flag under its heading, with its variable, the commands that have it, and what it does.

@@ -26,9 +26,9 @@ use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
-use crate::source::ozone::Reading;
 use crate::source::ozone_session::Account;
-use crate::source::{Host, Start};
+use crate::source::replay::Reading;
+use crate::source::{Host, Start, ozone};
 use crate::systemd::Manager;
 use values::{
     client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start,
@@ -56,6 +56,7 @@ type Checked<T> = Result<T, Invalid>;
 pub enum Command {
     Relay(Relay),
     Tap(Tap),
+    Replay(Replay),
     Ozone(Ozone),
     Record(Record),
     /// Which of `/healthz` and `/readyz` to ask, and where.
@@ -81,12 +82,19 @@ pub struct Tap {
     pub logging: Logging,
 }
 
+/// `firehose replay`.
+pub struct Replay {
+    pub reading: Reading,
+    pub writing: Writing,
+    pub logging: Logging,
+}
+
 /// `ozone-events`.
 pub struct Ozone {
     pub account: Account,
     /// What the PDS is called in logs, metrics and the state file.
     pub name: String,
-    pub reading: Reading,
+    pub reading: ozone::Reading,
     pub writing: Writing,
     pub logging: Logging,
 }
@@ -170,7 +178,10 @@ pub fn command(line: &[String], env: &Environment) -> Checked<Command> {
             relay(f, &input).map(Command::Relay)
         }
         flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Tap(f) }) => tap(f, &input).map(Command::Tap),
-        flags::Command::Ozone(f) => ozone(f, &input).map(Command::Ozone),
+        flags::Command::Firehose(flags::Firehose { mode: flags::Mode::Replay(f) }) => {
+            replay(f, &input).map(Command::Replay)
+        }
+        flags::Command::Ozone(f) => ozone_events(f, &input).map(Command::Ozone),
         flags::Command::Record(f) => record(f).map(Command::Record),
         flags::Command::Healthcheck(f) => {
             let address = listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?
@@ -254,7 +265,39 @@ fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
     })
 }
 
-fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
+fn replay(f: flags::Replay, input: &Input<'_>) -> Checked<Replay> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let w = f.writing();
+    if f.file.is_empty() {
+        return Err(invalid("--file", "", "required: a recording, or - for standard input"));
+    }
+    // A comma may be part of a name: the flag repeats instead.
+    for (i, file) in f.file.iter().enumerate() {
+        if file != "-" {
+            std::fs::File::open(file).map_err(|e| invalid("--file", file, &format!("cannot be read: {e}")))?;
+        }
+        if f.file[..i].contains(file) {
+            return Err(invalid("--file", file, "given twice"));
+        }
+    }
+    let rate = f.rate.as_deref().map(|text| match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
+        _ => Err(invalid("--rate", text, "frames a second, such as 500")),
+    });
+    let seq = |flag, text: &Option<String>| number(flag, text.as_deref(), 1..=crate::atproto::frame::SEQ_END - 1);
+    let (from_seq, to_seq) = (seq("--from-seq", &f.from_seq)?.unwrap_or(1), seq("--to-seq", &f.to_seq)?);
+    if to_seq.is_some_and(|to| to < from_seq) {
+        return Err(invalid("--to-seq", f.to_seq.as_deref().unwrap_or_default(), "not below --from-seq"));
+    }
+    let files = f.file.iter().map(PathBuf::from).collect();
+    Ok(Replay {
+        reading: Reading { files, rate: rate.transpose()?, from_seq, to_seq },
+        logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
+        writing: writing(&w, Some((&f.enriching(), &client)), input)?,
+    })
+}
+
+fn ozone_events(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
     let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
     let w = f.writing();
     let required = |flag: &str, value: &Option<String>, what: &str| {
@@ -288,7 +331,7 @@ fn ozone(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
             client,
         },
         name: host.name,
-        reading: Reading {
+        reading: ozone::Reading {
             since_ms: since_ms.transpose()?,
             look_back: span("--look-back", &f.look_back, Duration::ZERO, Duration::from_secs(30))?,
             poll_interval: span(

@@ -47,7 +47,10 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Source {
     pub name: String,
     pub keep: Keep,
-    /// Reads until the intake says stopped.
+    /// Whether its events are of now, so that their age at delivery says how far it is behind.
+    pub is_live: bool,
+    /// Reads until the intake says stopped, or to the end of what it reads. When all sources have ended, what they gave is
+    /// delivered, however long it takes, and the pipeline ends well.
     pub read: Box<dyn FnOnce(Intake) + Send>,
 }
 
@@ -93,8 +96,12 @@ impl Pipeline {
         let mut threads = Vec::new();
 
         let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
-        let lanes =
-            parts.sources.iter().zip(&handed_over).map(|(s, n)| Lane::new(&s.name, n.clone(), &metrics)).collect();
+        let lanes = parts
+            .sources
+            .iter()
+            .zip(&handed_over)
+            .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics))
+            .collect();
         let (beginnings_in, beginnings) = bounded(parts.sources.len());
         let mut keeps = Vec::new();
         for (i, source) in parts.sources.into_iter().enumerate() {

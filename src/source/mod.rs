@@ -9,6 +9,7 @@ mod ozone_answer;
 pub mod ozone_session;
 mod past;
 pub mod relay;
+pub mod replay;
 pub mod resume;
 pub mod socket;
 pub mod tap;

@@ -31,6 +31,7 @@ use crate::sink::{
 };
 use flow::{Flow, PAUSE};
 use outstanding::{Outstanding, Owner};
+use prometheus::Gauge;
 
 /// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -47,6 +48,7 @@ const DEAD_LETTER_LINES: u64 = 50;
 pub struct Lane {
     name: String,
     gauges: SourceMetrics,
+    lag: Option<Gauge>,
     /// Jobs that the reader has handed over.
     handed_over: Arc<AtomicU64>,
     sequencer: Sequencer,
@@ -54,10 +56,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    pub fn new(name: &str, handed_over: Arc<AtomicU64>, metrics: &Metrics) -> Self {
+    /// `is_live`: the age of its events at delivery is its lag.
+    pub fn new(name: &str, is_live: bool, handed_over: Arc<AtomicU64>, metrics: &Metrics) -> Self {
         Lane {
             name: name.into(),
             gauges: metrics.source(name),
+            lag: is_live.then(|| metrics.lag(name)),
             handed_over,
             sequencer: Sequencer::default(),
             tracker: Tracker::default(),
@@ -115,7 +119,8 @@ struct Run {
 }
 
 impl Producer {
-    /// Runs until the permits are closed and nothing is in flight, or [`DRAIN`] is over. `start_background` starts a thread
+    /// Runs until all sources have ended or the permits are closed, and nothing is in flight; once they are closed, for
+    /// [`DRAIN`] at most. `start_background` starts a thread
     /// for the sink, each time that it is made ready.
     pub fn run(self, batches: &Receiver<Batch>, mut start_background: impl FnMut(Background)) -> Result<(), String> {
         let mut run = Run {
@@ -200,6 +205,7 @@ impl Run {
         }
         let ready = self.p.sink.ready();
         let mut drain_until = None;
+        let mut finished = false;
         let (mut looked, mut nudged) = (Instant::now(), Instant::now());
         loop {
             select! {
@@ -211,7 +217,10 @@ impl Run {
                         }
                     }
                     // The workers are gone, which they are only when the readers are: what is left is to wait for deliveries.
-                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                    Err(_) => {
+                        finished = true;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
                 },
                 recv(ready) -> _ => {}
                 default(LOOK_UP) => {}
@@ -255,7 +264,7 @@ impl Run {
                     }
                 }
             }
-            if self.p.permits.is_closed() && self.p.permits.is_idle() {
+            if (finished || self.p.permits.is_closed()) && self.p.permits.is_idle() {
                 return Ok(());
             }
         }
@@ -480,8 +489,8 @@ impl Run {
                 if let Some(seq) = seq {
                     lane.gauges.last_seq_delivered.set(seq as i64);
                 }
-                if time_ms != 0 {
-                    lane.gauges.lag.set((time::now_ms() - time_ms) as f64 / 1000.0);
+                if let Some(lag) = lane.lag.as_ref().filter(|_| time_ms != 0) {
+                    lag.set((time::now_ms() - time_ms) as f64 / 1000.0);
                 }
             }
         }

@@ -26,7 +26,8 @@ options:
   --dir DIR            data, config and log (default target/kafka/data-P)
   --listeners plain|all
         all: also P+1 SASL_PLAINTEXT, P+2 SSL, P+3 SASL_SSL (P+4 is the controller's in both).
-        SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; user atkafka, password secret.
+        SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; user atkafka, password secret. SASL_PLAINTEXT
+        also OAUTHBEARER, with tokens without a signature.
         TLS: the server's CA is DIR/ca.pem
 
 environment: KAFKA_WAIT (seconds to wait for a start, default 90), KAFKA_JVM_OPTS (replaces the
@@ -203,6 +204,9 @@ broker.heartbeat.interval.ms=500
 CONF
     [ "$listeners" = plain ] || cat <<CONF
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+# Any token without a signature is good; the broker makes one for itself.
+listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
 ssl.keystore.type=PEM
 ssl.keystore.location=$data/server.pem
 CONF

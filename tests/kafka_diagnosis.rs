@@ -144,11 +144,12 @@ fn a_wrong_password() {
 
 #[test]
 fn a_mechanism_that_the_broker_does_not_take() {
-    let Some(sasl) = broker(SASL) else { return };
-    let args = ["--kafka-config", "security.protocol=sasl_plaintext,sasl.mechanism=OAUTHBEARER"];
-    let more = ["--kafka-config", "enable.sasl.oauthbearer.unsecure.jwt=true,sasl.oauthbearer.config=principal=x"];
+    let (Some(sasl_ssl), Some(ca)) = (broker(SASL_SSL), broker(CA)) else { return };
+    let (tls, protocol) = (["--tls", "--tls-ca-file", &ca], "security.protocol=sasl_ssl,sasl.mechanism=OAUTHBEARER");
+    let unsecured = "enable.sasl.oauthbearer.unsecure.jwt=true,sasl.oauthbearer.config=principal=x";
     let parts = ["does not take the SASL mechanism OAUTHBEARER: give --sasl-mechanism ", "SCRAM-SHA-256"];
-    says(&sasl, &[args, more].concat(), &sasl, &parts);
+    let properties = ["--kafka-config", protocol, "--kafka-config", unsecured];
+    says(&sasl_ssl, &[&tls[..], &properties].concat(), &sasl_ssl, &parts);
 }
 
 #[test]

@@ -147,7 +147,7 @@ writing_commands! {
         /// the key of the client's own certificate, a PEM file
         #[argh(option, arg_name = "file")]
         tls_key_file: Option<String>,
-        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512
+        /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER
         #[argh(option, arg_name = "name")]
         sasl_mechanism: Option<String>,
         /// user at the brokers
@@ -159,6 +159,21 @@ writing_commands! {
         /// file that holds the password
         #[argh(option, arg_name = "file")]
         sasl_password_file: Option<String>,
+        /// OAUTHBEARER: where tokens come from, by client credentials, such as https://id.example.com/oauth/token
+        #[argh(option, arg_name = "url")]
+        sasl_oauth_token_url: Option<String>,
+        /// OAUTHBEARER: the client's id there
+        #[argh(option, arg_name = "id")]
+        sasl_oauth_client_id: Option<String>,
+        /// OAUTHBEARER: the client's secret; better in the environment or in a file
+        #[argh(option, arg_name = "secret")]
+        sasl_oauth_client_secret: Option<String>,
+        /// OAUTHBEARER: file that holds the client's secret
+        #[argh(option, arg_name = "file")]
+        sasl_oauth_client_secret_file: Option<String>,
+        /// OAUTHBEARER: scope to ask for, several with blanks
+        #[argh(option, arg_name = "scope")]
+        sasl_oauth_scope: Option<String>,
         /// partitions of a topic that is created (default: the broker's default)
         #[argh(option, arg_name = "n")]
         topic_partitions: Option<String>,

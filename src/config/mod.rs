@@ -7,6 +7,7 @@ pub mod flags;
 pub mod help;
 pub mod layers;
 mod man;
+mod sasl;
 mod values;
 mod warnings;
 
@@ -25,7 +26,7 @@ use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
-use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, Mechanism, NewTopic, Sasl, Tls};
+use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, NewTopic, Tls};
 use crate::source::ozone_session::Account;
 use crate::source::replay::Reading;
 use crate::source::{Host, Start, ozone};
@@ -424,6 +425,11 @@ fn lines_only(f: &flags::Writing) -> Checked<Output> {
         ("--sasl-username", f.sasl_username.is_some()),
         ("--sasl-password", f.sasl_password.is_some()),
         ("--sasl-password-file", f.sasl_password_file.is_some()),
+        ("--sasl-oauth-token-url", f.sasl_oauth_token_url.is_some()),
+        ("--sasl-oauth-client-id", f.sasl_oauth_client_id.is_some()),
+        ("--sasl-oauth-client-secret", f.sasl_oauth_client_secret.is_some()),
+        ("--sasl-oauth-client-secret-file", f.sasl_oauth_client_secret_file.is_some()),
+        ("--sasl-oauth-scope", f.sasl_oauth_scope.is_some()),
         ("--topic-partitions", f.topic_partitions.is_some()),
         ("--topic-replication", f.topic_replication.is_some()),
         ("--no-create-topic", f.no_create_topic),
@@ -451,19 +457,7 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     )?
     .unwrap_or(KafkaClient::Librdkafka);
     let codec = one_of("--compression", f.compression.as_deref(), &Codec::NAMES)?;
-    let password = secret("--sasl-password", &f.sasl_password, "--sasl-password-file", &f.sasl_password_file)?;
-    let mechanism = one_of("--sasl-mechanism", f.sasl_mechanism.as_deref(), &Mechanism::NAMES)?;
-    let sasl = match (mechanism, &f.sasl_username, password) {
-        (None, None, None) => None,
-        (Some(mechanism), Some(user), Some(password)) => Some(Sasl { mechanism, user: user.clone(), password }),
-        _ => {
-            return Err(invalid(
-                "--sasl-mechanism",
-                "",
-                "goes with --sasl-username and --sasl-password (or --sasl-password-file)",
-            ));
-        }
-    };
+    let sasl = sasl::sasl(f)?;
     let tls =
         Tls { ca_file: f.tls_ca_file.clone(), cert_file: f.tls_cert_file.clone(), key_file: f.tls_key_file.clone() };
     if !f.tls && (tls.ca_file.is_some() || tls.cert_file.is_some() || tls.key_file.is_some()) {
@@ -593,6 +587,13 @@ mod tests {
             (&format!("{base} --memory-limit 1k"), vec!["--memory-limit", "16MiB"]),
             (&format!("{base} --workers 0"), vec!["--workers", "1 to 256"]),
             (&format!("{base} --sasl-username u"), vec!["--sasl-mechanism"]),
+            (&format!("{base} --sasl-oauth-scope u"), vec!["--sasl-oauth-scope", "OAUTHBEARER"]),
+            (&format!("{base} --sasl-mechanism OAUTHBEARER"), vec!["--sasl-oauth-token-url", "client-secret-file"]),
+            (&format!("{base} --sasl-mechanism oauthbearer --sasl-username u"), vec!["--sasl-oauth-client-id"]),
+            (
+                &format!("{base} --sasl-mechanism AWS_MSK_IAM"),
+                vec!["not supported", "SCRAM-SHA-512", "--tls-cert-file"],
+            ),
             (&format!("{base} --metrics-listen-address 9"), vec!["--metrics-listen-address", "0.0.0.0:6009"]),
             ("firehose relay --bootstrap-servers b --output-topic t", vec!["--bootstrap-servers", "write b:9092"]),
             ("firehose relay --bootstrap-servers kafka://b --output-topic t", vec!["no URL", "write b:9092"]),

@@ -6,7 +6,7 @@ use super::{Input, layers, values};
 use crate::filter::Lists;
 
 /// Flags that hold a secret, with the better place for it.
-const SECRETS: [&str; 3] = ["--sasl-password", "--tap-password", "--password"];
+const SECRETS: [&str; 4] = ["--sasl-password", "--sasl-oauth-client-secret", "--tap-password", "--password"];
 /// Characters of a did:plc behind its prefix, by the method's specification.
 const PLC_LENGTH: usize = 24;
 
@@ -46,6 +46,13 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
     let protocol_given = input.args.iter().any(|arg| arg.contains("security.protocol="));
     if plain && !input.args.iter().any(|arg| arg == "--tls") && !protocol_given {
         out.push("--sasl-mechanism PLAIN without --tls: user and password go over the network as they are".into());
+    }
+    let oauth = value_of(input, "--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("OAUTHBEARER"));
+    if oauth && !input.args.iter().any(|arg| arg == "--tls") && !protocol_given {
+        out.push("--sasl-mechanism OAUTHBEARER without --tls: tokens go over the network as they are".into());
+    }
+    if let Some(url) = value_of(input, "--sasl-oauth-token-url").filter(|url| url.starts_with("http://")) {
+        out.push(format!("--sasl-oauth-token-url {url}: the client's secret goes over the network as it is"));
     }
     let limit = value_of(input, "--memory-limit").and_then(|text| values::memory(text).ok());
     let machine = rustix::system::sysinfo();

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::kafka_options::Kafka;
+use super::kafka_options::{Kafka, Sasl};
 use super::probe::{self, Login, Seen};
 
 /// Of so many addresses at most is anything said.
@@ -40,9 +40,14 @@ impl Client {
         let by_flags = options.sasl.as_ref();
         let login = sasl.then(|| Account {
             mechanism: property(&["sasl.mechanism", "sasl.mechanisms"])
-                .or(by_flags.map(|s| s.mechanism.name().into()))
+                .or(by_flags.map(|s| s.mechanism().name().into()))
                 .unwrap_or_else(|| "GSSAPI".into()),
-            user: property(&["sasl.username"]).or(by_flags.map(|s| s.user.clone())).unwrap_or_default(),
+            user: property(&["sasl.username"])
+                .or(by_flags.and_then(|s| match s {
+                    Sasl::Password { user, .. } => Some(user.clone()),
+                    Sasl::Token(_) => None,
+                }))
+                .unwrap_or_default(),
         });
         let files = options.tls.as_ref();
         let servers = property(&["bootstrap.servers", "metadata.broker.list"]);
@@ -282,6 +287,9 @@ fn reason(client: &Client, cause: &Cause) -> String {
             match user {
                 Some(user) => format!(
                     "the broker refuses the login of {user} by {mechanism} ({why}): are --sasl-username and the password right?"
+                ),
+                None if mechanism == "OAUTHBEARER" => format!(
+                    "the broker refuses the token of --sasl-oauth-token-url ({why}): does the broker trust that endpoint, is --sasl-oauth-scope right?"
                 ),
                 None => format!("the broker refuses the login by {mechanism} ({why})"),
             }

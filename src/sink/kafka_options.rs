@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::client::Client;
+
 #[derive(Debug, Clone)]
 pub struct Kafka {
     pub servers: Vec<String>,
@@ -56,31 +58,62 @@ pub struct Tls {
 }
 
 #[derive(Clone)]
-pub struct Sasl {
-    pub mechanism: Mechanism,
-    pub user: String,
-    pub password: String,
+pub enum Sasl {
+    Password { mechanism: Mechanism, user: String, password: String },
+    Token(OAuth),
+}
+
+impl Sasl {
+    pub fn mechanism(&self) -> Mechanism {
+        match self {
+            Sasl::Password { mechanism, .. } => *mechanism,
+            Sasl::Token(_) => Mechanism::OAuthBearer,
+        }
+    }
 }
 
 impl fmt::Debug for Sasl {
     /// Without the password: it never gets into a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} as {}", self.mechanism, self.user)
+        match self {
+            Sasl::Password { mechanism, user, .. } => write!(f, "{mechanism:?} as {user}"),
+            Sasl::Token(oauth) => oauth.fmt(f),
+        }
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Where tokens come from, by client credentials.
+#[derive(Clone)]
+pub struct OAuth {
+    pub token_url: String,
+    pub client_id: String,
+    pub client_secret: String,
+    pub scope: Option<String>,
+    /// How the endpoint is spoken to.
+    pub client: Client,
+}
+
+impl fmt::Debug for OAuth {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} for {:?}", self.client_id, self.token_url, self.scope)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
     Plain,
     ScramSha256,
     ScramSha512,
+    OAuthBearer,
 }
 
 impl Mechanism {
-    pub const NAMES: [(&str, Mechanism); 3] = [
+    pub const NAMES: [(&str, Mechanism); 4] = [
         ("PLAIN", Mechanism::Plain),
         ("SCRAM-SHA-256", Mechanism::ScramSha256),
         ("SCRAM-SHA-512", Mechanism::ScramSha512),
+        ("OAUTHBEARER", Mechanism::OAuthBearer),
     ];
 
     /// As flags and librdkafka write it.

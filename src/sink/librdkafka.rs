@@ -1,25 +1,29 @@
 //! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
 
+use std::error::Error;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client as RdClient, ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Message, Timestamp};
 
 use super::complaint::Complaint;
 use super::diagnosis::{self, Client, Words};
-use super::kafka_options::Kafka;
+use super::kafka_options::{Kafka, Sasl};
+use super::oauth::{self, Tokens};
 use super::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
+    locked,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::Metrics;
@@ -50,6 +54,7 @@ const BATCH: usize = 1_000_000;
 pub struct Librdkafka {
     options: Kafka,
     client: Arc<Client>,
+    tokens: Option<Arc<Tokens>>,
     config: ClientConfig,
     metrics: Arc<Metrics>,
     ready: (Sender<()>, Receiver<()>),
@@ -100,7 +105,7 @@ impl Shared {
     fn complain(&self, line: &str) {
         self.troubled.store(true, Ordering::Relaxed);
         if locked(&self.complaint).cause(line) {
-            log::warn!("kafka: {line} (it is tried again until it works)");
+            log::warn!(event = "kafka_error", error = line; "kafka: {line} (it is tried again until it works)");
         }
     }
 
@@ -113,16 +118,12 @@ impl Shared {
 struct Context {
     shared: Arc<Shared>,
     client: Arc<Client>,
+    tokens: Option<Arc<Tokens>>,
     /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
     runs: bool,
     ready: Sender<()>,
     metrics: Arc<Metrics>,
     events_topic: String,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The data is a list or a text: whole at any instant.
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 impl Context {
@@ -148,6 +149,25 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Called when most of a token's life is over. Only the client that runs serves this; the others are gone by then.
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let Some(tokens) = &self.tokens else {
+            return Err("no --sasl-oauth-token-url is given".into());
+        };
+        match tokens.get() {
+            Ok(oauth::Token { text, principal, ends_ms }) => {
+                Ok(OAuthToken { token: text, principal_name: principal, lifetime_ms: ends_ms })
+            }
+            Err(why) => {
+                self.metrics.kafka_errors.inc();
+                self.shared.complain(&why);
+                Err(why.into())
+            }
+        }
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             // A warning at each start: that the property is experimental.
@@ -173,6 +193,8 @@ impl ClientContext for Context {
         match error.rdkafka_error_code() {
             // It follows each failed attempt and says nothing of why: the reason came before it.
             Some(RDKafkaErrorCode::AllBrokersDown) => log::debug!("librdkafka: {error}: {reason}"),
+            // Told by who asked for it.
+            _ if reason.starts_with("Failed to acquire SASL OAUTHBEARER token") => log::debug!("librdkafka: {reason}"),
             // Its reason begins with the broker's name, as a line of the log does.
             _ if Words::read(reason).is_some() => self.report(reason),
             _ => self.report(&format!("{error}: {reason}")),
@@ -285,6 +307,10 @@ impl Librdkafka {
         }
         Ok(Librdkafka {
             client: Arc::new(Client::of(&options)),
+            tokens: match &options.sasl {
+                Some(Sasl::Token(oauth)) => Some(Arc::new(Tokens::new(oauth.clone()))),
+                _ => None,
+            },
             options,
             config,
             metrics,
@@ -298,10 +324,41 @@ impl Librdkafka {
         Context {
             shared: self.shared.clone(),
             client: self.client.clone(),
+            tokens: self.tokens.clone(),
             runs,
             ready: self.ready.0.clone(),
             metrics: self.metrics.clone(),
             events_topic: self.options.topic.clone(),
+        }
+    }
+
+    /// Gives a new client its token, where there are any: it would ask for one by a callback that nobody serves yet.
+    fn authorize(&self, client: &RdClient<impl ClientContext>) -> Result<(), NotReady> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let token = tokens.get().map_err(|why| {
+            self.metrics.kafka_errors.inc();
+            NotReady::Yet(why)
+        })?;
+        let unusable = || NotReady::Yet("the token endpoint gives a token that librdkafka cannot use".into());
+        let text = CString::new(token.text).map_err(|_| unusable())?;
+        let principal = CString::new(token.principal).map_err(|_| unusable())?;
+        // SAFETY: the client and both texts live until the call returns, which copies them; without extensions and without
+        // a place for an error's text, as it may be called.
+        let code = unsafe {
+            rdkafka::bindings::rd_kafka_oauthbearer_set_token(
+                client.native_ptr(),
+                text.as_ptr(),
+                token.ends_ms,
+                principal.as_ptr(),
+                std::ptr::null_mut(),
+                0,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            _ => Err(unusable()),
         }
     }
 
@@ -382,6 +439,7 @@ impl Librdkafka {
     /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
     fn limit_now(&self, name: &str) -> Option<usize> {
         let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
+        self.authorize(admin.inner()).ok()?;
         limit(&admin, name).ok()
     }
 
@@ -510,9 +568,10 @@ fn config(options: &Kafka) -> ClientConfig {
         }
     }
     if let Some(sasl) = sasl {
-        c.set("sasl.mechanism", sasl.mechanism.name())
-            .set("sasl.username", &sasl.user)
-            .set("sasl.password", &sasl.password);
+        c.set("sasl.mechanism", sasl.mechanism().name());
+        if let Sasl::Password { user, password, .. } = sasl {
+            c.set("sasl.username", user).set("sasl.password", password);
+        }
     }
     for (key, value) in &options.config {
         c.set(key, value);
@@ -528,6 +587,8 @@ impl Sink for Librdkafka {
             AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
         let probe: BaseProducer<Context> =
             BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
+        self.authorize(admin.inner())?;
+        self.authorize(probe.client())?;
         let max_event = self.topic(&probe, &admin, &self.options.topic)?;
         let max_dead_letter = match &self.options.dead_letter_topic {
             Some(name) => self.topic(&probe, &admin, name)?,
@@ -540,6 +601,7 @@ impl Sink for Librdkafka {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
         let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
+        self.authorize(producer.client())?;
         // The metadata of above has it; very old brokers have none.
         let cluster = probe.client().fetch_cluster_id(ASK);
         self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, asked: None, cluster });

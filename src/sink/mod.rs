@@ -6,7 +6,10 @@ pub mod kafka;
 pub mod kafka_options;
 pub mod librdkafka;
 pub mod lines;
+mod oauth;
 mod probe;
+
+use std::sync::{Mutex, MutexGuard};
 
 use crossbeam_channel::Receiver;
 
@@ -67,6 +70,11 @@ pub enum Verdict {
     Later,
     /// It came back only because another one was refused.
     Collateral,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in one of ours is whole at any instant.
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The line about a topic that was made.

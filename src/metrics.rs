@@ -71,6 +71,7 @@ pub struct Metrics {
     plc_requests: IntCounterVec,
     api_requests: IntCounterVec,
     cache_size: IntGaugeVec,
+    cache_bytes: IntGaugeVec,
     metadata_missing: IntCounterVec,
     pub fetch_queue: IntGauge,
     breaker_open: IntGaugeVec,
@@ -211,6 +212,7 @@ impl Default for Metrics {
                 LOOKUP,
             ),
             cache_size: gauges("atkafka_cache_size", "Accounts in the caches of enrichment", &["kind"]),
+            cache_bytes: gauges("atkafka_cache_bytes", "Bytes of the caches of enrichment", &["kind"]),
             metadata_missing: counters(
                 "atkafka_metadata_missing",
                 "Parts of metadata that an event went on without",
@@ -275,9 +277,9 @@ impl Metrics {
         self.ozone_requests.with_label_values(&[method, itoa::Buffer::new().format(status)]).inc();
     }
 
-    /// An answer to a look-up. All three are names from the program.
-    pub fn lookup(&self, kind: &'static str, status: &'static str) {
-        self.lookups(kind).with_label_values(&[kind, status, "false"]).inc();
+    /// An answer to a look-up. The kind is a name from the program.
+    pub fn lookup(&self, kind: &'static str, status: LookedUp) {
+        self.lookups(kind).with_label_values(&[kind, status.name(), "false"]).inc();
     }
 
     fn lookups(&self, kind: &str) -> &IntCounterVec {
@@ -293,8 +295,9 @@ impl Metrics {
         self.breaker_open.with_label_values(&[host])
     }
 
-    pub fn cache_size(&self, kind: &'static str, entries: usize) {
+    pub fn cache(&self, kind: &'static str, entries: usize, bytes: usize) {
         self.cache_size.with_label_values(&[kind]).set(entries as i64);
+        self.cache_bytes.with_label_values(&[kind]).set(bytes as i64);
     }
 
     /// The counter of events that went on without this part.
@@ -333,21 +336,41 @@ fn bounded<'a>(seen: &Mutex<HashSet<String>>, value: &'a str, limit: usize) -> &
     }
 }
 
+/// What came of a look-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookedUp {
+    Ok,
+    NotFound,
+    Error,
+}
+
+impl LookedUp {
+    const ALL: [LookedUp; 3] = [LookedUp::Ok, LookedUp::NotFound, LookedUp::Error];
+
+    fn name(self) -> &'static str {
+        match self {
+            LookedUp::Ok => "ok",
+            LookedUp::NotFound => "not_found",
+            LookedUp::Error => "error",
+        }
+    }
+}
+
 /// The counters of what the caches answered: looked up once.
-pub struct CacheHits(Vec<[IntCounter; 2]>);
+pub struct CacheHits(Vec<[IntCounter; 3]>);
 
 impl CacheHits {
     /// For these kinds of look-up.
     pub fn new(metrics: &Metrics, kinds: &[&'static str]) -> Self {
         let counters =
-            |kind| ["not_found", "ok"].map(|status| metrics.lookups(kind).with_label_values(&[kind, status, "true"]));
+            |kind| LookedUp::ALL.map(|status| metrics.lookups(kind).with_label_values(&[kind, status.name(), "true"]));
         CacheHits(kinds.iter().map(|kind| counters(kind)).collect())
     }
 
     /// A look-up of the kind at this place of the list was answered from the cache.
     #[inline]
-    pub fn hit(&self, kind: usize, found: bool) {
-        self.0[kind][found as usize].inc();
+    pub fn hit(&self, kind: usize, status: LookedUp) {
+        self.0[kind][status as usize].inc();
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::flags::Enriching;
-use super::values::{duration, list, number, service_url};
+use super::values::{duration, list, number, service_url, size};
 use super::{Checked, invalid};
 use crate::client::Client;
 use crate::enrich::Settings;
@@ -13,7 +13,10 @@ use crate::enrich::Settings;
 const DEFAULT_PLC: &str = "https://plc.directory";
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3);
 const DEFAULT_TTL: Duration = Duration::from_secs(24 * 3600);
-const DEFAULT_ACCOUNTS: u64 = 200_000;
+const DEFAULT_CACHE: usize = 256 << 20;
+const LEAST_CACHE: usize = 1 << 20;
+/// What a number without a unit takes for each account: document, creation and profile have 2 to 3 kB on the network.
+const ACCOUNT: usize = 4 << 10;
 // A cold start at 2,000 events/s asks 4,000 times a second, twice for each account: with 50 ms each that is 200 at once.
 const DEFAULT_CONCURRENCY: u64 = 256;
 const DEFAULT_RATE: u64 = 5_000;
@@ -68,7 +71,7 @@ pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>, client: &Client)
             DEFAULT_TIMEOUT,
         )?,
         required: f.metadata_required,
-        accounts: count("--metadata-cache", &f.metadata_cache, 1..=100_000_000, DEFAULT_ACCOUNTS)?,
+        cache: cache(f.metadata_cache.as_deref())?,
         ttl: span(
             "--metadata-ttl",
             &f.metadata_ttl,
@@ -82,4 +85,31 @@ pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>, client: &Client)
         snapshot,
         client: client.clone(),
     }))
+}
+
+/// Bytes of the caches, from a size or, without a unit, from a number of accounts.
+fn cache(text: Option<&str>) -> Checked<usize> {
+    let Some(text) = text else { return Ok(DEFAULT_CACHE) };
+    let bytes = match text.parse::<u64>() {
+        Ok(accounts) => (1..=100_000_000).contains(&accounts).then_some(accounts as usize * ACCOUNT),
+        Err(_) => size(text).filter(|bytes| *bytes >= LEAST_CACHE),
+    };
+    let allowed = "at least 1MiB, with MB, MiB, GB or GiB, or accounts of 4 KiB each from 1 to 100000000";
+    bytes.ok_or_else(|| invalid("--metadata-cache", text, allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caches_have_bytes_or_accounts() {
+        let bytes = |text| cache(Some(text)).ok();
+        assert_eq!(cache(None).ok(), Some(256 << 20));
+        assert_eq!((bytes("64MiB"), bytes("1gb"), bytes("1MiB")), (Some(64 << 20), Some(1_000_000_000), Some(1 << 20)));
+        assert_eq!((bytes("1"), bytes("200000")), (Some(4096), Some(200_000 * 4096)));
+        for wrong in ["", "0", "0MiB", "1000kB", "-1", "1.5GiB", "many", "100000001", "99999999999999999999GiB"] {
+            assert!(cache(Some(wrong)).is_err(), "{wrong}");
+        }
+    }
 }

@@ -223,8 +223,8 @@ writing_commands! {
         /// wait for the directory and the AppView, however long it takes
         #[argh(switch)]
         metadata_required: bool,
-        /// accounts in each cache (default 200000)
-        #[argh(option, arg_name = "n")]
+        /// bytes of all caches together, such as 64MiB; without a unit: accounts, of 4 KiB each (default 256MiB)
+        #[argh(option, arg_name = "size")]
         metadata_cache: Option<String>,
         /// how long a document is believed, and a profile up to an hour (default 24h)
         #[argh(option, arg_name = "time")]

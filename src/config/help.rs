@@ -336,7 +336,8 @@ variables take `true`, `false`, `1`, `0`, `yes`, `no`, `on` and `off`.
 `.env` is read from the working directory only. Its lines are `NAME=value`; `export`, single and double quotes, and
 comments that begin with `#` are understood, and a `$` stands for itself.
 
-Sizes are bytes, or have a unit: `64MiB`, `1GB`. Times are seconds, or have a unit: `500ms`, `30s`, `2m`, `1h`.
+Sizes are bytes, or have a unit: `64MiB`, `1GB`; only `--metadata-cache` without a unit counts accounts. Times are
+seconds, or have a unit: `500ms`, `30s`, `2m`, `1h`.
 ";
 
 const CLOSING: &str = "

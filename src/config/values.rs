@@ -200,8 +200,13 @@ pub(super) fn listen(text: &str) -> Checked<Option<SocketAddr>> {
 
 pub(super) fn memory(text: &str) -> Checked<usize> {
     let wrong = || invalid("--memory-limit", text, "at least 16MiB, as bytes or with MB, MiB, GB, GiB");
+    size(text).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(wrong)
+}
+
+/// `64MiB`, `1GB`; a bare number means bytes.
+pub(super) fn size(text: &str) -> Option<usize> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: usize = text[..split].parse().map_err(|_| wrong())?;
+    let number: usize = text[..split].parse().ok()?;
     let unit: usize = match text[split..].trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
         "k" | "kib" => 1 << 10,
@@ -210,9 +215,9 @@ pub(super) fn memory(text: &str) -> Checked<usize> {
         "mb" => 1_000_000,
         "g" | "gib" => 1 << 30,
         "gb" => 1_000_000_000,
-        _ => return Err(wrong()),
+        _ => return None,
     };
-    number.checked_mul(unit).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(wrong)
+    number.checked_mul(unit)
 }
 
 pub(super) fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclusive<u64>) -> Checked<Option<u64>> {

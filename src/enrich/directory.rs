@@ -12,13 +12,14 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
+use super::cache::Found;
 use super::document::{Document, INVALID_HANDLE, checked};
 use super::gate::Gate;
 use super::{ABSENT, Answer, Created, Kind, Settings, Value, web_host};
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
 use crate::atproto::time;
 use crate::client;
-use crate::metrics::Metrics;
+use crate::metrics::{LookedUp, Metrics};
 
 /// Profiles in one request at most: the limit of `getProfiles`.
 pub const PROFILES: usize = 25;
@@ -169,19 +170,20 @@ impl Directory {
         match self.insist(desk, kind, url, limit) {
             Ok(Reply::Body(body)) => Some(self.answer(read(body))),
             Ok(Reply::Absent) => Some(self.answer(None)),
-            Err(Trouble::Host(_)) => Some(Answer { value: None, ttl: AGAIN }),
+            Err(Trouble::Host(_)) => Some(failed(AGAIN)),
             Err(_) => None,
         }
     }
 
     /// An answer that says something of the account; without a value, that there is nothing.
     fn answer(&self, value: Option<Value>) -> Answer {
-        let kind = value.as_ref().map(|value| match value {
+        let Some(value) = value else { return Answer { found: Found::Absent, ttl: ABSENT } };
+        let kind = match &value {
             Value::Document(_) => Kind::Document,
             Value::Created(_) => Kind::Created,
             Value::Profile(_) => Kind::Profile,
-        });
-        Answer { ttl: kind.map_or(ABSENT, |kind| kind.ttl(&self.settings)), value }
+        };
+        Answer { found: Found::Value(value), ttl: kind.ttl(&self.settings) }
     }
 
     /// Attempts until there is an answer: a few within the deadline, or all that it takes where metadata is required.
@@ -217,9 +219,9 @@ impl Directory {
         let agent = if gate.is_some() { &self.agent } else { &self.web };
         let result = get(agent, url, limit);
         let status = match &result {
-            Ok((Reply::Body(_), _)) => "ok",
-            Ok((Reply::Absent, _)) => "not_found",
-            Err(_) => "error",
+            Ok((Reply::Body(_), _)) => LookedUp::Ok,
+            Ok((Reply::Absent, _)) => LookedUp::NotFound,
+            Err(_) => LookedUp::Error,
         };
         self.metrics.lookup(kind, status);
         let Some(gate) = gate else { return result.map(|(reply, _)| reply) };
@@ -275,7 +277,8 @@ impl Directory {
         match self.attempt(Desk::Web, Kind::Document.metric(), &url, super::document::MAX as u64) {
             Ok(Reply::Body(body)) => Some(self.answer(self.document(did, &body))),
             Err(Trouble::Closed(_)) => None,
-            Ok(Reply::Absent) | Err(_) => Some(self.answer(None)),
+            Ok(Reply::Absent) => Some(self.answer(None)),
+            Err(_) => Some(failed(ABSENT)),
         }
     }
 
@@ -295,8 +298,8 @@ impl Directory {
             Some(_) => (INVALID_HANDLE, ABSENT),
             None => return Some(unverified(document)),
         };
-        let value = Some(Value::Document(Arc::new(document.with_handle(Some(handle)))));
-        Some(Answer { value, ttl: ttl.min(Kind::Document.ttl(&self.settings)) })
+        let found = Found::Value(Value::Document(Arc::new(document.with_handle(Some(handle)))));
+        Some(Answer { found, ttl: ttl.min(Kind::Document.ttl(&self.settings)) })
     }
 
     fn profiles(&self, dids: &[Box<str>]) -> Vec<Outcome> {
@@ -313,12 +316,12 @@ impl Directory {
             Ok(Reply::Body(body)) => body,
             // It may be for the sake of one of them.
             Ok(Reply::Absent) => return dids.iter().flat_map(|did| self.profiles(std::slice::from_ref(did))).collect(),
-            Err(Trouble::Host(_)) => return all(Some(Answer { value: None, ttl: AGAIN })),
+            Err(Trouble::Host(_)) => return all(Some(failed(AGAIN))),
             Err(_) => return all(None),
         };
         let Some(found) = many(&body) else {
             log::warn!(at_most = LINES, event = "bad_profiles"; "getProfiles: the answer has no profiles");
-            return all(Some(Answer { value: None, ttl: AGAIN }));
+            return all(Some(failed(AGAIN)));
         };
         let of = |did: &str| {
             let raw = found.iter().find(|(of, _)| of == did).map(|(_, raw)| raw.as_raw_str().as_bytes());
@@ -362,7 +365,12 @@ fn resolved(body: &[u8]) -> Option<String> {
 
 /// The document while nobody can say whether its handle is right: without it, and to be asked about again soon.
 pub fn unverified(document: &Document) -> Answer {
-    Answer { value: Some(Value::Document(Arc::new(document.with_handle(None)))), ttl: AGAIN }
+    Answer { found: Found::Value(Value::Document(Arc::new(document.with_handle(None)))), ttl: AGAIN }
+}
+
+/// That nobody could say it: asked again after `ttl`.
+fn failed(ttl: Duration) -> Answer {
+    Answer { found: Found::Failed, ttl }
 }
 
 /// `createdAt` of the first entry of an audit log. What stands behind it is not looked at: a long log may be cut off.

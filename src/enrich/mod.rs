@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use crate::atproto::time;
 use crate::client::Client;
-use crate::metrics::{CacheHits, Metrics};
-use cache::Cache;
+use crate::metrics::{CacheHits, LookedUp, Metrics};
+use cache::{Cache, Clock, Found, Weigh, block};
 use document::Document;
 
 /// What is looked up, and how.
@@ -32,8 +32,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Whether events wait for the directory and the AppView, however long it takes.
     pub required: bool,
-    /// Accounts in each cache.
-    pub accounts: usize,
+    /// Bytes of all caches together.
+    pub cache: usize,
     /// How long a document is believed.
     pub ttl: Duration,
     /// Requests at once, to each of the two hosts.
@@ -94,6 +94,44 @@ pub enum Value {
     Profile(Arc<[u8]>),
 }
 
+impl Value {
+    fn document(self) -> Option<Arc<Document>> {
+        if let Value::Document(document) = self { Some(document) } else { None }
+    }
+
+    fn created(self) -> Option<Arc<Created>> {
+        if let Value::Created(created) = self { Some(created) } else { None }
+    }
+
+    fn profile(self) -> Option<Arc<[u8]>> {
+        if let Value::Profile(profile) = self { Some(profile) } else { None }
+    }
+}
+
+impl Weigh for Arc<Document> {
+    fn heap(&self) -> usize {
+        let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| block(text.len()));
+        counted(size_of::<Document>()) + block(self.json.len()) + text(&self.pds) + text(&self.handle)
+    }
+}
+
+impl Weigh for Arc<Created> {
+    fn heap(&self) -> usize {
+        counted(size_of::<Created>()) + block(self.text.len())
+    }
+}
+
+impl Weigh for Arc<[u8]> {
+    fn heap(&self) -> usize {
+        counted(self.len())
+    }
+}
+
+/// What an [`Arc`] takes that holds so many bytes: they have two counters before them.
+fn counted(bytes: usize) -> usize {
+    block(bytes + 2 * size_of::<usize>())
+}
+
 /// What is known of an account. What was not asked for, has no answer, or was not answered in time is absent.
 #[derive(Debug, Clone, Default)]
 pub struct Account {
@@ -112,10 +150,10 @@ impl Account {
     }
 }
 
-/// A look-up that was answered: with a value, or with the news that there is none.
+/// What became of a look-up, as it is kept.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    pub value: Option<Value>,
+    pub found: Found<Value>,
     /// How long it is believed.
     pub ttl: Duration,
 }
@@ -138,13 +176,13 @@ pub struct Knowledge {
 
 impl Knowledge {
     pub fn new(settings: Settings, metrics: &Metrics) -> Self {
-        let accounts = settings.accounts;
+        let clock = Arc::new(Clock::new(settings.cache));
         let hits = CacheHits::new(metrics, &Kind::ALL.map(Kind::metric));
         Knowledge {
             settings,
-            documents: Cache::new(accounts),
-            created: Cache::new(accounts),
-            profiles: Cache::new(accounts),
+            documents: Cache::new(clock.clone()),
+            created: Cache::new(clock.clone()),
+            profiles: Cache::new(clock),
             hits,
         }
     }
@@ -169,9 +207,14 @@ impl Knowledge {
             }
             // What this event makes old is not read back, should an answer have come in meanwhile.
             match self.cached(kind, did, now_ms).filter(|_| !forget.covers(kind)) {
-                Some(value) => {
-                    self.hits.hit(kind as usize, value.is_some());
-                    if let Some(value) = value {
+                Some(found) => {
+                    let status = match found {
+                        Found::Value(_) => LookedUp::Ok,
+                        Found::Absent => LookedUp::NotFound,
+                        Found::Failed => LookedUp::Error,
+                    };
+                    self.hits.hit(kind as usize, status);
+                    if let Found::Value(value) = found {
                         account.set(value);
                     }
                 }
@@ -181,8 +224,8 @@ impl Knowledge {
         account
     }
 
-    /// `None`: not known. `Some(None)`: it is known that there is nothing.
-    pub fn cached(&self, kind: Kind, did: &str, now_ms: i64) -> Option<Option<Value>> {
+    /// `None`: not known.
+    pub fn cached(&self, kind: Kind, did: &str, now_ms: i64) -> Option<Found<Value>> {
         match kind {
             Kind::Document => self.documents.get(did, now_ms).map(|v| v.map(Value::Document)),
             Kind::Created => self.created.get(did, now_ms).map(|v| v.map(Value::Created)),
@@ -209,22 +252,35 @@ impl Knowledge {
     /// Keeps an answer.
     pub fn learn(&self, kind: Kind, did: &str, answer: &Answer) {
         let until_ms = time::now_ms().saturating_add(answer.ttl.as_millis() as i64);
-        match (kind, &answer.value) {
-            (Kind::Document, Some(Value::Document(value))) => self.documents.put(did, Some(value.clone()), until_ms),
-            (Kind::Created, Some(Value::Created(value))) => self.created.put(did, Some(value.clone()), until_ms),
-            (Kind::Profile, Some(Value::Profile(value))) => self.profiles.put(did, Some(value.clone()), until_ms),
-            (Kind::Document, _) => self.documents.put(did, None, until_ms),
-            (Kind::Created, _) => self.created.put(did, None, until_ms),
-            (Kind::Profile, _) => self.profiles.put(did, None, until_ms),
+        let found = answer.found.clone();
+        match kind {
+            Kind::Document => self.documents.put(did, found.and_then(Value::document), until_ms),
+            Kind::Created => self.created.put(did, found.and_then(Value::created), until_ms),
+            Kind::Profile => self.profiles.put(did, found.and_then(Value::profile), until_ms),
         }
+        self.make_room();
     }
 
-    /// Accounts in each cache.
-    pub fn sizes(&self) -> [(&'static str, usize); 3] {
+    /// Where the caches are over their limit, each gives up the same part of what it holds.
+    fn make_room(&self) {
+        let [documents, created, profiles] = self.sizes().map(|(_, _, bytes)| bytes);
+        let (held, limit) = (documents + created + profiles, self.settings.cache);
+        if held <= limit {
+            return;
+        }
+        let part = (limit - limit / 4) as f64 / held as f64;
+        let left = |bytes: usize| (bytes as f64 * part) as usize;
+        self.documents.shrink(left(documents));
+        self.created.shrink(left(created));
+        self.profiles.shrink(left(profiles));
+    }
+
+    /// Accounts and bytes of each cache.
+    pub fn sizes(&self) -> [(&'static str, usize, usize); 3] {
         [
-            (Kind::Document.metric(), self.documents.len()),
-            (Kind::Created.metric(), self.created.len()),
-            (Kind::Profile.metric(), self.profiles.len()),
+            (Kind::Document.metric(), self.documents.len(), self.documents.bytes()),
+            (Kind::Created.metric(), self.created.len(), self.created.bytes()),
+            (Kind::Profile.metric(), self.profiles.len(), self.profiles.bytes()),
         ]
     }
 }

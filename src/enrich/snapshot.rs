@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::Found;
 use super::document::{self, Document};
 use super::{Answer, Created, Kind, Knowledge, Value};
 use crate::atproto::{json_input, time};
@@ -62,15 +63,22 @@ impl Knowledge {
             failed.is_none()
         };
         write(FROM, &self.from(), 0, None, None);
-        self.documents.each(now, |did, value, until| {
-            let handle = value.and_then(|d| d.handle.as_deref());
-            write(Kind::Document.metric(), did, until, value.map(|d| &d.json[..]), handle)
+        // A failure is worth nothing to the next run.
+        self.documents.each(now, |did, found, until| match found {
+            Found::Value(d) => write(Kind::Document.metric(), did, until, Some(&d.json), d.handle.as_deref()),
+            Found::Absent => write(Kind::Document.metric(), did, until, None, None),
+            Found::Failed => true,
         });
-        self.created.each(now, |did, value, until| {
-            write(Kind::Created.metric(), did, until, value.map(|c| c.text.as_bytes()), None)
+        self.created.each(now, |did, found, until| match found {
+            Found::Value(c) => write(Kind::Created.metric(), did, until, Some(c.text.as_bytes()), None),
+            Found::Absent => write(Kind::Created.metric(), did, until, None, None),
+            Found::Failed => true,
         });
-        self.profiles
-            .each(now, |did, value, until| write(Kind::Profile.metric(), did, until, value.map(|p| &p[..]), None));
+        self.profiles.each(now, |did, found, until| match found {
+            Found::Value(p) => write(Kind::Profile.metric(), did, until, Some(p), None),
+            Found::Absent => write(Kind::Profile.metric(), did, until, None, None),
+            Found::Failed => true,
+        });
         if let Some(e) = failed {
             return Err(e);
         }
@@ -117,7 +125,8 @@ impl Knowledge {
         let Some(left) = u64::try_from(left).ok().filter(|left| *left > 0) else { return Ok(false) };
         // A clock that was wrong then must not make an entry last for ever now.
         let ttl = Duration::from_millis(left).min(kind.ttl(&self.settings));
-        self.learn(kind, &line.did, &Answer { value, ttl });
+        let found = value.map_or(Found::Absent, Found::Value);
+        self.learn(kind, &line.did, &Answer { found, ttl });
         Ok(true)
     }
 

@@ -14,6 +14,7 @@ use super::batch::Batch;
 use super::fetcher::{self, Answered};
 use super::metadata::{Metadata, Unfinished};
 use crate::atproto::time;
+use crate::enrich::cache::Found;
 use crate::enrich::directory::{Desk, Directory, Outcome, PROFILES, Question, unverified};
 use crate::enrich::document::Document;
 use crate::enrich::{Account, Answer, Kind, Knowledge, Value, is_web};
@@ -72,7 +73,7 @@ impl LookUp {
     /// What is known by now: a document whose handle is not verified yet is better than none.
     fn so_far(&self) -> Option<Value> {
         match &self.stage {
-            Stage::Verifying { document, .. } => unverified(document).value,
+            Stage::Verifying { document, .. } => unverified(document).found.value(),
             _ => None,
         }
     }
@@ -238,7 +239,7 @@ impl Run<'_> {
             Some(lookup) => lookup.stale.as_mut().unwrap_or(&mut lookup.waiting).push(place),
             // Or another batch had it looked up meanwhile.
             None => match self.e.knowledge.cached(key.0, &key.1, time::now_ms()).filter(|_| !fresh) {
-                Some(value) => self.give(place, value),
+                Some(found) => self.give(place, found.value()),
                 None => {
                     let deadline = self.deadline(&key);
                     self.start(key, vec![place], deadline);
@@ -394,7 +395,7 @@ impl Run<'_> {
         for (did, outcome) in dids.into_iter().zip(outcomes) {
             let key = (kind, did);
             match &outcome {
-                Some(Answer { value: Some(Value::Document(document)), .. })
+                Some(Answer { found: Found::Value(Value::Document(document)), .. })
                     if desk != Desk::Handles && document.handle.is_some() && self.verifies() =>
                 {
                     let timeout = self.e.knowledge.settings.timeout;
@@ -429,7 +430,7 @@ impl Run<'_> {
         if let Some(answer) = outcome.as_ref().filter(|_| lookup.stale.is_none()) {
             self.e.knowledge.learn(key.0, &key.1, answer);
         }
-        let value = outcome.and_then(|answer| answer.value);
+        let value = outcome.and_then(|answer| answer.found.value());
         for place in lookup.waiting {
             self.give(place, value.clone());
         }
@@ -460,8 +461,8 @@ impl Run<'_> {
     fn report(&self) {
         self.e.health.enriching_since(self.waiting.values().map(|w| w.batch.received).min());
         self.e.metrics.fetch_queue.set(self.lookups.len() as i64);
-        for (kind, entries) in self.e.knowledge.sizes() {
-            self.e.metrics.cache_size(kind, entries);
+        for (kind, entries, bytes) in self.e.knowledge.sizes() {
+            self.e.metrics.cache(kind, entries, bytes);
         }
     }
 }

@@ -60,6 +60,7 @@ pub struct Metrics {
     pub decode_seconds: Histogram,
     pub delivery_seconds: Histogram,
     pub kafka_errors: IntCounter,
+    pub moved_times: IntCounter,
     pub acks_sent: IntCounter,
     pub tap_events: IntGauge,
     pub tap_acks: IntGauge,
@@ -178,6 +179,10 @@ impl Default for Metrics {
                 "atkafka_delivery_seconds",
                 "Time from reading a batch of frames to the acknowledgement of its last record",
                 &[1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0],
+            ),
+            moved_times: counter(
+                "atkafka_moved_timestamps",
+                "Records that got the nearest time that the topic takes, in place of the event's",
             ),
             kafka_errors: counter("atkafka_kafka_errors", "Errors that the Kafka client reported; it goes on trying"),
             acks_sent: counter("atkafka_acks_sent", "Acknowledgements sent to Tap"),

@@ -7,6 +7,7 @@ mod support;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use atkafka::atproto::time::{now_ms, parse_ms};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use oracle::{Traffic, compare};
 use rdkafka::ClientConfig;
@@ -103,5 +104,49 @@ fn a_limit_that_is_lowered_and_raised_costs_only_the_records_over_it() {
     for letter in &letters {
         let seq = letter.json()["seq"].as_u64().expect("seq");
         assert!(missing.contains(&seq), "{seq} is there and a dead letter");
+    }
+}
+
+/// The simulated events are of 2024. A topic that takes only the last hour gets them all, with times of its own choice, and
+/// in order; also where the limit comes while they flow.
+#[test]
+fn a_time_that_the_topic_refuses_is_moved_and_nothing_is_lost() {
+    let Some(broker) = broker(KAFKA) else { return };
+    const HOUR: i64 = 3_600_000;
+    for limited_from_the_start in [true, false] {
+        let (topic, dead) = (unique("times"), unique("times-dead"));
+        create_topic(&broker, &topic, 4);
+        create_topic(&broker, &dead, 1);
+        let limit = || set(&broker, &topic, "message.timestamp.before.max.ms", &HOUR.to_string());
+        if limited_from_the_start {
+            limit();
+        }
+        let began = now_ms();
+        let run = start(&broker, &topic, &dead);
+        if !limited_from_the_start {
+            run.bridge.wait_delivered(FRAMES / 4, SOON);
+            limit();
+        }
+        run.bridge.wait_delivered(FRAMES, SOON);
+        assert!(run.bridge.metric("atkafka_moved_timestamps") > 0.0);
+        assert_eq!(run.bridge.metric("atkafka_dead_letters"), 0.0);
+        let (code, log) = run.bridge.stop();
+        assert_eq!(code, Some(0), "{log:?}");
+        let said = log.iter().filter(|l| l.contains("does not take the times of some events")).count();
+        assert_eq!(said, 1, "{log:?}");
+
+        let arrived = consume(&broker, &topic);
+        let verdict = compare(&run.traffic.served(1, 0..FRAMES), &arrived);
+        assert!(verdict.missing.is_empty() && verdict.out_of_order.is_empty(), "{verdict}");
+        assert!(consume(&broker, &dead).is_empty());
+        let own = |a: &Arrived| a.json()["timestamp"].as_str().and_then(parse_ms);
+        let moved: Vec<&Arrived> = arrived.iter().filter(|a| a.time_ms != own(a)).collect();
+        assert!(moved.len() > arrived.len() / 2, "{} of {}", moved.len(), arrived.len());
+        assert!(limited_from_the_start == (moved.len() == arrived.len()), "{} of {}", moved.len(), arrived.len());
+        // Nearest: an hour before the broker's clock, and not the present.
+        for record in moved {
+            let at = record.time_ms.expect("a time");
+            assert!((began - HOUR..now_ms() - HOUR / 2).contains(&at), "{at}");
+        }
     }
 }

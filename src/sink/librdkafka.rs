@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client as RdClient, ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -20,16 +20,18 @@ use rdkafka::{Message, Timestamp};
 use super::complaint::Complaint;
 use super::diagnosis::{self, Client, Words};
 use super::kafka_options::{Kafka, Sasl};
+use super::limits::{self, Limits};
 use super::oauth::{self, Tokens};
 use super::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
     locked,
 };
+use crate::atproto::time;
 use crate::dead_letter::Reason;
 use crate::metrics::Metrics;
 
 /// How long one question to the brokers may take.
-const ASK: Duration = Duration::from_secs(5);
+pub(super) const ASK: Duration = Duration::from_secs(5);
 /// By then it is mostly clear whether a broker can be reached at all.
 const FIRST_ASK: Duration = Duration::from_secs(1);
 /// An error that librdkafka does not explain, and that did not pass by then, is looked into.
@@ -60,13 +62,16 @@ pub struct Librdkafka {
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
     open: Option<Open>,
+    /// It was said that times are moved.
+    said_moved_time: bool,
 }
 
 /// What there is once the brokers have answered.
 struct Open {
     producer: Arc<BaseProducer<Context>>,
-    max_event: usize,
-    max_dead_letter: usize,
+    events: Limits,
+    /// `None`: there is no topic for them.
+    dead_letters: Option<Limits>,
     /// When the limit was last asked for because a record is larger.
     asked: Option<Instant>,
     cluster: Option<String>,
@@ -81,6 +86,8 @@ struct Shared {
     complaint: Mutex<Complaint>,
     /// Something is in one of the two.
     troubled: AtomicBool,
+    /// The broker refused the time of a record.
+    time_refused: AtomicBool,
 }
 
 impl Shared {
@@ -223,7 +230,11 @@ impl ProducerContext for Context {
                     },
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
                 };
-                let verdict = error.rdkafka_error_code().map_or(Verdict::Later, verdict);
+                let code = error.rdkafka_error_code();
+                if code == Some(RDKafkaErrorCode::InvalidTimestamp) {
+                    self.shared.time_refused.store(true, Ordering::Relaxed);
+                }
+                let verdict = code.map_or(Verdict::Later, verdict);
                 Err(Box::new(Failure { error: error.to_string(), verdict, record }))
             }
         };
@@ -317,6 +328,7 @@ impl Librdkafka {
             ready: bounded(1),
             shared: Arc::default(),
             open: None,
+            said_moved_time: false,
         })
     }
 
@@ -390,20 +402,20 @@ impl Librdkafka {
         Err(self.yet(&format!("no answer from {}: {error}", self.options.servers.join(",")), &[]))
     }
 
-    /// The topic's `max.message.bytes`, after making the topic where it is absent and may be made.
+    /// What the topic takes, after making the topic where it is absent and may be made.
     fn topic(
         &self,
         probe: &BaseProducer<Context>,
         admin: &AdminClient<AdminContext>,
         name: &str,
-    ) -> Result<usize, NotReady> {
+    ) -> Result<Limits, NotReady> {
         let metadata = self.metadata(probe)?;
         let brokers: Vec<String> = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
         if !metadata.topics().iter().any(|t| t.name() == name) {
             self.create(probe, admin, name, &brokers)?;
         }
-        match limit(admin, name) {
-            Ok(max) => Ok(max),
+        match limits::read(admin, name) {
+            Ok(limits) => Ok(limits),
             Err(why) => {
                 // Where nobody answered, it may be that no broker can be reached at the address that it goes by.
                 let words = locked(&self.shared.words).clone();
@@ -413,10 +425,13 @@ impl Librdkafka {
                     return Err(NotReady::Yet(line));
                 }
                 log::warn!(
-                    "the max.message.bytes of topic {name} cannot be read ({}): records of any size are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know it",
+                    "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
                     why.text
                 );
-                Ok(CLIENT_MAX_MESSAGE)
+                let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
+                // Which times it takes is not known, but that it takes the present one.
+                let refused = self.shared.time_refused.load(Ordering::Relaxed);
+                Ok(if refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown })
             }
         }
     }
@@ -437,10 +452,10 @@ impl Librdkafka {
 
     /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
     /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
-    fn limit_now(&self, name: &str) -> Option<usize> {
+    fn limits_now(&self, name: &str) -> Option<Limits> {
         let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
         self.authorize(admin.inner()).ok()?;
-        limit(&admin, name).ok()
+        limits::read(&admin, name).ok()
     }
 
     fn create(
@@ -472,25 +487,6 @@ impl Librdkafka {
             None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
         }
     }
-}
-
-/// Why the limit of a topic cannot be read.
-struct Unknown {
-    text: String,
-    /// No broker answered.
-    is_silence: bool,
-}
-
-/// The topic's `max.message.bytes`.
-fn limit(admin: &AdminClient<AdminContext>, topic: &str) -> Result<usize, Unknown> {
-    let said = |text: String| Unknown { text, is_silence: false };
-    let options = AdminOptions::new().request_timeout(Some(ASK));
-    let answers = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
-    let resource =
-        answers.into_iter().next().ok_or_else(|| said("no answer".into()))?.map_err(|code| said(code.to_string()))?;
-    let value = resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref()?.parse().ok());
-    value.ok_or_else(|| said("the answer does not name it".into()))
 }
 
 /// Callbacks of the admin client: they only keep the newest error.
@@ -589,14 +585,14 @@ impl Sink for Librdkafka {
             BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
         self.authorize(admin.inner())?;
         self.authorize(probe.client())?;
-        let max_event = self.topic(&probe, &admin, &self.options.topic)?;
-        let max_dead_letter = match &self.options.dead_letter_topic {
-            Some(name) => self.topic(&probe, &admin, name)?,
-            None => 0,
+        let events = self.topic(&probe, &admin, &self.options.topic)?;
+        let dead_letters = match &self.options.dead_letter_topic {
+            Some(name) => Some(self.topic(&probe, &admin, name)?),
+            None => None,
         };
         let mut config = self.config.clone();
         // A batch over the topic's limit would be refused whole, with the innocent records in it.
-        let smallest = [max_event, max_dead_letter].into_iter().filter(|max| *max > 0).min().unwrap_or(BATCH);
+        let smallest = dead_letters.map_or(events.bytes, |letters| letters.bytes.min(events.bytes));
         if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
@@ -604,7 +600,7 @@ impl Sink for Librdkafka {
         self.authorize(producer.client())?;
         // The metadata of above has it; very old brokers have none.
         let cluster = probe.client().fetch_cluster_id(ASK);
-        self.open = Some(Open { producer: Arc::new(producer), max_event, max_dead_letter, asked: None, cluster });
+        self.open = Some(Open { producer: Arc::new(producer), events, dead_letters, asked: None, cluster });
         Ok(())
     }
 
@@ -614,26 +610,42 @@ impl Sink for Librdkafka {
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let (topic, mut max) = match record.topic {
-            Topic::Events => (self.options.topic.as_str(), open.max_event),
-            Topic::DeadLetters => (self.options.dead_letter_topic.as_deref().unwrap_or_default(), open.max_dead_letter),
+        let (topic, mut limits) = match record.topic {
+            Topic::Events => (self.options.topic.as_str(), open.events),
+            Topic::DeadLetters => (
+                self.options.dead_letter_topic.as_deref().unwrap_or_default(),
+                open.dead_letters.unwrap_or(Limits::of_bytes(0)),
+            ),
         };
         let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
         let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
-        if size > max && open.asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-            max = self.limit_now(topic).unwrap_or(max);
+        if size > limits.bytes && open.asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+            limits = self.limits_now(topic).unwrap_or(limits);
             if let Some(open) = &mut self.open {
-                let known = if record.topic == Topic::Events { &mut open.max_event } else { &mut open.max_dead_letter };
-                *known = max;
+                match record.topic {
+                    Topic::Events => open.events = limits,
+                    Topic::DeadLetters => open.dead_letters = Some(limits),
+                }
                 open.asked = Some(Instant::now());
             }
         }
+        let max = limits.bytes;
         if size > max {
             let detail = format!("{size} bytes, topic {topic} takes {max}");
             return Err(Refused::TooLarge { detail, excess: size - max });
         }
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(record.time_ms);
+        let time_ms = limits.nearest(record.time_ms, time::now_ms());
+        if time_ms != record.time_ms {
+            self.metrics.moved_times.inc();
+            if !self.said_moved_time {
+                self.said_moved_time = true;
+                log::warn!(
+                    "topic {topic} does not take the times of some events: their records get the nearest times that it takes (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
+                );
+            }
+        }
+        let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(time_ms);
         if !record.key.is_empty() {
             out = out.key(record.key);
         }

@@ -5,6 +5,7 @@ pub mod diagnosis;
 pub mod kafka;
 pub mod kafka_options;
 pub mod librdkafka;
+mod limits;
 pub mod lines;
 mod oauth;
 mod probe;

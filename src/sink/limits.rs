@@ -1,0 +1,96 @@
+//! What a topic takes: the size of a record, and the times that it may have. Read from the broker, where the right to do so
+//! is there.
+
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
+use rdkafka::client::ClientContext;
+
+use super::librdkafka::ASK;
+
+/// A record that is written at the edge of what is taken arrives a little later.
+const MARGIN_MS: i64 = 60_000;
+
+/// What one topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// `max.message.bytes`: bytes of a batch of one record.
+    pub bytes: usize,
+    /// `message.timestamp.before.max.ms`: so far before the broker's clock a record's time may be.
+    pub before_ms: i64,
+    /// `message.timestamp.after.max.ms`: so far after it.
+    pub after_ms: i64,
+}
+
+impl Limits {
+    /// Where they cannot be read: the broker decides.
+    pub fn of_bytes(bytes: usize) -> Self {
+        Limits { bytes, before_ms: i64::MAX, after_ms: i64::MAX }
+    }
+
+    /// The nearest time to `time_ms` that the topic takes.
+    pub fn nearest(&self, time_ms: i64, now_ms: i64) -> i64 {
+        // Half of a limit of seconds is still within it.
+        let within = |limit: i64| if limit == i64::MAX { limit } else { (limit - MARGIN_MS).max(limit / 2) };
+        time_ms.clamp(now_ms.saturating_sub(within(self.before_ms)), now_ms.saturating_add(within(self.after_ms)))
+    }
+}
+
+/// Why the limits of a topic cannot be read.
+pub struct Unknown {
+    pub text: String,
+    /// No broker answered.
+    pub is_silence: bool,
+}
+
+/// Asks the brokers for the limits of a topic.
+pub fn read<C: ClientContext>(admin: &AdminClient<C>, topic: &str) -> Result<Limits, Unknown> {
+    let said = |text: String| Unknown { text, is_silence: false };
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let answers = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
+        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
+    let resource =
+        answers.into_iter().next().ok_or_else(|| said("no answer".into()))?.map_err(|code| said(code.to_string()))?;
+    of(&resource).ok_or_else(|| said("the answer does not name it".into()))
+}
+
+fn of(resource: &ConfigResource) -> Option<Limits> {
+    let text = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
+    let bytes = text("max.message.bytes")?.parse().ok()?;
+    if text("message.timestamp.type") == Some("LogAppendTime") {
+        // The broker writes its own.
+        return Some(Limits::of_bytes(bytes));
+    }
+    // Before Kafka 3.6 there was one for both; no limit is the greatest number.
+    let both = text("message.timestamp.difference.max.ms");
+    let ms = |name: &str| text(name).or(both).and_then(|text| text.parse().ok()).unwrap_or(i64::MAX);
+    Some(Limits {
+        bytes,
+        before_ms: ms("message.timestamp.before.max.ms"),
+        after_ms: ms("message.timestamp.after.max.ms"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_time_is_within_the_limits_and_else_the_events_own() {
+        let now = 1_800_000_000_000;
+        let hour = 3_600_000;
+        let limits = Limits { bytes: 1, before_ms: hour, after_ms: hour };
+        for (time, nearest) in [
+            (now, now),
+            (now - hour / 2, now - hour / 2),
+            (0, now - hour + MARGIN_MS),
+            (now + 2 * hour, now + hour - MARGIN_MS),
+            (i64::MIN, now - hour + MARGIN_MS),
+            (i64::MAX, now + hour - MARGIN_MS),
+        ] {
+            assert_eq!(limits.nearest(time, now), nearest, "{time}");
+        }
+        let none = Limits::of_bytes(1);
+        assert_eq!(none.nearest(1, now), 1);
+        let seconds = Limits { bytes: 1, before_ms: 10_000, after_ms: 0 };
+        assert_eq!((seconds.nearest(0, now), seconds.nearest(now + 1, now)), (now - 5_000, now));
+    }
+}

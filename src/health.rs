@@ -27,6 +27,8 @@ struct State {
     oldest_undecoded: Option<Instant>,
     /// By source: when the first and the last came of the unreadable frames behind the last readable one.
     unreadable: Vec<Option<(Instant, Instant)>>,
+    /// By source: since when a host that was busy has sent nothing.
+    silent: BTreeMap<usize, Instant>,
     turns: u64,
     /// By source: positions that cannot be saved.
     not_saved: BTreeMap<usize, NotSaved>,
@@ -54,6 +56,14 @@ impl Health {
     /// Source `index` is connected, or why not.
     pub fn source(&self, index: usize, state: Result<(), String>) {
         self.with(|s| s.sources[index].1 = state);
+    }
+
+    /// Source `index`, whose host was busy, has sent nothing since then; `None`: it does again.
+    pub fn silent(&self, index: usize, since: Option<Instant>) {
+        self.with(|s| match since {
+            Some(since) => drop(s.silent.insert(index, since)),
+            None => drop(s.silent.remove(&index)),
+        });
     }
 
     /// The sink takes records, or why not.
@@ -153,6 +163,13 @@ impl Health {
                     age.as_secs()
                 ));
             }
+            for (i, since) in &s.silent {
+                reasons.push(format!(
+                    "no event of {} for {} s, and over one a second before",
+                    s.sources.get(*i).map_or("a host", |(name, _)| name),
+                    since.elapsed().as_secs()
+                ));
+            }
             for (i, unreadable) in s.unreadable.iter().enumerate() {
                 if let Some(age) = unreadable.map(|(first, last)| last - first).filter(|age| *age >= UNREADABLE_AFTER) {
                     reasons.push(format!(
@@ -206,6 +223,16 @@ mod tests {
         assert!(why.contains("directory") && !why.contains("decoded"), "{why}");
         h.enriching_since(None);
         h.undecoded_since(None);
+        assert_eq!(h.ready(), Ok(()));
+    }
+
+    #[test]
+    fn a_busy_host_that_is_silent_is_said() {
+        let h = well();
+        h.silent(1, Instant::now().checked_sub(UNDECODED_AFTER * 2));
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("no event of b for 20 s"), "{why}");
+        h.silent(1, None);
         assert_eq!(h.ready(), Ok(()));
     }
 

@@ -142,8 +142,11 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                 }
             }
             let name = host.name.clone();
-            let (start, metrics, health) = (relay.start, run.metrics.clone(), run.health.clone());
-            let read = Box::new(move |intake| Relay::new(host, index, start, saved, intake, metrics, health).run());
+            let (start, silence) = (relay.start, relay.silence);
+            let (metrics, health) = (run.metrics.clone(), run.health.clone());
+            let read = Box::new(move |intake| {
+                Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
+            });
             sources.push(Source { name, keep, is_live: true, read });
         }
         Ok(sources)

@@ -49,6 +49,7 @@ pub struct Metrics {
     error_frames: IntCounterVec,
     gaps: IntCounterVec,
     reconnects: IntCounterVec,
+    silent: IntCounterVec,
     connected: IntGaugeVec,
     lag: GaugeVec,
     last_seq_received: IntGaugeVec,
@@ -149,6 +150,11 @@ impl Default for Metrics {
                 &["kind"],
             ),
             reconnects: counters("atkafka_reconnects", "Connections that ended, by host", &["host"]),
+            silent: counters(
+                "atkafka_silent_connections",
+                "Connections that were left since a busy host sent no event any more",
+                &["host"],
+            ),
             connected: gauges("atkafka_connected", "1 while connected to the host", &["host"]),
             lag: register(
                 &r,
@@ -238,6 +244,7 @@ impl Metrics {
     /// The handles for one upstream host.
     pub fn source(&self, host: &str) -> SourceMetrics {
         self.reconnects.with_label_values(&[host]).inc_by(0);
+        self.silent.with_label_values(&[host]).inc_by(0);
         SourceMetrics {
             connected: self.connected.with_label_values(&[host]),
             last_seq_received: self.last_seq_received.with_label_values(&[host]),
@@ -312,6 +319,11 @@ impl Metrics {
 
     pub fn reconnect(&self, host: &str) {
         self.reconnects.with_label_values(&[host]).inc();
+    }
+
+    /// A connection was left since a busy host sent no event any more.
+    pub fn silent_connection(&self, host: &str) {
+        self.silent.with_label_values(&[host]).inc();
     }
 
     pub fn error_frame(&self, name: &str) {

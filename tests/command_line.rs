@@ -114,6 +114,7 @@ fn every_flag_in_the_help_has_its_variable_and_its_default() {
         for (flag, default) in [
             ("--relay-host", "wss://bsky.network"),
             ("--cursor", "live"),
+            ("--silence", "90s"),
             ("--log-level", "info"),
             ("--log-format", "text"),
             ("--frames", "10000"),
@@ -328,6 +329,8 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
             ("--relay-host ws://a,ws://b,ws://a", vec!["--relay-host", "\"ws://a\"", "twice"]),
             ("--relay-host ws://a/ --relay-host http://a", vec!["--relay-host", "\"http://a\"", "twice"]),
             ("--cursor now", vec!["--cursor", "\"now\"", "live, oldest"]),
+            ("--silence 500ms", vec!["--silence", "\"500ms\"", "off"]),
+            ("--silence never", vec!["--silence", "\"never\"", "90s"]),
             ("--cursor -5", vec!["--cursor", "\"-5\"", "live, oldest"]),
             ("--cursor 1.5", vec!["--cursor", "\"1.5\"", "2^53"]),
             ("--cursor 9007199254740992", vec!["--cursor", "\"9007199254740992\"", "2^53"]),

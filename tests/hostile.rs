@@ -7,6 +7,8 @@ mod deep;
 mod memory;
 #[path = "hostile/seqs.rs"]
 mod seqs;
+#[path = "hostile/silence.rs"]
+mod silence;
 mod support;
 #[path = "hostile/unreadable.rs"]
 mod unreadable;

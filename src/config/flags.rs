@@ -256,6 +256,9 @@ writing_commands! {
             /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
             #[argh(option, arg_name = "start")]
             pub cursor: Option<String>,
+            /// connect again when a host that gave over one event a second gives none for so long, 1s..24h, or off (default 90s)
+            #[argh(option, arg_name = "time")]
+            pub silence: Option<String>,
         }
 
         /// Reads a Tap: whole repositories, then live.

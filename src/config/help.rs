@@ -13,6 +13,7 @@ const HEADINGS: &[(&str, &[&str])] = &[
         &[
             "--relay-host",
             "--cursor",
+            "--silence",
             "--tap-host",
             "--tap-connections",
             "--tap-workers",

@@ -32,7 +32,8 @@ use crate::source::replay::Reading;
 use crate::source::{Host, Start, ozone};
 use crate::systemd::Manager;
 use values::{
-    client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, start,
+    client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, silence,
+    start,
 };
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
@@ -70,6 +71,8 @@ pub enum Command {
 pub struct Relay {
     pub hosts: Vec<Host>,
     pub start: Start,
+    /// How long a busy host may be silent; `None`: for ever.
+    pub silence: Option<Duration>,
     pub writing: Writing,
     pub logging: Logging,
 }
@@ -233,7 +236,8 @@ fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let w = f.writing();
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
-    Ok(Relay { hosts, start, writing: writing(&w, Some((&f.enriching(), &client)), input)?, logging })
+    let silence = silence(f.silence.as_deref())?;
+    Ok(Relay { hosts, start, silence, writing: writing(&w, Some((&f.enriching(), &client)), input)?, logging })
 }
 
 fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {

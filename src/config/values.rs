@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::dotenv::{limited_file, small_file};
 use super::{Checked, invalid};
 use crate::client::Client;
+use crate::source::pace::PATIENCE;
 use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
@@ -119,6 +120,19 @@ pub(super) fn start(text: Option<&str>) -> Checked<Start> {
             Ok(seq) if seq < crate::atproto::frame::SEQ_END => Ok(Start::At(seq)),
             _ => Err(invalid("--cursor", number, "live, oldest, or a seq below 2^53")),
         },
+    }
+}
+
+/// `--silence`.
+pub(super) fn silence(text: Option<&str>) -> Checked<Option<Duration>> {
+    let Some(text) = text else { return Ok(Some(PATIENCE)) };
+    if text == "off" {
+        return Ok(None);
+    }
+    match duration(text) {
+        Some(Duration::ZERO) => Ok(None),
+        Some(d) if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&d) => Ok(Some(d)),
+        _ => Err(invalid("--silence", text, "from 1s to 24h, such as 90s or 5m, or off")),
     }
 }
 

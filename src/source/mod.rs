@@ -7,6 +7,7 @@ pub mod link;
 pub mod ozone;
 mod ozone_answer;
 pub mod ozone_session;
+pub mod pace;
 mod past;
 pub mod relay;
 pub mod replay;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::diagnosis::{Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
+use super::pace::{PATIENCE, Pace};
 use super::past::{Past, Way};
 use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
 use super::socket::{Event, Socket};
@@ -51,6 +52,10 @@ pub struct Relay<I> {
     /// When a jump inside a connection was last reported, and how many were only counted since.
     said_seq_gap: Option<Instant>,
     unsaid_seq_gaps: u64,
+    /// Whether the host is busy, or has fallen silent.
+    pace: Pace,
+    /// The lag when its silence was told first.
+    lag_before: Option<f64>,
     /// New frames of this connection.
     fresh: u64,
     /// Connections in a row that broke before they brought anything.
@@ -97,10 +102,18 @@ impl<I: Intake> Relay<I> {
             alone: None,
             said_seq_gap: None,
             unsaid_seq_gaps: 0,
+            pace: Pace::new(Some(PATIENCE)),
+            lag_before: None,
             fresh: 0,
             broken: 0,
             past: None,
         }
+    }
+
+    /// How long a busy host may be silent before a new connection; `None`: for ever.
+    pub fn silence(mut self, patience: Option<Duration>) -> Self {
+        self.pace = Pace::new(patience);
+        self
     }
 
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
@@ -162,6 +175,9 @@ impl<I: Intake> Relay<I> {
             }
             _ => (false, None),
         };
+        if event {
+            self.heard();
+        }
         self.unbroken()?;
         self.release(seq)?;
         let mut position = None;
@@ -217,33 +233,24 @@ impl<I: Intake> Relay<I> {
             }
             None => log::info!(event = "connected", host = host; "{host}: connected, live"),
         }
+        let began = Instant::now();
         self.link.connected();
+        self.pace.connected(began);
         self.resume.connected(asked.map(|seq| seq - past));
-        let ended = self.read(&mut socket, asked);
+        let ended = self.read(&mut socket, asked, began);
         // What was read whole is handed over, whatever became of the connection.
         let ended = self.hand_over().map_or(Ended::Stopped, |()| ended);
         socket.close();
         ended
     }
 
-    fn read(&mut self, socket: &mut Socket, asked: Option<u64>) -> Ended {
-        let began = Instant::now();
+    fn read(&mut self, socket: &mut Socket, asked: Option<u64>, began: Instant) -> Ended {
         loop {
             let step = match socket.read() {
                 Event::Binary(bytes) => self.binary(&bytes),
                 Event::Text(text) => self.text(&text),
                 Event::Control => Ok(()),
-                Event::Nothing => match self.nothing_more() {
-                    Ok(()) if self.intake.stopped() => Err(Ended::Stopped),
-                    Ok(()) => {
-                        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
-                        socket.wait(longest.min(LOOK_UP), None);
-                        let found = self.past.as_ref().is_none_or(Past::is_found);
-                        let step = if !found && began.elapsed() > UNBROKEN { self.unbroken() } else { Ok(()) };
-                        step.and_then(|()| socket.tick().map_err(Ended::Lost))
-                    }
-                    Err(Stopped) => Err(Ended::Stopped),
-                },
+                Event::Nothing => self.nothing(socket, began),
                 Event::Closed(reason) => Err(Ended::Lost(reason)),
                 Event::Broken(reason) => Err(self.broken(asked, reason)),
                 Event::TooLong(size, start) => self.too_long(size, &start),
@@ -263,6 +270,50 @@ impl<I: Intake> Relay<I> {
         match Found::by_text(text).filter(|_| self.fresh == 0) {
             Some(found) => Err(Ended::Lost(format!("its messages are JSON: {}", found.in_place_of(Meant::Relay)))),
             None => Ok(()),
+        }
+    }
+
+    /// Nothing is there to be read now: hands over, runs the timers, and waits.
+    fn nothing(&mut self, socket: &mut Socket, began: Instant) -> Result<(), Ended> {
+        // A hand-over may take long, and then something is there.
+        let idle = self.frames.list.is_empty();
+        self.nothing_more()?;
+        if self.intake.stopped() {
+            return Err(Ended::Stopped);
+        }
+        if self.past.as_ref().is_some_and(|past| !past.is_found()) && began.elapsed() > UNBROKEN {
+            self.unbroken()?;
+        }
+        if idle {
+            self.silent(Instant::now())?;
+        }
+        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
+        socket.wait(longest.min(LOOK_UP), None);
+        socket.tick().map_err(Ended::Lost)
+    }
+
+    /// Tells the silence of a busy host, and leaves the connection when it is too long.
+    fn silent(&mut self, now: Instant) -> Result<(), Ended> {
+        let Some(silent) = self.pace.silent(now) else { return Ok(()) };
+        let lag = self.link.metrics.lag(&self.link.name);
+        let began = *self.lag_before.get_or_insert_with(|| lag.get());
+        lag.set(began + silent.as_secs_f64());
+        self.link.health.silent(self.link.index, now.checked_sub(silent));
+        if let Some(here) = self.pace.leave(now) {
+            self.link.metrics.silent_connection(&self.link.name);
+            return Err(Ended::Lost(format!(
+                "no event for {} s, and over one a second before; the connection is left (--silence)",
+                here.as_secs()
+            )));
+        }
+        Ok(())
+    }
+
+    /// An event came, whether new or not.
+    fn heard(&mut self) {
+        self.pace.event(Instant::now());
+        if self.lag_before.take().is_some() {
+            self.link.health.silent(self.link.index, None);
         }
     }
 
@@ -294,6 +345,7 @@ impl<I: Intake> Relay<I> {
             }
             Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
         }
+        self.heard();
         self.unbroken()?;
         let Some(seq) = frame::seq(&bytes[body..]) else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);

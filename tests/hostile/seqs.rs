@@ -12,7 +12,7 @@ use crate::{PATIENCE, identity};
 const BROKEN: u64 = (1 << 53) - 1;
 
 /// The seq in the one cursor file.
-fn saved(state: &Path) -> Option<u64> {
+pub fn saved(state: &Path) -> Option<u64> {
     let files = std::fs::read_dir(state).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     let file = files.filter(|path| path.extension().is_some_and(|e| e == "json")).last()?;
     let text = std::fs::read_to_string(file).ok()?;

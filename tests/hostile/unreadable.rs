@@ -8,6 +8,7 @@ use atkafka_fixtures::network::builder::Commit;
 use atkafka_fixtures::relay::{CursorRule, Inject, Relay, RelayConfig, wire};
 use sonic_rs::JsonValueTrait;
 
+use crate::seqs::saved;
 use crate::support::*;
 use crate::{DID, PATIENCE, REV, identity};
 
@@ -50,6 +51,18 @@ fn a_large_event_between_sparse_seqs_is_passed_alone() {
         assert_eq!(relay.stats().connections.len(), 1);
         assert_eq!(bridge.stop().0, Some(0));
     }
+}
+
+/// Nothing may come behind it for days: it is not met again at each start.
+#[test]
+fn a_large_event_is_part_of_the_position() {
+    let relay = Relay::start(RelayConfig::script(vec![identity(1), identity(2), large(3)])).expect("a relay");
+    let state = folder("state");
+    let args = ["--cursor=oldest", "--state-dir", state.to_str().expect("UTF-8")];
+    let bridge = start(&relay, &args);
+    arrives(&bridge, &["1", "2", "over_limit"]);
+    bridge.wait("its position", PATIENCE, |_| saved(&state) == Some(3));
+    assert_eq!(bridge.stop().0, Some(0));
 }
 
 /// In one piece and in many, as the library of indigo sends them.

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::kafka_options::{Kafka, Sasl};
-use super::probe::{self, Login, Seen};
+use super::probe::{self, Budget, Login, Seen};
 
 /// Of so many addresses at most is anything said.
 const ADDRESSES: usize = 3;
@@ -176,28 +176,38 @@ fn compare(client: &Client, seen: Seen) -> Option<Cause> {
 }
 
 /// The cause at an address: by librdkafka's words where these are sure, else by asking.
-fn cause(client: &Client, words: &[Words], address: &str) -> Option<Cause> {
-    let said = words.iter().rev().filter(|w| w.address == address).find_map(Words::cause);
-    match said.or_else(|| compare(client, probe::look(address)))? {
+fn cause(client: &Client, words: &[Words], address: &str, budget: Budget) -> Option<Cause> {
+    let said = said(words, address);
+    match said.or_else(|| compare(client, probe::look(address, budget)))? {
         // librdkafka does not say what is wrong with it.
         Cause::Certificate(why) if why.is_empty() => {
-            Some(Cause::Certificate(probe::distrust(address, client.ca_file.as_deref()).unwrap_or_default()))
+            Some(Cause::Certificate(probe::distrust(address, client.ca_file.as_deref(), budget).unwrap_or_default()))
         }
         cause => Some(cause),
     }
 }
 
+/// The cause by librdkafka's words, where these are sure.
+fn said(words: &[Words], address: &str) -> Option<Cause> {
+    words.iter().rev().filter(|w| w.address == address).find_map(Words::cause)
+}
+
 /// Why no broker can be used. `advertised`: the addresses that an answer of the servers named, where there was one. `None`
-/// where nothing is found to be wrong.
+/// where nothing is found to be wrong. Blocks for some seconds.
 pub fn of(client: &Client, words: &[Words], advertised: &[String]) -> Option<String> {
-    of_servers(client, words).or_else(|| of_advertised(client, words, advertised))
+    let budget = Budget::new();
+    of_servers(client, words, budget).or_else(|| of_advertised(client, words, advertised, budget))
 }
 
 /// Why none of the servers can be used that the settings name.
-fn of_servers(client: &Client, words: &[Words]) -> Option<String> {
+fn of_servers(client: &Client, words: &[Words], budget: Budget) -> Option<String> {
     let mut causes: Vec<(Cause, Vec<&str>)> = Vec::new();
     for server in client.servers.iter().take(ADDRESSES) {
-        let found = cause(client, words, server)?;
+        // Of those that there is no time for, nothing is said.
+        if budget.is_spent() && said(words, server).is_none() {
+            continue;
+        }
+        let found = cause(client, words, server, budget)?;
         match causes.iter_mut().find(|(cause, _)| *cause == found) {
             Some((_, servers)) => servers.push(server),
             None => causes.push((found, vec![server])),
@@ -209,13 +219,16 @@ fn of_servers(client: &Client, words: &[Words]) -> Option<String> {
 
 /// A server answers: why an address cannot be used that it gave for a broker. What librdkafka speaks of and the settings do
 /// not name, is one as well.
-fn of_advertised(client: &Client, words: &[Words], advertised: &[String]) -> Option<String> {
+fn of_advertised(client: &Client, words: &[Words], advertised: &[String], budget: Budget) -> Option<String> {
     let mut others: Vec<&String> = advertised.iter().chain(words.iter().map(|w| &w.address)).collect();
     others.retain(|address| !client.servers.contains(address));
     others.sort();
     others.dedup();
     others.into_iter().take(ADDRESSES).find_map(|address| {
-        let cause = cause(client, words, address)?;
+        if budget.is_spent() && said(words, address).is_none() {
+            return None;
+        }
+        let cause = cause(client, words, address, budget)?;
         Some(format!(
             "{} answers and sends clients on to {address} (the broker's advertised.listeners): {}",
             client.servers.join(", "),
@@ -468,10 +481,14 @@ mod tests {
         assert!(text.starts_with("a:1, b:1: connection refused: ") && text.contains("; c:1: the name does"), "{text}");
 
         let named = [words("inner:9092/1: Failed to resolve 'inner:9092': no such name (after 1ms)")];
-        let text = of_advertised(&client("a:1"), &named, &["a:1".into(), "inner:9092".into()]).expect("a line");
+        let of = |words: &[Words], advertised: &[&str]| {
+            let advertised: Vec<String> = advertised.iter().map(|a| a.to_string()).collect();
+            of_advertised(&client("a:1"), words, &advertised, Budget::new())
+        };
+        let text = of(&named, &["a:1", "inner:9092"]).expect("a line");
         assert!(text.starts_with("a:1 answers and sends clients on to inner:9092 (the broker's advertised"), "{text}");
-        assert_eq!(of_advertised(&client("a:1"), &named, &[]), Some(text), "by librdkafka's words alone");
-        assert_eq!(of_advertised(&client("a:1"), &[refused("a:1")], &["a:1".into()]), None);
+        assert_eq!(of(&named, &[]), Some(text), "by librdkafka's words alone");
+        assert_eq!(of(&[refused("a:1")], &["a:1"]), None);
         assert!(while_running(&client("a:1"), &named[0]).is_some_and(|t| t.contains("advertised.listeners")));
     }
 }

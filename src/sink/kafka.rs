@@ -15,9 +15,9 @@ use kafka::producer::{Producer, Record};
 use super::complaint::Complaint;
 use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
+use super::probe::{self, Budget};
 use super::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
-    probe,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::Metrics;
@@ -334,7 +334,7 @@ fn refused(code: KafkaCode) -> Option<Reason> {
 /// Fetch rose to 4 with the same removal (KIP-896). `None` where nothing answers as Kafka does.
 fn least_fetch_version(server: &str) -> Option<i16> {
     const FETCH: i16 = 1;
-    let versions = probe::api_versions(&mut probe::connect(server).ok()?).ok()?;
+    let versions = probe::api_versions(&mut probe::connect(server, Budget::new()).ok()?).ok()?;
     versions.iter().find(|(key, ..)| *key == FETCH).map(|(_, oldest, _)| *oldest)
 }
 

@@ -347,10 +347,7 @@ impl Librdkafka {
     /// Gives a new client its token, where there are any: it would ask for one by a callback that nobody serves yet.
     fn authorize(&self, client: &RdClient<impl ClientContext>) -> Result<(), NotReady> {
         let Some(tokens) = &self.tokens else { return Ok(()) };
-        let token = tokens.get().map_err(|why| {
-            self.metrics.kafka_errors.inc();
-            NotReady::Yet(why)
-        })?;
+        let token = tokens.get().map_err(NotReady::Yet)?;
         let unusable = || NotReady::Yet("the token endpoint gives a token that librdkafka cannot use".into());
         let text = CString::new(token.text).map_err(|_| unusable())?;
         let principal = CString::new(token.principal).map_err(|_| unusable())?;
@@ -387,7 +384,7 @@ impl Librdkafka {
     /// What the brokers say of themselves and their topics.
     fn metadata(&self, probe: &BaseProducer<Context>) -> Result<Metadata, NotReady> {
         let mut error = None;
-        for patience in [FIRST_ASK, ASK] {
+        for patience in [FIRST_ASK, ASK - FIRST_ASK] {
             match probe.client().fetch_metadata(None, patience) {
                 Ok(metadata) => return Ok(metadata),
                 Err(e) => error = Some(e),

@@ -18,7 +18,7 @@ use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time::now_ms;
 
 /// One request, to its last byte.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// After a failure the endpoint is left alone for so long: a wrong secret that is tried again and again may be locked.
 const AGAIN: Duration = Duration::from_secs(10);
 /// An answer has some kilobytes.

@@ -1,19 +1,41 @@
 //! What is at an address, by asking it: a connection, a Kafka request in plain, one over TLS. Short and without state; it
-//! blocks for some seconds at most, and longer only where the system's resolver hangs.
+//! blocks until its [`Budget`] is spent at most, and longer only where the system's resolver hangs.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use native_tls::{Certificate, HandshakeError, TlsConnector};
 
-/// For a connection, and for each answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// For all that is asked at one time: who wants to stop has to wait for it.
+const SPENT_AFTER: Duration = Duration::from_secs(4);
+/// Of that, for a connection, and for each answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// With less than that left, nothing new is asked: what is not answered by then says nothing.
+const LEAST: Duration = Duration::from_millis(500);
 /// An answer to these requests has some hundred bytes.
 const LARGEST_ANSWER: usize = 1 << 16;
 
 const SASL_HANDSHAKE: u16 = 17;
 const API_VERSIONS: u16 = 18;
+
+/// The time for a few questions together.
+#[derive(Clone, Copy)]
+pub struct Budget(Instant);
+
+impl Budget {
+    pub fn new() -> Budget {
+        Budget(Instant::now() + SPENT_AFTER)
+    }
+
+    pub fn is_spent(self) -> bool {
+        self.0.saturating_duration_since(Instant::now()) < LEAST
+    }
+
+    fn patience(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now()).clamp(LEAST, PATIENCE)
+    }
+}
 
 /// What was found at an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +65,8 @@ pub enum Login {
 }
 
 /// Asks the address `host:port`.
-pub fn look(address: &str) -> Seen {
-    let mut socket = match connect(address) {
+pub fn look(address: &str, budget: Budget) -> Seen {
+    let mut socket = match connect(address, budget) {
         Ok(socket) => socket,
         Err(seen) => return seen,
     };
@@ -54,7 +76,7 @@ pub fn look(address: &str) -> Seen {
         Err(_) => {}
     }
     // It closed the connection, or said something else: what a TLS port does with a request in plain.
-    let socket = match connect(address) {
+    let socket = match connect(address, budget) {
         Ok(socket) => socket,
         Err(seen) => return seen,
     };
@@ -73,7 +95,7 @@ pub fn look(address: &str) -> Seen {
 }
 
 /// Why the certificate at the address is not trusted, in OpenSSL's words: by the CAs in `ca_file`, or by the system's.
-pub fn distrust(address: &str, ca_file: Option<&str>) -> Option<String> {
+pub fn distrust(address: &str, ca_file: Option<&str>, budget: Budget) -> Option<String> {
     let mut builder = TlsConnector::builder();
     if let Some(path) = ca_file {
         builder.disable_built_in_roots(true);
@@ -81,7 +103,7 @@ pub fn distrust(address: &str, ca_file: Option<&str>) -> Option<String> {
             builder.add_root_certificate(certificate);
         }
     }
-    match builder.build().ok()?.connect(host(address), connect(address).ok()?) {
+    match builder.build().ok()?.connect(host(address), connect(address, budget).ok()?) {
         Err(HandshakeError::Failure(e)) => Some(e.to_string()),
         _ => None,
     }
@@ -92,15 +114,15 @@ fn host(address: &str) -> &str {
     address.rsplit_once(':').map_or(address, |(host, _)| host).trim_start_matches('[').trim_end_matches(']')
 }
 
-pub fn connect(address: &str) -> Result<TcpStream, Seen> {
+pub fn connect(address: &str, budget: Budget) -> Result<TcpStream, Seen> {
     let addresses = address.to_socket_addrs().map_err(|e| Seen::NotResolved(e.to_string()))?;
     let mut failed = Seen::NotResolved("no address".into());
     // A name has one or two; each may cost the whole patience.
     for address in addresses.take(3) {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+        match TcpStream::connect_timeout(&address, budget.patience()) {
             Ok(socket) => {
-                let timeouts =
-                    socket.set_read_timeout(Some(PATIENCE)).and_then(|()| socket.set_write_timeout(Some(PATIENCE)));
+                let patience = Some(budget.patience());
+                let timeouts = socket.set_read_timeout(patience).and_then(|()| socket.set_write_timeout(patience));
                 return timeouts.map(|()| socket).map_err(|e| Seen::NoConnection(e.to_string()));
             }
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => failed = Seen::Refused,

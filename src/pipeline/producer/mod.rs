@@ -160,6 +160,7 @@ impl Run {
                 Ok(()) => break,
                 Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
                 Err(NotReady::Yet(reason)) => {
+                    self.p.metrics.kafka_errors.inc();
                     // Once, and again when the cause changes; until then it stands in the status and in /readyz.
                     if said.as_ref() != Some(&reason) {
                         log::warn!(

@@ -17,6 +17,8 @@ usage: scripts/kafka.sh COMMAND [options]
   free-port print the first of --port P, P+10, ... where a broker finds its ports free
   topics    list the topics
   create-topic NAME [--partitions N] [--config k=v]...
+  acl ARGUMENTS...  what kafka-acls.sh takes, such as --add --allow-principal User:limited --operation Write --topic T
+            (needs --listeners all)
   consume --topic T [--from-beginning] [--max N] [--timeout-ms N] [consumer options]
             print records as "key TAB value"
 
@@ -203,6 +205,10 @@ broker.session.timeout.ms=6000
 broker.heartbeat.interval.ms=500
 CONF
     [ "$listeners" = plain ] || cat <<CONF
+# The user "limited" may do on a topic what the command acl says, once it has said anything about that topic.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS;User:$user
+allow.everyone.if.no.acl.found=true
 sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
 listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
 # Any token without a signature is good; the broker makes one for itself.
@@ -213,7 +219,7 @@ CONF
     [ "$listeners" = plain ] || for name in sasl_plaintext sasl_ssl; do
       local scram='org.apache.kafka.common.security.scram.ScramLoginModule required;'
       cat <<CONF
-listener.name.$name.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$user="$password";
+listener.name.$name.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_$user="$password" user_limited="$password";
 listener.name.$name.scram-sha-256.sasl.jaas.config=$scram
 listener.name.$name.scram-sha-512.sasl.jaas.config=$scram
 CONF
@@ -400,6 +406,13 @@ case $command in
     [ -z "$partitions" ] || configs+=(--partitions "$partitions")
     tool org.apache.kafka.tools.TopicCommand --bootstrap-server "127.0.0.1:$port" --create --if-not-exists \
       --topic "${rest[0]}" "${configs[@]}"
+    ;;
+  acl)
+    fetch
+    [ -z "$topic" ] || rest+=(--topic "$topic")
+    class=org.apache.kafka.tools.AclCommand
+    [[ $version = 3.* ]] && class=kafka.admin.AclCommand
+    TOOL_LOG_LEVEL=OFF tool "$class" --bootstrap-server "127.0.0.1:$port" "${rest[@]}"
     ;;
   consume)
     [ -n "$topic" ] || die 'consume needs --topic'

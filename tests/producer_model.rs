@@ -215,6 +215,10 @@ impl Sink for Scripted {
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
+        if record.topic == Topic::Events {
+            let (id, _) = parse(record.value);
+            assert_eq!(record.time_ms, 1 + id.1 as i64, "sent again, a record keeps its time");
+        }
         if self.broken {
             return Err(Refused::Broken);
         }
@@ -229,7 +233,6 @@ impl Sink for Scripted {
             topic: record.topic,
             key: record.key.to_vec(),
             value: record.value.to_vec(),
-            time_ms: record.time_ms,
             headers: Vec::new(),
         };
         self.held[partition].push_back(Held { token, record });
@@ -319,7 +322,7 @@ fn schedule(seed: u64) {
                     collection: 0..0,
                     key,
                     value,
-                    time_ms: 1,
+                    time_ms: 1 + ordinal as i64,
                     action: Action::Create,
                     seq: ordinal + 1,
                 });

@@ -5,6 +5,7 @@ mod oracle;
 mod support;
 
 use std::collections::HashSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use atkafka::atproto::time::{now_ms, parse_ms};
@@ -45,27 +46,17 @@ struct Flowing {
 }
 
 fn start(broker: &str, topic: &str, dead: &str) -> Flowing {
+    start_with(broker, topic, &["--dead-letter-topic", dead])
+}
+
+fn start_with(broker: &str, topic: &str, more: &[&str]) -> Flowing {
     let traffic = Traffic::network(53, 60, 3_000);
     let config = RelayConfig { rate: RATE, from_start: true, ..RelayConfig::looped(traffic.frames.clone(), FRAMES) };
     let relay = Relay::start(config).expect("a relay");
     let (url, state) = (relay.url(), folder("state"));
     let state = state.to_string_lossy();
-    let bridge = Bridge::start(&[
-        "firehose",
-        "relay",
-        "--relay-host",
-        &url,
-        "--bootstrap-servers",
-        broker,
-        "--output-topic",
-        topic,
-        "--dead-letter-topic",
-        dead,
-        "--state-dir",
-        &state,
-        "--cursor",
-        "oldest",
-    ]);
+    let args = ["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", broker, "--output-topic", topic];
+    let bridge = Bridge::start(&[&args[..], &["--state-dir", &state, "--cursor", "oldest"], more].concat());
     Flowing { traffic, _relay: relay, bridge }
 }
 
@@ -149,4 +140,57 @@ fn a_time_that_the_topic_refuses_is_moved_and_nothing_is_lost() {
             assert!((began - HOUR..now_ms() - HOUR / 2).contains(&at), "{at}");
         }
     }
+}
+
+/// Changes what the user `limited` may do on a topic.
+fn acl(broker: &str, topic: &str, change: &str, operation: &str) {
+    let port = broker.rsplit_once(':').expect("a port").1;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
+    let args =
+        ["acl", "--port", port, change, "--force", "--allow-principal", "User:limited", "--operation", operation];
+    let out = Command::new(script).args(args).args(["--topic", topic]).output().expect("kafka.sh");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Taken away and given back while 2,000 a second flow: the records wait, and arrive in order. The user may not read the
+/// limits of the topic, which takes only times of the last hour: that is learned from the first refusal.
+#[test]
+fn a_right_that_is_taken_away_and_given_back_costs_nothing_but_time() {
+    let (Some(broker), Some(sasl)) = (broker(KAFKA), broker("ATKAFKA_TEST_KAFKA_SASL")) else { return };
+    for times_are_limited in [true, false] {
+        rights_come_and_go(&broker, &sasl, times_are_limited);
+    }
+}
+
+fn rights_come_and_go(broker: &str, sasl: &str, times_are_limited: bool) {
+    let topic = unique("rights");
+    create_topic(broker, &topic, 4);
+    if times_are_limited {
+        set(broker, &topic, "message.timestamp.before.max.ms", "3600000");
+    }
+    acl(broker, &topic, "--add", "Describe");
+    acl(broker, &topic, "--add", "Write");
+    let login = ["--sasl-mechanism", "PLAIN", "--sasl-username", "limited", "--sasl-password", "secret"];
+    let run = start_with(sasl, &topic, &login);
+    run.bridge.wait_delivered(FRAMES / 6, SOON);
+    assert!(run.bridge.log_contains("the limits of topic"), "{:?}", run.bridge.log());
+    acl(broker, &topic, "--remove", "Write");
+    run.bridge.wait("it says so", SOON, |b| {
+        b.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("authoriz"))
+    });
+    let stopped_at = run.bridge.metric("atkafka_last_seq_delivered");
+    assert!(stopped_at < FRAMES as f64);
+    acl(broker, &topic, "--add", "Write");
+    run.bridge.wait_delivered(FRAMES, SOON);
+    assert_eq!(run.bridge.metric("atkafka_dead_letters"), 0.0);
+    let (code, log) = run.bridge.stop();
+    assert_eq!(code, Some(0), "{log:?}");
+    let arrived = consume(broker, &topic);
+    let verdict = compare(&run.traffic.served(1, 0..FRAMES), &arrived);
+    assert!(verdict.missing.is_empty() && verdict.out_of_order.is_empty(), "{verdict}");
+    // What was refused and sent again has the time of before.
+    let own = |a: &Arrived| a.json()["timestamp"].as_str().and_then(parse_ms);
+    let moved = arrived.iter().filter(|a| a.time_ms != own(a)).count();
+    assert_eq!(moved, if times_are_limited { arrived.len() } else { 0 });
+    println!("refused at seq {stopped_at}; {verdict}");
 }

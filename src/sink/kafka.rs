@@ -261,7 +261,6 @@ impl Sink for KafkaSink {
             topic: record.topic,
             key: record.key.to_vec(),
             value: record.value.to_vec(),
-            time_ms: record.time_ms,
             headers: Vec::new(),
         };
         let waiting = Waiting { record, token };

@@ -1,5 +1,6 @@
 //! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::ffi::CString;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::Message;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client as RdClient, ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
@@ -15,7 +17,6 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{Message, Timestamp};
 
 use super::complaint::Complaint;
 use super::diagnosis::{self, Client, Words};
@@ -48,6 +49,8 @@ const CLIENT_MAX_MESSAGE: usize = 16 << 20;
 /// `max.message.bytes` of a topic that we create. A record has at most 1 MB, and JSON needs up to six bytes for one of
 /// them (control characters); a dead letter has up to 5.5 MB.
 const CREATED_MAX_MESSAGE: &str = "8388608";
+/// How librdkafka calls the error INVALID_TIMESTAMP.
+const TIME_REFUSED: &str = "Broker: Invalid timestamp";
 /// Bytes that a batch of one record adds to key, value and headers (61 of the batch, at most 30 of the record).
 const RECORD_OVERHEAD: usize = 100;
 /// librdkafka fills batches up to this (its default), as far as the topic takes it.
@@ -62,8 +65,11 @@ pub struct Librdkafka {
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
     open: Option<Open>,
-    /// It was said that times are moved.
+    /// The broker refused the time of a record.
+    time_refused: bool,
+    /// It was said that times are moved, and that limits cannot be read.
     said_moved_time: bool,
+    said_unknown: Cell<bool>,
 }
 
 /// What there is once the brokers have answered.
@@ -86,8 +92,6 @@ struct Shared {
     complaint: Mutex<Complaint>,
     /// Something is in one of the two.
     troubled: AtomicBool,
-    /// The broker refused the time of a record.
-    time_refused: AtomicBool,
 }
 
 impl Shared {
@@ -224,17 +228,9 @@ impl ProducerContext for Context {
                     topic: if message.topic() == self.events_topic { Topic::Events } else { Topic::DeadLetters },
                     key: message.key().unwrap_or_default().to_vec(),
                     value: message.payload().unwrap_or_default().to_vec(),
-                    time_ms: match message.timestamp() {
-                        Timestamp::CreateTime(ms) | Timestamp::LogAppendTime(ms) => ms,
-                        Timestamp::NotAvailable => 0,
-                    },
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
                 };
-                let code = error.rdkafka_error_code();
-                if code == Some(RDKafkaErrorCode::InvalidTimestamp) {
-                    self.shared.time_refused.store(true, Ordering::Relaxed);
-                }
-                let verdict = code.map_or(Verdict::Later, verdict);
+                let verdict = error.rdkafka_error_code().map_or(Verdict::Later, verdict);
                 Err(Box::new(Failure { error: error.to_string(), verdict, record }))
             }
         };
@@ -328,7 +324,9 @@ impl Librdkafka {
             ready: bounded(1),
             shared: Arc::default(),
             open: None,
+            time_refused: false,
             said_moved_time: false,
+            said_unknown: Cell::new(false),
         })
     }
 
@@ -421,14 +419,16 @@ impl Librdkafka {
                 {
                     return Err(NotReady::Yet(line));
                 }
-                log::warn!(
+                // Not again for each client that is made.
+                let level = if self.said_unknown.replace(true) { log::Level::Debug } else { log::Level::Warn };
+                log::log!(
+                    level,
                     "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
                     why.text
                 );
                 let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
                 // Which times it takes is not known, but that it takes the present one.
-                let refused = self.shared.time_refused.load(Ordering::Relaxed);
-                Ok(if refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown })
+                Ok(if self.time_refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown })
             }
         }
     }
@@ -576,6 +576,9 @@ impl Sink for Librdkafka {
     fn prepare(&mut self) -> Result<(), NotReady> {
         let ever = |e: KafkaError| NotReady::Ever(e.to_string());
         locked(&self.shared.words).clear();
+        // Of the records themselves it is only said that they are not valid.
+        let fatal = self.open.as_ref().and_then(|open| open.producer.client().fatal_error());
+        self.time_refused |= fatal.is_some_and(|(_, why)| why.contains(TIME_REFUSED));
         let admin =
             AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
         let probe: BaseProducer<Context> =

@@ -44,7 +44,6 @@ pub struct Returned {
     pub topic: Topic,
     pub key: Vec<u8>,
     pub value: Vec<u8>,
-    pub time_ms: i64,
     pub headers: Vec<(String, Vec<u8>)>,
 }
 

@@ -2,7 +2,6 @@
 
 use super::outstanding::Owner;
 use super::{DEAD_LETTER_LINES, Run};
-use crate::atproto::time;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::sink::{Returned, Token, Topic};
 
@@ -21,7 +20,6 @@ impl Run {
                 topic: Topic::DeadLetters,
                 key: Vec::new(),
                 value: letter.bytes.clone(),
-                time_ms: time::now_ms(),
                 headers: vec![
                     header("reason", letter.reason.name()),
                     header("host", &self.p.lanes[owner.source].name),

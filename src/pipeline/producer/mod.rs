@@ -320,7 +320,8 @@ impl Run {
         while self.flow.allowance() > 0 {
             // Sent again under its number, so that it keeps its place if it comes back again.
             let Some((token, again)) = self.again.pop_first() else { break };
-            match self.hand_over(&again.record, token)? {
+            let time_ms = self.outstanding.time_ms(token).unwrap_or_else(time::now_ms);
+            match self.hand_over(&again.record, time_ms, token)? {
                 None => {}
                 Some(Refused::TooLarge { detail, excess }) => {
                     self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
@@ -334,9 +335,9 @@ impl Run {
         while self.flow.allowance() > 0
             && let Some((owner, letter)) = self.letters.pop_front()
         {
-            let token = self.outstanding.next();
-            match self.hand_over(&letter, token)? {
-                None => self.outstanding.add(owner),
+            let (token, now) = (self.outstanding.next(), time::now_ms());
+            match self.hand_over(&letter, now, token)? {
+                None => self.outstanding.add(owner, now),
                 Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
                 Some(_) => {
                     self.letters.push_front((owner, letter));
@@ -356,15 +357,9 @@ impl Run {
     }
 
     /// Hands a record of our own to the sink.
-    fn hand_over(&mut self, record: &Returned, token: Token) -> Result<Option<Refused>, End> {
+    fn hand_over(&mut self, record: &Returned, time_ms: i64, token: Token) -> Result<Option<Refused>, End> {
         let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-        let out = Outgoing {
-            topic: record.topic,
-            key: &record.key,
-            value: &record.value,
-            time_ms: record.time_ms,
-            headers: &headers,
-        };
+        let out = Outgoing { topic: record.topic, key: &record.key, value: &record.value, time_ms, headers: &headers };
         let result = self.p.sink.send(&out, token);
         self.sort(result)
     }
@@ -420,7 +415,7 @@ impl Run {
             };
             let result = self.p.sink.send(&out, self.outstanding.next());
             match self.sort(result)? {
-                None => self.outstanding.add(owner),
+                None => self.outstanding.add(owner, record.time_ms),
                 Some(Refused::TooLarge { detail, .. }) => {
                     let letter = DeadLetter {
                         reason: Reason::TooLarge,

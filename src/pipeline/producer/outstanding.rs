@@ -19,8 +19,8 @@ pub struct Owner {
 pub struct Outstanding {
     /// Number of the first in the list.
     first: Token,
-    /// `None`: settled.
-    list: VecDeque<Option<Owner>>,
+    /// Owner and time, in milliseconds since 1970, of each. `None`: settled.
+    list: VecDeque<Option<(Owner, i64)>>,
 }
 
 impl Outstanding {
@@ -30,8 +30,13 @@ impl Outstanding {
     }
 
     /// The sink has taken the next record.
-    pub fn add(&mut self, owner: Owner) {
-        self.list.push_back(Some(owner));
+    pub fn add(&mut self, owner: Owner, time_ms: i64) {
+        self.list.push_back(Some((owner, time_ms)));
+    }
+
+    /// The time of a record that is not settled. librdkafka does not give it back with a record that failed.
+    pub fn time_ms(&self, token: Token) -> Option<i64> {
+        self.list.get(token.wrapping_sub(self.first))?.map(|(_, time_ms)| time_ms)
     }
 
     /// Whether the record is done with.
@@ -41,12 +46,12 @@ impl Outstanding {
 
     /// The record is done with. Gives its owner; `None` for a report that comes again.
     pub fn settle(&mut self, token: Token) -> Option<Owner> {
-        let owner = self.list.get_mut(token.wrapping_sub(self.first))?.take();
+        let settled = self.list.get_mut(token.wrapping_sub(self.first))?.take();
         while let Some(None) = self.list.front() {
             self.list.pop_front();
             self.first = self.first.wrapping_add(1);
         }
-        owner
+        settled.map(|(owner, _)| owner)
     }
 }
 
@@ -61,11 +66,13 @@ mod tests {
         let tokens: Vec<Token> = (0..5)
             .map(|i| {
                 let token = all.next();
-                all.add(owner(i));
+                all.add(owner(i), i as i64);
                 token
             })
             .collect();
+        assert_eq!(all.time_ms(tokens[1]), Some(1));
         assert_eq!(all.settle(tokens[1]), Some(owner(1)));
+        assert_eq!(all.time_ms(tokens[1]), None);
         assert_eq!(all.settle(tokens[1]), None, "a second report");
         assert_eq!(all.settle(tokens[0]), Some(owner(0)));
         assert_eq!(all.settle(tokens[0]), None, "a late second report");

@@ -67,7 +67,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         client: Client::new(None),
         authorization: None,
     };
-    health.add_source(&host.name);
+    health.add_source(&host.name, true);
     let delivered = metrics.source(&host.name).last_seq_delivered;
     let (m, h) = (metrics.clone(), health.clone());
     let read = Box::new(move |intake| Reader::new(host, 0, Start::At(0), None, intake, m, h).run());

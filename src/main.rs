@@ -1,5 +1,6 @@
 //! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage or settings, 130 ended by a second signal.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,12 +31,15 @@ use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How often the main thread looks for a signal.
 const LOOK_UP: Duration = Duration::from_millis(200);
+/// A signal so soon after the first is the same one: `timeout` of GNU sends it to the process and to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// After a stop: the drain, and a little for the last save. Then something hangs, such as a pipe that nobody reads.
 const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::DRAIN);
 
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
     // mimalloc asks the kernel for huge pages: each of the many threads then keeps 2 MiB where it uses some kilobytes. Before
     // there are threads and memory to speak of; a kernel that cannot do it only costs that memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    log_panics();
     let code = ended(run());
     atkafka::log::finish();
     code
@@ -111,15 +116,47 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-/// A flag that the first SIGTERM or SIGINT sets; the second one ends the process at once.
+/// A flag that the first SIGTERM or SIGINT sets; a second one ends the process at once.
 fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
-            .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
-            .map_err(|e| Failure::Run(format!("signals cannot be handled: {e}")))?;
-    }
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT]).map_err(|e| Failure::Run(format!("signals cannot be handled: {e}")))?;
+    let asked = stop.clone();
+    // It ends with the process.
+    pipeline::spawn("signals", move || {
+        let mut first: Option<Instant> = None;
+        for _ in signals.forever() {
+            asked.store(true, Ordering::Relaxed);
+            if first.get_or_insert_with(Instant::now).elapsed() >= SAME_SIGNAL {
+                atkafka::log::status::leave();
+                // Without what runs at an orderly exit: something of it may hang.
+                signal_hook::low_level::exit(130);
+            }
+        }
+    });
     Ok(stop)
+}
+
+/// A panic is an entry of the log as others are: its text may hold what came over the network.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or(payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let entry = format!("thread {} panicked at {place}: {text}", thread.name().unwrap_or("?"));
+        if log::max_level() == log::LevelFilter::Off {
+            atkafka::log::say(&entry);
+        } else {
+            log::error!(event = "panic"; "{entry}");
+        }
+        // For whoever sets RUST_BACKTRACE.
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            eprintln!("{backtrace}");
+        }
+    }));
 }
 
 fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
@@ -279,7 +316,7 @@ impl Run {
         let (output, sink) = sink(&writing, &self.metrics)?;
         let sources = sources(&self, &writing, &output)?;
         for source in &sources {
-            self.health.add_source(&source.name);
+            self.health.add_source(&source.name, source.is_live);
         }
         serve_http(&writing, &self.metrics, &self.health)?;
         let knowledge = knowledge(&writing, &self.metrics);
@@ -307,7 +344,8 @@ impl Run {
             parts.memory_limit >> 20
         );
         // A status line would mix with events on the same terminal.
-        let status_line = matches!(writing.output, Output::Kafka(_)) && atkafka::log::on_terminal(self.logging.json);
+        let status_line =
+            matches!(writing.output, Output::Kafka(_)) && atkafka::log::status::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
         let ended =
             supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
@@ -404,7 +442,7 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
     atkafka::log::start(options.logging.level, options.logging.json);
     let stop = stop_flag()?;
     let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
-    health.add_source(&options.host.name);
+    health.add_source(&options.host.name, true);
     let (recorder, recording) = record::new(&options.output, options.frames, stop.clone()).map_err(Failure::Run)?;
     let relay = Relay::new(options.host, 0, options.start, None, recorder, metrics, health);
     let reader = pipeline::spawn("reader-0", move || relay.run());

@@ -159,7 +159,10 @@ impl Default for Metrics {
             lag: register(
                 &r,
                 GaugeVec::new(
-                    Opts::new("atkafka_lag_seconds", "Age of the last delivered event at its delivery"),
+                    Opts::new(
+                        "atkafka_lag_seconds",
+                        "Age of the last delivered event at its delivery; it grows while nothing is delivered",
+                    ),
                     &["host"],
                 ),
             ),
@@ -268,15 +271,6 @@ impl Metrics {
     /// The lag of one upstream host, for those whose events are of now.
     pub fn lag(&self, host: &str) -> Gauge {
         self.lag.with_label_values(&[host])
-    }
-
-    /// Lag in seconds, by host.
-    pub fn lags(&self) -> Vec<(String, f64)> {
-        let families = self.lag.collect();
-        let metrics = families.iter().flat_map(|f| f.get_metric());
-        metrics
-            .map(|m| (m.get_label().first().map_or("", |l| l.value()).to_string(), m.get_gauge().get_value()))
-            .collect()
     }
 
     /// `kind` is a name from the program, not from the network.

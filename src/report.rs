@@ -1,47 +1,88 @@
 //! How it goes: a log line each ten seconds, or a status line on a terminal; and the service manager hears it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::health::Health;
+use crate::health::{Cause, Health, human};
+use crate::log::status::{columns, cut, draw};
 use crate::metrics::Metrics;
 use crate::systemd::Systemd;
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 const STATUS_EVERY: Duration = Duration::from_millis(500);
+/// What is said a second is a mean over about so long: messages come in batches.
+const MEAN: Duration = Duration::from_secs(3);
+/// After so long without an event upstream, or one that passes the filters, that is said.
+const QUIET: Duration = Duration::from_secs(10);
+/// Columns of a status line that a cause takes at most, where the numbers would not fit otherwise.
+const BRIEF: usize = 52;
 
 pub struct Report {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
     status_line: bool,
     systemd: Option<Systemd>,
-    since: Instant,
-    produced: u64,
+    names: Vec<String>,
+    at: Instant,
+    /// The last looks, the oldest first: at least one.
+    looks: VecDeque<(Instant, Counts)>,
+    /// When messages were last received, and records last delivered.
+    received_at: Instant,
+    delivered_at: Instant,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    received: u64,
+    filtered: u64,
+    delivered: u64,
 }
 
 impl Report {
     pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, status_line: bool, systemd: Option<Systemd>) -> Self {
-        Report { metrics, health, status_line, systemd, since: Instant::now(), produced: 0 }
+        let names = health.sources();
+        let now = Instant::now();
+        Report {
+            metrics,
+            health,
+            status_line,
+            systemd,
+            names,
+            at: now,
+            looks: VecDeque::from([(now, Counts::default())]),
+            received_at: now,
+            delivered_at: now,
+        }
     }
 
     /// Says something when it is time.
     pub fn tick(&mut self) {
+        // Between deliveries nobody else tells how it grows.
+        for (name, lag) in self.names.iter().zip(self.health.lags()) {
+            if let Some(lag) = lag {
+                self.metrics.lag(name).set(lag);
+            }
+        }
         if let Some(systemd) = &mut self.systemd {
             systemd.tick(&self.health);
         }
-        if self.since.elapsed() < if self.status_line { STATUS_EVERY } else { LINE_EVERY } {
+        if self.at.elapsed() < if self.status_line { STATUS_EVERY } else { LINE_EVERY } {
             return;
         }
-        let text = self.text();
+        let glance = self.glance();
         if self.status_line {
-            crate::log::status(&text);
+            draw(|width| glance.row(width));
         } else {
-            log::info!("{text}");
+            let reasons: Vec<String> = glance.causes.iter().map(Cause::to_string).collect();
+            match reasons.is_empty() {
+                true => log::info!(event = "status"; "{}", glance.line()),
+                false => log::info!(event = "status", reason = reasons.join("; "); "{}", glance.line()),
+            }
         }
         if let Some(systemd) = &self.systemd {
-            systemd.status(&text);
+            systemd.status(&glance.line());
         }
-        (self.since, self.produced) = (Instant::now(), self.metrics.produced_ok.get());
     }
 
     /// It comes to its end, and why.
@@ -54,36 +95,217 @@ impl Report {
     /// The last words.
     pub fn last(&self) {
         let dead = self.metrics.dead_letters_total();
-        log::info!("delivered {} records, {dead} dead letters", self.metrics.produced_ok.get());
+        log::info!(event = "end"; "delivered {} records, {dead} dead letters", self.metrics.produced_ok.get());
     }
 
-    fn text(&self) -> String {
-        let produced = self.metrics.produced_ok.get();
-        let rate = (produced - self.produced) as f64 / self.since.elapsed().as_secs_f64();
-        let mut text = format!("{rate:.0} records/s");
-        // Before the first delivery it would say 0.
-        for (host, seconds) in self.metrics.lags().into_iter().filter(|_| produced > 0) {
-            text += &format!(", lag {} ({host})", human(seconds));
+    /// How it goes since the last look.
+    fn glance(&mut self) -> Glance {
+        let now = Instant::now();
+        let counts = Counts {
+            received: self.metrics.received_frames.get(),
+            filtered: self.metrics.filtered.get(),
+            delivered: self.metrics.produced_ok.get(),
+        };
+        self.at = now;
+        let (_, last) = self.looks.back().copied().unwrap_or((now, counts));
+        if counts.received > last.received {
+            self.received_at = now;
         }
-        text += &format!(
-            ", in flight {} frames {:.1} MB, delivered {produced}, dead letters {}",
-            self.metrics.frames_in_flight.get(),
-            self.metrics.bytes_in_flight.get() as f64 / 1e6,
-            self.metrics.dead_letters_total()
-        );
-        if let Err(why) = self.health.ready() {
-            text += &format!("; not ready: {why}");
+        if counts.delivered > last.delivered {
+            self.delivered_at = now;
         }
-        text
+        while self.looks.len() > 1 && self.looks.front().is_some_and(|(at, _)| now.duration_since(*at) > MEAN) {
+            self.looks.pop_front();
+        }
+        let (since, before) = self.looks.front().copied().unwrap_or((now, counts));
+        self.looks.push_back((now, counts));
+        let seconds = now.duration_since(since).as_secs_f64().max(0.001);
+        let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+        let mut causes = self.health.causes();
+        if causes.is_empty() {
+            causes.extend(self.quiet(now, counts.filtered > before.filtered));
+        }
+        let lags = self.health.lags().into_iter().zip(&self.names);
+        let lag = lags.filter_map(|(lag, name)| Some((lag?, name))).reduce(|a, b| if b.0 > a.0 { b } else { a });
+        Glance {
+            causes,
+            received: rate(counts.received, before.received),
+            filtered: rate(counts.filtered, before.filtered),
+            delivered: rate(counts.delivered, before.delivered),
+            // Of one host everybody knows which it is.
+            lag: lag.map(|(lag, name)| (lag, (self.names.len() > 1).then(|| name.clone()))),
+            in_flight: self.metrics.frames_in_flight.get().max(0) as u64,
+            megabytes: self.metrics.bytes_in_flight.get().max(0) as f64 / 1e6,
+            dead: self.metrics.dead_letters_total(),
+            total: counts.delivered,
+        }
+    }
+
+    /// Why nothing is delivered although nothing is wrong.
+    fn quiet(&self, now: Instant, filters: bool) -> Option<Cause> {
+        let (what, since) = match filters {
+            true => ("nothing passes the filters", self.delivered_at),
+            false => ("nothing comes from upstream", self.received_at),
+        };
+        (now.duration_since(since) >= QUIET).then(|| Cause { what: what.into(), since: Some(since) })
     }
 }
 
-/// Seconds as people say them.
-fn human(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.1} s"),
-        s if s < 7200.0 => format!("{:.1} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} days", s / 86_400.0),
+/// What there is to see at a moment.
+struct Glance {
+    /// Why nothing flows.
+    causes: Vec<Cause>,
+    /// Messages, events that were left out, and records, a second.
+    received: f64,
+    filtered: f64,
+    delivered: f64,
+    /// The longest, in seconds, and whose.
+    lag: Option<(f64, Option<String>)>,
+    in_flight: u64,
+    megabytes: f64,
+    dead: u64,
+    total: u64,
+}
+
+impl Glance {
+    /// All of it, for the log and the service manager.
+    fn line(&self) -> String {
+        let numbers = format!(
+            "received {:.0}/s, filtered {:.0}/s, delivered {:.0}/s{}, in flight {} frames {:.1} MB, dead letters {}, \
+             delivered {} in all",
+            self.received,
+            self.filtered,
+            self.delivered,
+            self.lag.as_ref().map(|lag| format!(", {}", lag_text(lag))).unwrap_or_default(),
+            self.in_flight,
+            self.megabytes,
+            self.dead,
+            self.total
+        );
+        let causes: Vec<String> = self.causes.iter().map(Cause::to_string).chain([numbers]).collect();
+        causes.join("; ")
+    }
+
+    /// What fits into so many columns: all of it, or the cause in brief and short numbers, the more important ones first.
+    fn row(&self, width: usize) -> String {
+        let line = self.line();
+        if columns(&line) <= width {
+            return line;
+        }
+        let rates = [
+            format!("in {}/s", short(self.received)),
+            format!("filtered {}/s", short(self.filtered)),
+            format!("out {}/s", short(self.delivered)),
+        ];
+        let lag = self.lag.as_ref().map(|(lag, _)| format!("lag {}", human(*lag)));
+        let in_flight = format!("in flight {}", short(self.in_flight as f64));
+        let dead = format!("dead letters {}", short(self.dead as f64));
+        let Some(first) = self.causes.first() else {
+            return fitting(String::new(), rates.into_iter().chain(lag).chain([in_flight, dead]), width);
+        };
+        let more = if self.causes.len() > 1 { format!(" (and {} more)", self.causes.len() - 1) } else { String::new() };
+        let tail = match first.age() {
+            age if age.is_empty() => more,
+            age => format!(" {age}{more}"),
+        };
+        let numbers: Vec<String> = lag.into_iter().chain([in_flight, dead]).chain(rates).collect();
+        let all: usize = numbers.iter().map(|number| columns(number) + ", ".len()).sum();
+        let room = width.saturating_sub(all + columns(&tail)).max(BRIEF);
+        let what = brief(&first.what, room.min(width.saturating_sub(columns(&tail))));
+        fitting(cut(&format!("{what}{tail}"), width).to_string(), numbers, width)
+    }
+}
+
+fn lag_text((seconds, host): &(f64, Option<String>)) -> String {
+    let host = host.as_ref().map(|host| format!(" ({host})")).unwrap_or_default();
+    format!("lag {}{host}", human(*seconds))
+}
+
+/// A count in few columns.
+fn short(count: f64) -> String {
+    match count {
+        n if n < 9_999.5 => format!("{n:.0}"),
+        n if n < 999_500.0 => format!("{:.0}k", n / 1e3),
+        n => format!("{:.1}M", n / 1e6),
+    }
+}
+
+/// The beginning of a reason, where possible whole parts of it: what follows is what to do.
+fn brief(text: &str, most: usize) -> &str {
+    let begin = cut(text, most);
+    let rest = &text[begin.len()..];
+    let ends = [": ", "; ", ", ", " ("];
+    if rest.is_empty() || ends.iter().any(|end| rest.starts_with(end)) {
+        return begin;
+    }
+    let end = ends.iter().filter_map(|end| begin.rfind(end)).max();
+    end.filter(|end| *end > most * 7 / 10).map_or(begin, |end| &begin[..end])
+}
+
+/// As many of the numbers as fit: none is cut, since that would be another number.
+fn fitting(mut text: String, numbers: impl IntoIterator<Item = String>, width: usize) -> String {
+    let mut separator = if text.is_empty() { "" } else { "; " };
+    for number in numbers {
+        if columns(&text) + separator.len() + columns(&number) > width {
+            break;
+        }
+        text += separator;
+        text += &number;
+        separator = ", ";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn glance() -> Glance {
+        Glance {
+            causes: Vec::new(),
+            received: 412.0,
+            filtered: 12.0,
+            delivered: 400.0,
+            lag: Some((1.25, None)),
+            in_flight: 512,
+            megabytes: 2.1,
+            dead: 3,
+            total: 1_234_567,
+        }
+    }
+
+    fn cause(what: &str, age: u64) -> Cause {
+        Cause { what: what.into(), since: Instant::now().checked_sub(Duration::from_secs(age)) }
+    }
+
+    #[test]
+    fn a_row_has_all_numbers_at_eighty_columns() {
+        let g = glance();
+        assert_eq!(g.row(79), "in 412/s, filtered 12/s, out 400/s, lag 1.2 s, in flight 512, dead letters 3");
+        assert_eq!(
+            g.row(199),
+            "received 412/s, filtered 12/s, delivered 400/s, lag 1.2 s, in flight 512 frames 2.1 MB, dead letters 3, \
+             delivered 1234567 in all"
+        );
+        let g = Glance { received: 48_210.0, filtered: 0.0, delivered: 48_204.0, lag: Some((11_000.0, None)), ..g };
+        let g = Glance { in_flight: 123_456, dead: 0, ..g };
+        assert_eq!(g.row(79), "in 48k/s, filtered 0/s, out 48k/s, lag 3.1 h, in flight 123k, dead letters 0");
+        assert_eq!(g.row(20), "in 48k/s", "whole numbers only");
+    }
+
+    #[test]
+    fn a_row_begins_with_the_cause_when_nothing_flows() {
+        let away = "output: 127.0.0.1:9092: connection refused: is the broker running, is the port right?";
+        let g = Glance { causes: vec![cause(away, 25)], delivered: 0.0, lag: Some((25.0, None)), ..glance() };
+        assert_eq!(g.row(79), "output: 127.0.0.1:9092: connection refused since 25 s; lag 25.0 s");
+        assert!(g.row(250).starts_with(&format!("{away} (since 25 s); received 412/s")));
+        assert!(g.line().starts_with(&format!("{away} (since 25 s); received 412/s")));
+        let two =
+            vec![cause("not connected to 127.0.0.1:23456: connection refused: is the relay up?", 9), cause(away, 25)];
+        let g = Glance { causes: two, ..g };
+        assert_eq!(g.row(79), "not connected to 127.0.0.1:23456: connection refused since 9 s (and 1 more)");
+        for width in 0..300 {
+            assert!(columns(&g.row(width)) <= width, "{width}: {}", g.row(width));
+        }
     }
 }

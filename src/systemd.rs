@@ -115,7 +115,7 @@ mod tests {
         let mut systemd = Systemd::new(&Manager { socket: format!("@{name}"), watchdog }).expect("a line");
         let wait = || std::thread::sleep(Duration::from_millis(11));
         let health = Health::default();
-        health.add_source("relay");
+        health.add_source("relay", true);
         systemd.tick(&health);
         assert_eq!(heard(&manager), Vec::<String>::new(), "the producer has not come round");
         health.turn();

@@ -3,13 +3,19 @@
 
 mod support;
 
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::network::builder::identity_frame;
 use atkafka_fixtures::relay::{DropHow, Inject, Numbering, Relay, RelayConfig};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use sonic_rs::{JsonValueTrait, Value};
 use support::*;
 
@@ -18,6 +24,12 @@ const TIME: &str = "2026-07-04T14:38:07.784Z";
 /// ESC, a line end, C1, the separators, and marks that turn the direction of writing.
 const EVIL: &str = "a\u{1b}[2J\n\u{9b}31m\u{85}\u{2028}\u{2029}\u{202e}\u{2066}\u{200f}\u{7f}z";
 const SHOWN: &str = "a\\u{1b}[2J\\n\\u{9b}31m\\u{85}\\u{2028}\\u{2029}\\u{202e}\\u{2066}\\u{200f}\\u{7f}z";
+
+fn fixture(count: usize) -> Vec<Vec<u8>> {
+    let mut all = frames::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst")).expect("the fixture");
+    all.truncate(count);
+    all
+}
 
 /// Whether a line has nothing that a terminal would obey.
 fn is_harmless(line: &str) -> bool {
@@ -130,5 +142,220 @@ fn each_host_has_lines_of_its_own() {
     let bridge = Bridge::start(&["firehose", "relay", "--relay-host", &loud.url(), "--relay-host", "ws://127.0.0.1:1"]);
     bridge.wait("loud", SOON, |b| b.metric("atkafka_error_frames") >= 1_000.0);
     bridge.wait("the other one", SOON, |b| b.log_contains("127.0.0.1:1: Connection refused"));
+    assert_eq!(bridge.stop().0, Some(0));
+}
+
+// --- the status line --------------------------------------------------------------------------------
+
+/// The program on a terminal, which `script` of util-linux makes.
+struct Terminal {
+    child: Child,
+    pid: u32,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    fn start(columns: u32, args: &[&str]) -> Terminal {
+        let pid_file = folder("terminal").join("pid");
+        let words: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
+        let pid_path = pid_file.to_string_lossy();
+        let binary = env!("CARGO_BIN_EXE_atkafka");
+        let line = format!("stty cols {columns} rows 24; echo $$ > '{pid_path}'; exec '{binary}' {}", words.join(" "));
+        let mut child = Command::new("script")
+            .args(["-qefc", &line, "/dev/null"])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("SHELL", "/bin/sh")
+            .env("METRICS_LISTEN_ADDRESS", "none")
+            .current_dir(folder("cwd"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script of util-linux");
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (all, mut stdout) = (shown.clone(), child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stdout.read(&mut buffer) {
+                all.lock().expect("shown").extend_from_slice(&buffer[..n]);
+            }
+        });
+        let until = Instant::now() + SOON;
+        let pid = loop {
+            let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+            if let Some(pid) = text.strip_suffix('\n').and_then(|pid| pid.parse().ok()) {
+                break pid;
+            }
+            assert!(Instant::now() < until, "it does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        Terminal { child, pid, shown }
+    }
+
+    fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().expect("shown")).into_owned()
+    }
+
+    fn wait(&self, what: &str, seen: impl Fn(&str) -> bool) {
+        let until = Instant::now() + SOON;
+        while !seen(&self.shown()) {
+            assert!(Instant::now() < until, "not seen: {what}\n{:?}", self.shown());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn resize(&self, columns: u32) {
+        let terminal = std::fs::read_link(format!("/proc/{}/fd/2", self.pid)).expect("a terminal");
+        let done = Command::new("stty").arg("-F").arg(terminal).args(["cols", &columns.to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()), "stty");
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.pid.to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill");
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        let until = Instant::now() + SOON;
+        while Instant::now() < until {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                std::thread::sleep(Duration::from_millis(100));
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("it does not end: {:?}", self.shown());
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", &self.pid.to_string()]).stderr(Stdio::null()).status();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The status lines in what a terminal was sent: what stands between a removal and the next, or a line end.
+fn rows(shown: &str) -> Vec<String> {
+    let parts = shown.split(['\r', '\n']).map(|part| part.rsplit("\u{1b}[J").next().unwrap_or(part).to_string());
+    parts.filter(|part| part.contains("/s") || part.contains(" since ") || part.contains("lag ")).collect()
+}
+
+#[test]
+fn the_status_line_is_one_row_of_any_terminal_with_the_numbers_and_the_cause() {
+    let config = RelayConfig { rate: 300.0, now: true, ..RelayConfig::looped(fixture(500), 1_000_000) };
+    let relay = Relay::start(config).expect("a relay");
+    let broker = format!("127.0.0.1:{}", free_port());
+    let args =
+        ["firehose", "relay", "--relay-host", &relay.url(), "--bootstrap-servers", &broker, "--output-topic", "t"];
+    let mut terminal = Terminal::start(80, &args);
+    let away = format!("output: {broker}: connection refused since ");
+    terminal.wait("the cause, since when, and the lag", |shown| {
+        rows(shown).iter().any(|row| row.starts_with(&away) && row.contains(" s; lag ") && row.contains("in flight "))
+    });
+    let narrow = |row: &String| row.chars().count() < 80;
+    assert!(rows(&terminal.shown()).iter().all(narrow), "{:#?}", rows(&terminal.shown()));
+    // It may have been wrapped by a terminal that became narrower: all its rows are removed.
+    let before = terminal.shown().len();
+    terminal.resize(40);
+    std::thread::sleep(Duration::from_secs(2));
+    let after = terminal.shown()[before..].to_string();
+    assert!(after.contains("\r\u{1b}[A\u{1b}[J"), "{after:?}");
+    let after = rows(after.rsplit_once("\u{1b}[A").expect("there").1);
+    assert!(!after.is_empty() && after.iter().all(|row| row.chars().count() < 40), "{after:#?}");
+    terminal.resize(200);
+    terminal.wait("all of it", |shown| {
+        rows(shown).iter().any(|row| row.contains(&format!("{broker}: connection refused: is the broker running")))
+    });
+    terminal.signal("TERM");
+    terminal.end();
+    let shown = terminal.shown();
+    assert!(shown.ends_with('\n'), "{:?}", &shown[shown.len() - 300..]);
+}
+
+#[test]
+fn a_normal_status_line_fits_into_eighty_columns_and_a_hard_exit_ends_its_row() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let config = RelayConfig { rate: 300.0, now: true, ..RelayConfig::looped(fixture(500), 1_000_000) };
+    let relay = Relay::start(config).expect("a relay");
+    let topic = unique("glance");
+    let args = ["firehose", "relay", "--relay-host", &relay.url(), "--bootstrap-servers", &broker];
+    let mut terminal = Terminal::start(80, &[&args[..], &["--output-topic", &topic]].concat());
+    let parts = ["in ", "filtered ", "out ", "lag ", "in flight ", "dead letters 0"];
+    terminal.wait("the numbers", |shown| rows(shown).iter().any(|row| parts.iter().all(|part| row.contains(part))));
+    assert!(rows(&terminal.shown()).iter().all(|row| row.chars().count() < 80), "{:#?}", rows(&terminal.shown()));
+    terminal.signal("TERM");
+    assert_eq!(terminal.end(), Some(0));
+    assert!(terminal.shown().ends_with('\n'));
+
+    // What takes connections and never answers: the status line stands there until the second signal.
+    let deaf = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let broker = format!("127.0.0.1:{}", deaf.local_addr().expect("bound").port());
+    let args = ["firehose", "relay", "--relay-host", &relay.url(), "--bootstrap-servers", &broker];
+    let mut terminal = Terminal::start(80, &[&args[..], &["--output-topic", "t", "--log-level=error"]].concat());
+    terminal.wait("a status line", |shown| !rows(shown).is_empty());
+    terminal.signal("INT");
+    std::thread::sleep(Duration::from_millis(700));
+    terminal.signal("INT");
+    assert_eq!(terminal.end(), Some(130));
+    let shown = terminal.shown();
+    assert!(shown.ends_with("\r\n") && !shown.ends_with("\n\r\n"), "{shown:?}");
+}
+
+// --- why nothing flows ------------------------------------------------------------------------------
+
+#[test]
+fn the_lag_grows_while_the_broker_is_away_and_the_cause_is_named_with_its_age() {
+    let config = RelayConfig { rate: 50.0, now: true, ..RelayConfig::looped(fixture(200), 1_000_000) };
+    let relay = Relay::start(config).expect("a relay");
+    let cluster = MockCluster::<DefaultProducerContext>::new(1).expect("a simulated cluster");
+    cluster.create_topic("events", 1, 1).expect("a topic");
+    let servers = cluster.bootstrap_servers();
+    let args = ["firehose", "relay", "--relay-host", &relay.url(), "--bootstrap-servers", &servers];
+    let bridge = Bridge::start(&[&args[..], &["--output-topic", "events"]].concat());
+    let lag = |b: &Bridge| b.metric("atkafka_lag_seconds");
+    let ready = |b: &Bridge| b.get("/readyz").unwrap_or_default();
+    bridge.wait("it flows", SOON, |b| b.metric("atkafka_last_seq_delivered") > 50.0 && ready(b).0 == 200);
+    assert!(lag(&bridge) < 5.0, "{}", lag(&bridge));
+    cluster.broker_down(1).expect("down");
+    bridge.wait("the lag grows", SOON, |b| lag(b) > 8.0);
+    let (status, why) = ready(&bridge);
+    println!("{why}");
+    assert!(status == 503 && why.starts_with(&format!("output: {servers}: ")) && why.contains("(since "), "{why}");
+    assert!(!why.contains("in flight waits"), "the cause, not what follows from it: {why}");
+    bridge.wait("the log says it", SOON, |b| {
+        b.log()
+            .iter()
+            .any(|l| l.contains("INFO  output: ") && l.contains("(since ") && l.contains("delivered 0/s, lag "))
+    });
+    cluster.broker_up(1).expect("up");
+    bridge.wait("it flows again", SOON, |b| lag(b) < 2.0 && ready(b).0 == 200);
+    // Nothing comes from the relay: what is delivered grows older as well.
+    relay.pause(DropHow::Rst);
+    bridge.wait("the lag grows again", SOON, |b| lag(b) > 4.0);
+    assert!(ready(&bridge).1.starts_with("not connected to 127.0.0.1:"), "{:?}", ready(&bridge));
+    assert_eq!(bridge.stop().0, Some(0));
+}
+
+#[test]
+fn a_filter_that_lets_nothing_through_does_not_look_like_a_dead_relay() {
+    let frames: Vec<Vec<u8>> =
+        fixture(500).into_iter().filter(|frame| frames::kind_of(frame) == Some("#commit")).collect();
+    let relay = Relay::start(RelayConfig { rate: 100.0, now: true, ..RelayConfig::looped(frames, 1_000_000) });
+    let relay = relay.expect("a relay");
+    let args = ["firehose", "relay", "--relay-host", &relay.url(), "--watched-collections", "com.example.none"];
+    let bridge = Bridge::start(&args);
+    let status = |b: &Bridge, begin: &str| {
+        b.log().iter().any(|line| {
+            let rate =
+                |name: &str| line.split(name).nth(1).and_then(|rest| rest.split('/').next()?.parse::<f64>().ok());
+            line.contains(begin) && rate("received ") > Some(0.0) && rate("filtered ") > Some(0.0)
+        })
+    };
+    bridge.wait("the numbers", SOON, |b| status(b, "delivered 0/s"));
+    bridge.wait("what it is", SOON, |b| status(b, "INFO  nothing passes the filters (since "));
+    assert_eq!(bridge.get("/readyz").map(|(status, _)| status), Some(200));
+    assert!(bridge.metric("atkafka_lag_seconds") < 5.0);
     assert_eq!(bridge.stop().0, Some(0));
 }

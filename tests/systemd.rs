@@ -135,8 +135,9 @@ fn ready_when_source_and_broker_are_there_then_alive_over_outages_and_stopping()
     assert_eq!(bridge.get("/readyz").map(|(status, _)| status), Some(200));
     bridge.wait_delivered(20, SOON);
     manager.wait("rate and lag", SOON, |m| {
-        let goes = m.heard().into_iter().filter(|l| l.contains(" records/s, lag ") && !l.contains("not ready"));
-        goes.filter_map(|l| l.strip_prefix("STATUS=")?.split(' ').next()?.parse::<u32>().ok()).any(|rate| rate > 0)
+        let goes = m.heard().into_iter().filter(|l| l.contains(" delivered ") && l.contains(", lag "));
+        goes.filter_map(|l| l.strip_prefix("STATUS=received ")?.split('/').next()?.parse::<u32>().ok())
+            .any(|rate| rate > 0)
     });
     let alive = |when: &str| {
         let before = manager.count("WATCHDOG=1");

@@ -1,4 +1,4 @@
-//! One line an entry on standard error, as text or as JSON; and the status line of a terminal.
+//! One line an entry on standard error, as text or as JSON; and the [status line](status) of a terminal.
 //!
 //! Every line is [`plain`], has a [length](LINE), and has a [limit](limit) for its kind: with that no host and no broker can
 //! fill a disk or fool a terminal, whatever the caller passes on. Callers name what they speak of as fields of the entry,
@@ -7,9 +7,10 @@
 
 pub mod limit;
 pub mod plain;
+pub mod status;
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -34,8 +35,6 @@ struct Logger;
 
 static JSON: AtomicBool = AtomicBool::new(false);
 static LIMITS: Mutex<Limits> = Mutex::new(Limits::none());
-/// Whether the last thing on the terminal is a status line, which the next entry overwrites.
-static STATUS: AtomicBool = AtomicBool::new(false);
 
 /// Starts logging. A second call changes level and format.
 pub fn start(level: LevelFilter, json: bool) {
@@ -43,21 +42,6 @@ pub fn start(level: LevelFilter, json: bool) {
     // Fails when it is there already, as in tests that start twice.
     let _ = log::set_logger(&Logger);
     log::set_max_level(level);
-}
-
-/// Whether people watch: then there is a status line instead of a periodic entry.
-pub fn on_terminal(json: bool) -> bool {
-    !json && std::io::stderr().is_terminal()
-}
-
-/// Replaces the status line.
-pub fn status(text: &str) {
-    let text = plain(text, LINE);
-    let mut err = std::io::stderr().lock();
-    // Nobody is left to be told when standard error is closed.
-    let _ = write!(err, "\r\x1b[K{text}");
-    let _ = err.flush();
-    STATUS.store(true, Ordering::Relaxed);
 }
 
 /// A line for whoever typed the command, without time and level: what is wrong before there is a log.
@@ -70,9 +54,10 @@ pub fn settle() {
     say_held_back(Some(Instant::now()));
 }
 
-/// The same for all: nothing more is logged.
+/// The same for all: nothing more is logged. What follows on the terminal begins a line.
 pub fn finish() {
     say_held_back(None);
+    status::leave();
 }
 
 fn say_held_back(now: Option<Instant>) {
@@ -172,8 +157,7 @@ fn line(level: Level, message: &str, fields: &dyn kv::Source) -> Vec<u8> {
 
 fn write_line(line: &[u8]) {
     let mut err = std::io::stderr().lock();
-    if STATUS.swap(false, Ordering::Relaxed) {
-        let _ = err.write_all(b"\r\x1b[K");
-    }
+    let _ = err.write_all(status::erase().as_bytes());
+    // Nobody is left to be told when standard error is closed.
     let _ = err.write_all(line);
 }

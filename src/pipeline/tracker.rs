@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use crate::checkpoint::Position;
+use crate::health::InFlight;
 
 /// A batch on its way.
 #[derive(Debug)]
@@ -46,9 +47,11 @@ impl Tracker {
         self.pending.pop_front()
     }
 
-    /// When the oldest batch on its way was read.
-    pub fn oldest(&self) -> Option<Instant> {
-        self.pending.front().map(|p| p.received)
+    /// The oldest batch on its way.
+    pub fn oldest(&self) -> Option<InFlight> {
+        self.pending
+            .front()
+            .map(|p| InFlight { received: p.received, time_ms: p.position.as_ref().map_or(0, Position::time_ms) })
     }
 }
 

@@ -54,8 +54,8 @@ pub struct Relay<I> {
     unsaid_seq_gaps: u64,
     /// Whether the host is busy, or has fallen silent.
     pace: Pace,
-    /// The lag when its silence was told first.
-    lag_before: Option<f64>,
+    /// Its silence was told.
+    told_silent: bool,
     /// New frames of this connection.
     fresh: u64,
     /// Connections in a row that broke before they brought anything.
@@ -103,7 +103,7 @@ impl<I: Intake> Relay<I> {
             said_seq_gap: None,
             unsaid_seq_gaps: 0,
             pace: Pace::new(Some(PATIENCE)),
-            lag_before: None,
+            told_silent: false,
             fresh: 0,
             broken: 0,
             past: None,
@@ -295,9 +295,8 @@ impl<I: Intake> Relay<I> {
     /// Tells the silence of a busy host, and leaves the connection when it is too long.
     fn silent(&mut self, now: Instant) -> Result<(), Ended> {
         let Some(silent) = self.pace.silent(now) else { return Ok(()) };
-        let lag = self.link.metrics.lag(&self.link.name);
-        let began = *self.lag_before.get_or_insert_with(|| lag.get());
-        lag.set(began + silent.as_secs_f64());
+        self.told_silent = true;
+        // The lag grows with it.
         self.link.health.silent(self.link.index, now.checked_sub(silent));
         if let Some(here) = self.pace.leave(now) {
             self.link.metrics.silent_connection(&self.link.name);
@@ -312,7 +311,7 @@ impl<I: Intake> Relay<I> {
     /// An event came, whether new or not.
     fn heard(&mut self) {
         self.pace.event(Instant::now());
-        if self.lag_before.take().is_some() {
+        if std::mem::take(&mut self.told_silent) {
             self.link.health.silent(self.link.index, None);
         }
     }

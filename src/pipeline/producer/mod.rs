@@ -136,7 +136,8 @@ impl Producer {
             prepared: false,
             done: Vec::new(),
         };
-        let ended = run.prepare(&mut start_background).and_then(|()| run.deliver(batches, &mut start_background));
+        let ended =
+            run.prepare(batches, &mut start_background).and_then(|()| run.deliver(batches, &mut start_background));
         // Readers must not wait for permits that nobody gives back any more.
         run.p.permits.close();
         match ended {
@@ -152,7 +153,7 @@ impl Producer {
 
 impl Run {
     /// Makes the sink ready, or ready again after it broke: tries until it is, or until the end is asked for.
-    fn prepare(&mut self, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
+    fn prepare(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
         let mut said = None;
         loop {
             self.p.health.turn();
@@ -172,6 +173,11 @@ impl Run {
                     self.p.health.sink(Err(reason));
                 }
             }
+            // They wait here, so that their age is known.
+            for batch in batches.try_iter() {
+                self.accept(batch);
+            }
+            self.in_flight();
             let until = Instant::now() + PREPARE_AGAIN;
             while Instant::now() < until {
                 if self.p.permits.is_closed() {
@@ -226,7 +232,7 @@ impl Run {
                 recv(ready) -> _ => {}
                 default(LOOK_UP) => {}
             }
-            if self.with_sink == 0 && !self.empty(start_background)? {
+            if self.with_sink == 0 && !self.empty(batches, start_background)? {
                 return Ok(());
             }
             self.send()?;
@@ -239,11 +245,13 @@ impl Run {
             if now - looked >= LOOK_UP {
                 looked = now;
                 self.p.health.turn();
-                if let Some(complaint) = self.p.sink.complaint() {
-                    self.p.health.sink(Err(complaint));
+                let oldest = self.in_flight();
+                match self.p.sink.complaint() {
+                    // Nothing waits: whether a broker is away does not matter, and nobody would hear that it is back.
+                    _ if oldest.is_none() => self.p.health.sink(Ok(())),
+                    Some(complaint) => self.p.health.sink(Err(complaint)),
+                    None => {}
                 }
-                let oldest = self.p.lanes.iter().filter_map(|l| l.tracker.oldest()).min();
-                self.p.health.in_flight_since(oldest);
                 let missing = self
                     .p
                     .lanes
@@ -271,6 +279,16 @@ impl Run {
         }
     }
 
+    /// Tells what waits to be acknowledged. When the oldest batch was read.
+    fn in_flight(&self) -> Option<Instant> {
+        let oldest = self.p.lanes.iter().enumerate().filter_map(|(source, lane)| {
+            let oldest = lane.tracker.oldest();
+            self.p.health.in_flight(source, oldest);
+            oldest.map(|oldest| oldest.received)
+        });
+        oldest.min()
+    }
+
     /// Puts a batch into its place; what is next in order goes to the outbox.
     fn accept(&mut self, mut batch: Batch) {
         let needs = batch.needs();
@@ -294,13 +312,13 @@ impl Run {
     }
 
     /// The sink holds nothing: after a refusal, what comes next. `false` when the end was asked for meanwhile.
-    fn empty(&mut self, start_background: &mut impl FnMut(Background)) -> Result<bool, End> {
+    fn empty(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<bool, End> {
         if self.flow.is_free() || !self.flow.pause_is_over(Instant::now()) {
             return Ok(true);
         }
         if self.flow.is_draining() && self.p.sink.broken() {
             self.prepared = false;
-            self.prepare(start_background)?;
+            self.prepare(batches, start_background)?;
             if !self.prepared {
                 return Ok(false);
             }
@@ -485,8 +503,10 @@ impl Run {
                 if let Some(seq) = seq {
                     lane.gauges.last_seq_delivered.set(seq as i64);
                 }
-                if let Some(lag) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                    lag.set((time::now_ms() - time_ms) as f64 / 1000.0);
+                if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
+                    let lag = (time::now_ms() - time_ms) as f64 / 1000.0;
+                    gauge.set(lag);
+                    self.p.health.delivered(source, lag);
                 }
             }
         }

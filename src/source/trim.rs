@@ -85,16 +85,64 @@ impl<S: Read> Trim<S> {
         self.compressed
     }
 
+    /// Whether a frame is passed on as it is, as nearly all are.
+    fn passes(&mut self, header: &FrameHeader, payload: u64) -> bool {
+        if header.mask.is_some() || header.rsv1 || header.rsv2 || header.rsv3 {
+            return false;
+        }
+        let OpCode::Data(data) = header.opcode else { return true };
+        let before = if data == Data::Continue { self.message } else { 0 };
+        let message = before.saturating_add(payload);
+        if self.cutting || message > self.limit {
+            return false;
+        }
+        self.message = message;
+        true
+    }
+
+    /// Reads to `out` at once, where nothing waits: what has to be looked at more closely goes to `raw`. How much was
+    /// passed on; `None`: nothing, and it is not the end.
+    fn straight(&mut self, out: &mut [u8]) -> io::Result<Option<usize>> {
+        let longest = out.len().min(CHUNK);
+        let n = self.inner.read(&mut out[..longest])?;
+        let mut passed = 0;
+        while passed < n {
+            if let Part::Payload(left, None) = &mut self.part {
+                let more = (*left).min((n - passed) as u64);
+                *left -= more;
+                passed += more as usize;
+                if *left > 0 {
+                    break;
+                }
+                self.part = Part::Header;
+            }
+            let mut cursor = Cursor::new(&out[passed..n]);
+            match FrameHeader::parse(&mut cursor) {
+                Ok(Some((header, payload))) if self.passes(&header, payload) => {
+                    passed += cursor.position() as usize;
+                    self.part = Part::Payload(payload, None);
+                }
+                _ => break,
+            }
+        }
+        self.raw[..n - passed].copy_from_slice(&out[passed..n]);
+        (self.at, self.end) = (0, n - passed);
+        Ok((passed > 0 || n == 0).then_some(passed))
+    }
+
     /// Decides on a frame whose header, `len` bytes of which the first is at `self.at`, is there.
     fn frame(&mut self, header: &FrameHeader, len: usize, payload: u64) {
         let bytes = self.at..self.at + len;
         self.at += len;
         let as_is = Part::Payload(payload, None);
         let plain = header.mask.is_none() && !(header.rsv1 || header.rsv2 || header.rsv3);
-        let OpCode::Data(data) = header.opcode else {
-            self.give.extend_from_slice(&self.raw[bytes]);
-            self.part = as_is;
-            return;
+        let data = match header.opcode {
+            OpCode::Data(data) if !self.passes(header, payload) => data,
+            _ => {
+                self.give.extend_from_slice(&self.raw[bytes]);
+                self.part = as_is;
+                return;
+            }
         };
         self.compressed |= header.rsv1 && data != Data::Continue;
         if data != Data::Continue {
@@ -211,6 +259,13 @@ impl<S: Read> Read for Trim<S> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut dropped = 0;
         while !out.is_empty() {
+            let waits = self.at < self.end || !self.give.is_empty();
+            if !waits && matches!(self.part, Part::Header | Part::Payload(_, None)) {
+                match self.straight(out)? {
+                    Some(passed) => return Ok(passed),
+                    None => continue,
+                }
+            }
             let (passed, more) = self.pass(out);
             if passed > 0 {
                 return Ok(passed);

@@ -901,7 +901,8 @@ fn a_small_cache_stays_small_and_every_event_is_complete() {
         b.lines().len() == count
     });
     println!("{highest} bytes at most");
-    assert!(highest <= limit && highest >= limit / 2.0, "{highest}");
+    // Not more can be said of the samples, each of which may be taken when it has just made room.
+    assert!(highest > 0.0 && highest <= limit, "{highest}");
     events(&bridge, count).iter().for_each(|e| assert_eq!(parts(e).len(), 6, "{e}"));
     stop(bridge);
 }
@@ -1153,6 +1154,42 @@ fn huge_pages_are_off() {
     assert_complete(&stage.event_of(&bridge, &did(1)));
     let status = std::fs::read_to_string(format!("/proc/{}/status", bridge.pid())).expect("its status");
     assert!(status.lines().any(|line| line == "THP_enabled:\t0"), "{status}");
+    stop(bridge);
+}
+
+/// Documents as long as they may be, audit logs of a megabyte, and none of it twice. Before, 256 look-ups held 256 MB of logs,
+/// and their threads the pages that the documents of the cache were scattered over. Fetchers that have nothing to do end.
+#[test]
+fn look_ups_take_little_memory_besides_the_caches_whatever_the_directory_answers() {
+    const MB: u64 = 1 << 20;
+    let (accounts, cache) = (6_000, 64 * MB);
+    let directory = everybody();
+    directory.set_latency(Duration::from_millis(200));
+    directory.fill(Kind::Document, 15_500);
+    directory.fill(Kind::AuditLog, 1_000_000);
+    let list: Vec<Vec<u8>> = (1..=accounts).map(|n| post(&did(n), n as u64)).collect();
+    let relay = relay(RelayConfig { rate: 650.0, ..RelayConfig::script(list) });
+    let bridge = start(&relay, &directory, &["--metadata-cache", "64MiB", "--metadata-timeout", "30s"]);
+    let mut held = 0.0_f64;
+    bridge.wait("all events", SOON, |b| {
+        held = held.max(b.metric("atkafka_cache_bytes{"));
+        b.metric("atkafka_last_seq_delivered") == accounts as f64
+    });
+    let (peak, threads) = (bridge.peak_memory(), bridge.metric("process_threads"));
+    println!("{} MB at the peak, {} MB in the caches at most, {threads} threads", peak / MB, held as u64 / MB);
+    assert!(held > 0.6 * cache as f64 && held <= cache as f64, "{held}");
+    // What is promised holds for an optimised build.
+    let over = if cfg!(debug_assertions) { 200 * MB } else { 143 * MB };
+    assert!(peak < cache + over, "{} MB", peak / MB);
+    assert_eq!(bridge.metric("atkafka_metadata_missing"), 0.0);
+    bridge.wait("idle fetchers end", SOON, |b| b.metric("process_threads") < 12.0);
+    bridge.wait("all lines", SOON, |b| b.lines().len() == accounts);
+    events(&bridge, accounts).iter().for_each(assert_complete);
+    // One of each kind is enough.
+    let after = directory.requests();
+    relay.push(&post(&did(accounts + 1), accounts as u64 + 1));
+    assert_complete(&event(&bridge, accounts as u64 + 1));
+    assert_eq!(directory.requests(), after + 2);
     stop(bridge);
 }
 

@@ -302,7 +302,10 @@ fn the_unit_fits_the_program() {
     );
     assert_eq!(value(&unit, "LimitCORE"), "0", "passwords are in the memory");
     let memory = value(&unit, "MemoryMax").trim_end_matches('G').parse::<u64>().expect("GiB") << 10;
-    assert!(memory >= 256 + 64 + 400 + 128, "the default limit, what is promised beside it, full caches, and air");
+    assert!(
+        memory >= 256 + 64 + 256 + 150 + 128,
+        "the default limit, what is promised beside it, caches, look-ups, and air"
+    );
 }
 
 // --- the settings -------------------------------------------------------------------------------

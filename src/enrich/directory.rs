@@ -32,9 +32,10 @@ const WEB_TIMEOUT: Duration = Duration::from_secs(3);
 const WEB_RATE: u32 = 50;
 /// How long the address of a host is remembered.
 const ADDRESS: Duration = Duration::from_secs(60);
-/// An audit log may have hundreds of entries; only the first one counts, so the rest need not arrive.
-const MAX_LOG: u64 = 1 << 20;
-const MAX_PROFILES: u64 = 1 << 20;
+/// An audit log may have hundreds of entries of up to 10 kB; only the first one counts, so the rest need not arrive. Most logs
+/// are shorter than this, so that their connection can be used again.
+const MAX_LOG: u64 = 32 << 10;
+const MAX_PROFILES: u64 = (PROFILES * super::document::MAX) as u64;
 /// After a failure that says nothing of the account, it is asked about again so soon.
 pub const AGAIN: Duration = Duration::from_secs(10);
 /// Attempts of one look-up, while its deadline lasts.
@@ -342,8 +343,10 @@ fn get(agent: &ureq::Agent, url: &str, limit: u64) -> Result<(Reply, Option<Dura
     let mut response = agent.get(url).call().map_err(|e| trouble(&e))?;
     let pause = client::asked_wait(response.headers());
     // Of every answer, since a connection whose answer is not read to its end cannot be used again. One byte more, so that
-    // what is too long shows, and is judged by whoever reads it.
-    let mut body = Vec::new();
+    // what is too long shows, and is judged by whoever reads it; the rest ends with its connection.
+    // A length that is promised is taken at once, so that no buffer grows to twice of it.
+    let length = response.body().content_length().unwrap_or_default().min(limit + 1);
+    let mut body = Vec::with_capacity(length as usize);
     let read = response.body_mut().as_reader().take(limit + 1).read_to_end(&mut body);
     match response.status().as_u16() {
         200 => read.map(|_| (Reply::Body(body), pause)).map_err(|e| trouble(&e)),

@@ -26,6 +26,8 @@ const LOOK_UP: Duration = Duration::from_millis(250);
 /// Between the starts of two fetchers of one desk: each opens a connection, and a host whose queue for new ones is full lets
 /// them wait for a second (Linux: the first retry of a SYN).
 const START_EVERY: Duration = Duration::from_millis(1);
+/// How often fetchers end that were idle since: each keeps some 200 kB.
+const REST: Duration = Duration::from_secs(10);
 /// Threads for the hosts of `did:web`, of which there are some hundreds.
 const WEB: usize = 8;
 
@@ -97,20 +99,32 @@ struct Queue {
     started: usize,
     last_start: Option<Instant>,
     busy: usize,
-    questions: Sender<Question>,
-    taken: Receiver<Question>,
+    /// The most that were busy since the last rest.
+    most: usize,
+    /// `None` ends the fetcher that takes it.
+    questions: Sender<Option<Question>>,
+    taken: Receiver<Option<Question>>,
     backlog: VecDeque<(u64, Key)>,
 }
 
 impl Queue {
     fn new(limit: usize) -> Self {
-        let (questions, taken) = bounded(limit);
-        Queue { limit, started: 0, last_start: None, busy: 0, questions, taken, backlog: VecDeque::new() }
+        // A question for each, and an end for each that was there before.
+        let (questions, taken) = bounded(2 * limit);
+        Queue { limit, started: 0, last_start: None, busy: 0, most: 0, questions, taken, backlog: VecDeque::new() }
     }
 
     /// Whether a question would be taken up at once.
     fn has_room(&self) -> bool {
         self.busy < self.started || (self.started < self.limit && self.next_start().is_none())
+    }
+
+    /// Ends the fetchers that had nothing to do since the last time. One of several stays.
+    fn rest(&mut self) {
+        let most = std::mem::replace(&mut self.most, self.busy).max(1);
+        while self.started > most && self.questions.try_send(None).is_ok() {
+            self.started -= 1;
+        }
     }
 
     /// How long until one more fetcher may be started.
@@ -165,7 +179,7 @@ impl Run<'_> {
         let mut unfinished = self.e.unfinished.clone();
         let mut open = true;
         let answers = self.answers.clone();
-        let mut looked = Instant::now();
+        let (mut looked, mut rested) = (Instant::now(), Instant::now());
         loop {
             let deadline = self.deadlines.front().map(|(at, ..)| at.saturating_duration_since(Instant::now()));
             let start = self
@@ -199,6 +213,10 @@ impl Run<'_> {
             if looked.elapsed() >= LOOK_UP {
                 looked = Instant::now();
                 self.report();
+            }
+            if rested.elapsed() >= REST {
+                rested = Instant::now();
+                self.queues.iter_mut().for_each(Queue::rest);
             }
             if self.waiting.is_empty() && !open {
                 self.report();
@@ -380,8 +398,9 @@ impl Run<'_> {
             }
         }
         queue.busy += 1;
-        // It has room for every fetcher, and we hold its other end: this neither waits nor fails.
-        let _ = queue.questions.send(question);
+        queue.most = queue.most.max(queue.busy);
+        // Each fetcher that is left takes one, and we hold its other end: this neither waits for long nor fails.
+        let _ = queue.questions.send(Some(question));
     }
 
     fn answered(&mut self, answered: Answered) {
@@ -427,6 +446,7 @@ impl Run<'_> {
     /// The end of a look-up.
     fn settle(&mut self, key: &Key, outcome: Outcome) {
         let Some(lookup) = self.lookups.remove(key) else { return };
+        let outcome = outcome.map(|answer| Answer { found: answer.found.map(|value| value.copied()), ..answer });
         if let Some(answer) = outcome.as_ref().filter(|_| lookup.stale.is_none()) {
             self.e.knowledge.learn(key.0, &key.1, answer);
         }

@@ -15,9 +15,9 @@ pub struct Answered {
     pub outcomes: Vec<Outcome>,
 }
 
-/// Works until nobody asks any more.
-pub fn run(directory: Arc<Directory>, desk: Desk, questions: Receiver<Question>, answers: Sender<Answered>) {
-    for question in questions {
+/// Works until nobody asks any more, or until it is told to end.
+pub fn run(directory: Arc<Directory>, desk: Desk, questions: Receiver<Option<Question>>, answers: Sender<Answered>) {
+    while let Ok(Some(question)) = questions.recv() {
         // A document that the program panics on takes its own look-up, and nothing else.
         let asked = catch_unwind(AssertUnwindSafe(|| directory.ask(&question)));
         let outcomes = asked.unwrap_or_else(|_| {

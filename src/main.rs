@@ -78,7 +78,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::Settings(message)) => {
-            log::error!("{message}");
+            log::error!(event = "failed", error = message; "{message}");
             ExitCode::from(2)
         }
         Err(Failure::Run(message)) => {
@@ -86,7 +86,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
             if log::max_level() == log::LevelFilter::Off {
                 atkafka::log::say(&format!("atkafka: {message}"));
             } else {
-                log::error!("{message}");
+                log::error!(event = "failed", error = message; "{message}");
             }
             ExitCode::from(1)
         }
@@ -193,7 +193,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
 fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
     Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
         match tap::check(&tap.host) {
-            Ok(()) => log::info!("{}: /health is well", tap.host.name),
+            Ok(()) => log::info!(event = "connected", host = tap.host.name; "{}: /health is well", tap.host.name),
             // The first connection says so too, and where it stands.
             Err(e) => log::debug!("{e}; connecting all the same"),
         }
@@ -232,7 +232,7 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
             }
         };
         if let Some(seq) = saved {
-            log::info!("{name}: going on behind the saved seq {seq}");
+            log::info!(event = "position", host = name, seq = seq; "{name}: going on behind the saved seq {seq}");
         }
         let total = reading.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|found| found.len()).sum();
         told.total.store(total, Ordering::Relaxed);
@@ -247,9 +247,9 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
     }
     match progress.frames.load(Ordering::Relaxed) {
         0 if progress.done.load(Ordering::Relaxed) => {
-            log::info!("nothing left: everything that is wanted was delivered before")
+            log::info!(event = "end"; "nothing left: everything that is wanted was delivered before")
         }
-        frames => log::info!("{frames} frames replayed"),
+        frames => log::info!(event = "end"; "{frames} frames replayed"),
     }
     Ok(())
 }
@@ -260,7 +260,10 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
         let from = format!("{}+{}", ozone.name, ozone.account.labeler_did);
         let (keep, saved) = run.position::<OzonePosition>(writing, "ozone", &from, output)?;
         if let Some(position) = &saved {
-            log::info!("{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms));
+            log::info!(
+                event = "position", host = ozone.name;
+                "{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms)
+            );
         }
         let name = ozone.name.clone();
         let (metrics, health) = (run.metrics.clone(), run.health.clone());
@@ -338,6 +341,7 @@ impl Run {
             .transpose()
             .map_err(|e| Failure::Run(format!("NOTIFY_SOCKET: {e}")))?;
         log::info!(
+            event = "start", topic = output;
             "atkafka {}: into {output}, {} workers, {} MiB in flight at most",
             env!("CARGO_PKG_VERSION"),
             parts.workers,
@@ -359,14 +363,24 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
     let settings = writing.enrich.clone()?;
     for (what, host) in [("documents", &settings.plc), ("profiles and handles", &settings.api)] {
         if let Some(host) = host {
-            log::info!("{what} of accounts from {host}");
+            log::info!(event = "start", host = host; "{what} of accounts from {host}");
         }
     }
     let knowledge = Knowledge::new(settings, metrics);
     if let Some(path) = &knowledge.settings.snapshot {
         match knowledge.load(path) {
-            Ok(entries) => log::info!("{}: {entries} answers of directories", path.display()),
-            Err(e) => log::warn!("{}: {e}; what follows in it is looked up anew", path.display()),
+            Ok(entries) => {
+                log::info!(
+                    event = "snapshot", path:% = path.display();
+                    "{}: {entries} answers of directories", path.display()
+                )
+            }
+            Err(e) => {
+                log::warn!(
+                    event = "snapshot", path:% = path.display(), error:% = e;
+                    "{}: {e}; what follows in it is looked up anew", path.display()
+                )
+            }
         }
     }
     Some(Arc::new(knowledge))
@@ -376,8 +390,18 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
 fn keep(knowledge: &Arc<Knowledge>) {
     let Some(path) = &knowledge.settings.snapshot else { return };
     match knowledge.save(path) {
-        Ok(entries) => log::info!("{}: {entries} answers of directories kept", path.display()),
-        Err(e) => log::warn!("{}: {e}: the next start looks everything up anew", path.display()),
+        Ok(entries) => {
+            log::info!(
+                event = "snapshot", path:% = path.display();
+                "{}: {entries} answers of directories kept", path.display()
+            )
+        }
+        Err(e) => {
+            log::warn!(
+                event = "snapshot", path:% = path.display(), error:% = e;
+                "{}: {e}: the next start looks everything up anew", path.display()
+            )
+        }
     }
 }
 
@@ -402,7 +426,7 @@ fn sink(writing: &Writing, metrics: &Arc<Metrics>) -> Result<(String, Box<dyn Si
 fn serve_http(writing: &Writing, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<(), Failure> {
     let Some(address) = writing.listen else { return Ok(()) };
     let http = http::bind(address).map_err(Failure::Run)?;
-    log::info!("metrics on http://{}/metrics", http.address());
+    log::info!(event = "start"; "metrics on http://{}/metrics", http.address());
     let (metrics, health) = (metrics.clone(), health.clone());
     // It ends with the process.
     pipeline::spawn("http", move || http.serve(metrics, health));
@@ -422,7 +446,10 @@ fn supervise(pipeline: Pipeline, stop: &AtomicBool, mut report: report::Report) 
             return outcome.map_err(Failure::from);
         }
         if stop.load(Ordering::Relaxed) && stopping.is_none() {
-            log::info!("stopping: what is in flight is delivered first; a second signal ends at once");
+            log::info!(
+                event = "stopping";
+                "stopping: what is in flight is delivered first; a second signal ends at once"
+            );
             report.stopping("stopping: what is in flight is delivered");
             stopping = Some(Instant::now());
             pipeline.stop();
@@ -452,12 +479,15 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
         atkafka::log::settle();
         if said.elapsed() > Duration::from_secs(10) {
             said = Instant::now();
-            log::info!("{} of {} frames", recording.progress().0, options.frames);
+            log::info!(event = "status"; "{} of {} frames", recording.progress().0, options.frames);
         }
     }
     let _ = reader.join();
     let (frames, bytes) =
         recording.finish().map_err(|e| Failure::Run(format!("--output {}: {e}", options.output.display())))?;
-    log::info!("{frames} frames, {bytes} bytes, in {}", options.output.display());
+    log::info!(
+        event = "end", path:% = options.output.display();
+        "{frames} frames, {bytes} bytes, in {}", options.output.display()
+    );
     Ok(())
 }

@@ -145,6 +145,47 @@ fn each_host_has_lines_of_its_own() {
     assert_eq!(bridge.stop().0, Some(0));
 }
 
+#[test]
+fn json_logs_have_fields_for_what_a_line_is_about() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let list = vec![
+        identity_frame(7, "did:plc:a", TIME, None),
+        frames::error_frame("Trouble", Some("no close")),
+        b"no frame".to_vec(),
+        identity_frame(900, "did:plc:a", TIME, None),
+        identity_frame(901, "did:plc:a", TIME, None),
+    ];
+    let mut config = RelayConfig::script(list);
+    config.faults.drop_every = Some(3);
+    config.faults.drop_times = Some(1);
+    let relay = Relay::start(config).expect("a relay");
+    let (host, topic, state) = (relay.url().replace("ws://", ""), unique("fields"), folder("state"));
+    let state = state.to_string_lossy();
+    let args = ["firehose", "relay", "--relay-host", &relay.url(), "--cursor=oldest", "--log-format=json"];
+    let output = ["--bootstrap-servers", &broker, "--output-topic", &topic, "--state-dir", &state];
+    let bridge = Bridge::start(&[&args[..], &output].concat());
+    bridge.wait_delivered(901, SOON);
+    let (code, log) = bridge.stop();
+    assert_eq!(code, Some(0), "{log:#?}");
+    let entries: Vec<Value> = log.iter().map(|line| sonic_rs::from_str(line).expect("JSON")).collect();
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_string();
+    assert!(entries.iter().all(|entry| !text(entry, "event").is_empty()), "{log:#?}");
+    let find = |event: &str, fields: &[(&str, &str)]| {
+        let fits = |e: &&Value| text(e, "event") == event && fields.iter().all(|(k, v)| text(e, k) == *v);
+        let found = entries.iter().find(fits);
+        found.unwrap_or_else(|| panic!("no {event} with {fields:?}: {log:#?}"))
+    };
+    find("start", &[("topic", &topic)]);
+    find("topic_created", &[("topic", &topic)]);
+    find("position", &[("host", &host)]);
+    find("connected", &[("host", &host)]);
+    find("error_frame", &[("host", &host), ("reason", "Trouble"), ("error", "no close")]);
+    find("dead_letter", &[("host", &host), ("reason", "bad_frame")]);
+    let again = find("disconnected", &[("host", &host)]);
+    assert!(!text(again, "reason").is_empty(), "{again}");
+    assert!(entries.iter().any(|e| text(e, "event") == "connected" && e["seq"].as_u64() == Some(7)), "{log:#?}");
+}
+
 // --- the status line --------------------------------------------------------------------------------
 
 /// The program on a terminal, which `script` of util-linux makes.

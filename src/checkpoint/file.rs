@@ -63,6 +63,7 @@ impl StateFile {
         fs::create_dir_all(dir).map_err(|e| format!("--state-dir {}: cannot be created: {e}", dir.display()))?;
         if fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o002 != 0) {
             log::warn!(
+                event = "setting", path:% = dir.display();
                 "--state-dir {}: every user of this machine may write there, and so change positions: chmod o-w takes that away",
                 dir.display()
             );
@@ -160,7 +161,10 @@ impl StateFile {
             Err(e) => return Err(explain(&e)),
         }
         self.lock = lock(&self.lock_path)?;
-        log::warn!("{}: was deleted or replaced while in use; it is there and locked again", self.lock_path.display());
+        log::warn!(
+            event = "lock_file", path:% = self.lock_path.display();
+            "{}: was deleted or replaced while in use; it is there and locked again", self.lock_path.display()
+        );
         Ok(())
     }
 }

@@ -250,7 +250,10 @@ impl Directory {
         match Document::parse(did, body) {
             Ok(document) => Some(Value::Document(Arc::new(document))),
             Err(e) => {
-                log::warn!(at_most = LINES, event = "bad_document", did = did, error = e; "{did}: its document cannot be used: {e}");
+                log::warn!(
+                    at_most = LINES, event = "bad_document", did = did, error = e;
+                    "{did}: its document cannot be used: {e}"
+                );
                 None
             }
         }
@@ -260,7 +263,10 @@ impl Directory {
         let text = first_entry(body);
         let created = text.and_then(|text| Some(Created { ms: time::parse_ms(&text)?, text: text.into() }));
         if created.is_none() {
-            log::warn!(at_most = LINES, event = "bad_audit_log", did = did; "{did}: its audit log has no time in the first entry");
+            log::warn!(
+                at_most = LINES, event = "bad_audit_log", did = did;
+                "{did}: its audit log has no time in the first entry"
+            );
         }
         created.map(|created| Value::Created(Arc::new(created)))
     }

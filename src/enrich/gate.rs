@@ -98,7 +98,7 @@ impl Gate {
         drop(state);
         self.open.set(0);
         if was_down {
-            log::info!("{}: it answers again", self.host);
+            log::info!(event = "lookups_again", host = self.host; "{}: it answers again", self.host);
         }
     }
 
@@ -120,6 +120,7 @@ impl Gate {
         self.open.set(1);
         if first {
             log::warn!(
+                event = "lookups_stopped", host = self.host, reason = reason;
                 "{}: {DOWN_AFTER} failures in a row, the last: {reason}; it is left alone for some seconds each time until it answers",
                 self.host
             );
@@ -136,7 +137,10 @@ impl Gate {
         state.paused = state.paused.max(Some(until));
         drop(state);
         if is_news {
-            log::warn!("{}: it asks for a pause of {} s", self.host, wait.as_secs());
+            log::warn!(
+                event = "lookups_paused", host = self.host;
+                "{}: it asks for a pause of {} s", self.host, wait.as_secs()
+            );
         }
     }
 }

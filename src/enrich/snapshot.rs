@@ -99,7 +99,10 @@ impl Knowledge {
         (&mut input).take(LINE).read_until(b'\n', &mut line)?;
         let first = parse(&line)?;
         if first.kind != FROM || first.did != self.from() {
-            log::info!("{}: of other directories, not used", path.display());
+            log::info!(
+                event = "snapshot", path:% = path.display();
+                "{}: of other directories, not used", path.display()
+            );
             return Ok(0);
         }
         loop {

@@ -219,7 +219,10 @@ impl Checkpointer {
                     self.health.saved(source);
                     slot.saved = Some(position);
                     if let Some(failing) = slot.failing.take() {
-                        log::info!(event = "saved_again", path:% = path; "{path}: saved again, after {} s", failing.since.elapsed().as_secs());
+                        log::info!(
+                            event = "saved_again", path:% = path;
+                            "{path}: saved again, after {} s", failing.since.elapsed().as_secs()
+                        );
                     }
                     if let Some(begun) = slot.begun.take() {
                         // A reader that stops meanwhile does not listen any more.

@@ -392,7 +392,10 @@ impl Run<'_> {
                 Ok(_) => queue.started += 1,
                 // Those that are there go on.
                 Err(e) => {
-                    log::warn!("no thread for another look-up: {e}; there are {}", queue.started);
+                    log::warn!(
+                        event = "no_thread", error:% = e;
+                        "no thread for another look-up: {e}; there are {}", queue.started
+                    );
                     queue.limit = queue.started.max(1);
                 }
             }

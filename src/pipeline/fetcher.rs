@@ -21,7 +21,7 @@ pub fn run(directory: Arc<Directory>, desk: Desk, questions: Receiver<Option<Que
         // A document that the program panics on takes its own look-up, and nothing else.
         let asked = catch_unwind(AssertUnwindSafe(|| directory.ask(&question)));
         let outcomes = asked.unwrap_or_else(|_| {
-            log::error!("a look-up panicked: a bug, please report it");
+            log::error!(event = "panic"; "a look-up panicked: a bug, please report it");
             directory.gave_up(desk, &question)
         });
         if answers.send(Answered { desk, question, outcomes }).is_err() {

@@ -33,7 +33,7 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
         let mut batch = work(&mut decoder, &job);
         for name in decoder.rules().filter.unmatched() {
             log::warn!(
-                "no record of {name} among the first 10,000: a name counts as a whole, {name}.* takes all below it"
+                at_most = 100, event = "filter"; "no record of {name} among the first 10,000: a name counts as a whole, {name}.* takes all below it"
             );
         }
         // What it turned out not to need goes back at once, and the frames are not needed any more.

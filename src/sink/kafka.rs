@@ -107,7 +107,7 @@ impl KafkaSink {
         if self.options.new_topic.create {
             for topic in absent {
                 let partitions = client.topics().partitions(topic).map(|p| p.len());
-                log::info!("{}", created(topic, partitions, true));
+                log::info!(event = "topic_created", topic = topic; "{}", created(topic, partitions, true));
             }
         }
         let codec = match self.options.codec {
@@ -278,7 +278,7 @@ impl Sink for KafkaSink {
             match self.request() {
                 Ok(true) => {
                     if self.complaint.delivered() {
-                        log::info!("kafka: records are delivered again");
+                        log::info!(event = "kafka_again"; "kafka: records are delivered again");
                     }
                 }
                 Ok(false) => return Ok(()),
@@ -289,7 +289,10 @@ impl Sink for KafkaSink {
                     self.producer = None;
                     self.not_before = Some(Instant::now() + RETRY);
                     if self.complaint.cause(&line) {
-                        log::warn!(event = "kafka_error", error = line; "kafka: {line} (it is tried again until it works)");
+                        log::warn!(
+                            event = "kafka_error", error = line;
+                            "kafka: {line} (it is tried again until it works)"
+                        );
                     }
                     return Ok(());
                 }

@@ -108,7 +108,7 @@ impl Shared {
         if self.troubled.swap(false, Ordering::Relaxed) {
             locked(&self.words).clear();
             if locked(&self.complaint).delivered() {
-                log::info!("kafka: records are delivered again");
+                log::info!(event = "kafka_again"; "kafka: records are delivered again");
             }
         }
     }
@@ -474,7 +474,10 @@ impl Librdkafka {
             .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), brokers))?;
         match answer.into_iter().next() {
             Some(Ok(_)) => {
-                log::info!("{}", created(name, self.partitions(probe, name), new.partitions.is_none()));
+                log::info!(
+                    event = "topic_created", topic = name;
+                    "{}", created(name, self.partitions(probe, name), new.partitions.is_none())
+                );
                 Ok(())
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
@@ -641,6 +644,7 @@ impl Sink for Librdkafka {
             if !self.said_moved_time {
                 self.said_moved_time = true;
                 log::warn!(
+                    event = "moved_times", topic = topic;
                     "topic {topic} does not take the times of some events: their records get the nearest times that it takes (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
                 );
             }

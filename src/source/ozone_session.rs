@@ -198,7 +198,10 @@ impl Session {
                 }
             },
             400 | 401 if answer.stranger(Meant::Pds).is_none() => {
-                log::info!("{}; logging in again", answer.describe("refreshSession", &self.account.password));
+                log::info!(
+                    event = "login", host = self.account.pds;
+                    "{}; logging in again", answer.describe("refreshSession", &self.account.password)
+                );
                 self.log_in()
             }
             _ => {
@@ -232,7 +235,10 @@ impl Session {
             200 => match self.tokens_in(&answer) {
                 Some(tokens) => {
                     self.tokens = Some(tokens);
-                    log::info!("{}: logged in as {}", self.account.pds, self.account.identifier);
+                    log::info!(
+                        event = "login", host = self.account.pds;
+                        "{}: logged in as {}", self.account.pds, self.account.identifier
+                    );
                     return Ok(());
                 }
                 None => self.refused(&answer, self.no_session(&answer, "createSession")),

@@ -143,7 +143,7 @@ impl Producer {
         match ended {
             Ok(()) => Ok(()),
             Err(End::Closed) => {
-                log::info!("the reader of our output closed it");
+                log::info!(event = "stopping"; "the reader of our output closed it");
                 Ok(())
             }
             Err(End::Failed(reason)) => Err(reason),
@@ -192,7 +192,7 @@ impl Run {
             return Err(End::Failed(reason));
         }
         if said.is_some() {
-            log::info!("output: connected");
+            log::info!(event = "output_ready"; "output: connected");
         }
         self.prepared = true;
         self.p.health.sink(Ok(()));
@@ -206,7 +206,10 @@ impl Run {
         if !self.prepared {
             // Stopped before: waiting would not help.
             if !self.p.permits.is_idle() {
-                log::warn!("the output was never ready: what is in flight is read again after the restart");
+                log::warn!(
+                    event = "not_delivered";
+                    "the output was never ready: what is in flight is read again after the restart"
+                );
             }
             return Ok(());
         }
@@ -266,6 +269,7 @@ impl Run {
                     let until = *drain_until.get_or_insert(now + DRAIN);
                     if now >= until {
                         log::warn!(
+                            event = "not_delivered";
                             "not everything in flight was delivered in {} s: it is read again after the restart",
                             DRAIN.as_secs()
                         );
@@ -403,7 +407,10 @@ impl Run {
 
     fn trouble(&mut self, reason: &str) {
         self.p.metrics.produced_error.inc();
-        log::warn!(at_most = 1, event = "output_error", error = reason; "output: {reason}; it is sent again until it is taken");
+        log::warn!(
+            at_most = 1, event = "output_error", error = reason;
+            "output: {reason}; it is sent again until it is taken"
+        );
         self.p.health.sink(Err(reason.into()));
     }
 

@@ -470,8 +470,12 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
     let stop = stop_flag()?;
     let (metrics, health) = (Arc::new(Metrics::default()), Arc::new(Health::default()));
     health.add_source(&options.host.name, true);
-    let (recorder, recording) = record::new(&options.output, options.frames, stop.clone()).map_err(Failure::Run)?;
-    let relay = Relay::new(options.host, 0, options.start, None, recorder, metrics, health);
+    let (recorder, recording, last) =
+        record::new(&options.output, options.existing, options.frames, stop.clone()).map_err(Failure::Run)?;
+    if let Some(seq) = last {
+        log::info!("{}: going on behind its last seq {seq}", options.output.display());
+    }
+    let relay = Relay::new(options.host, 0, options.start, last, recorder, metrics, health);
     let reader = pipeline::spawn("reader-0", move || relay.run());
     let mut said = Instant::now();
     while !reader.is_finished() {

@@ -1,13 +1,14 @@
 //! `atkafka record`: frames of a live firehose into a file of repeated `[u32 little-endian length][frame]`.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::Position;
 use crate::source::job::{Intake, Stopped, Work};
+use crate::source::replay;
 
 /// An intake that writes frames away, until enough are there.
 pub struct Recorder {
@@ -46,16 +47,52 @@ impl Finish for zstd::Encoder<'static, BufWriter<File>> {
 /// The end of a recording that `main` keeps.
 pub struct Recording(Shared);
 
-/// Creates `path`. Up to `frames` frames go there; `stop` ends it before.
-pub fn new(path: &Path, frames: u64, stop: Arc<AtomicBool>) -> Result<(Recorder, Recording), String> {
-    let failed = |e: std::io::Error| format!("--output {}: {e}", path.display());
-    let file = BufWriter::new(File::create(path).map_err(failed)?);
+/// What becomes of a file that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It is not touched.
+    Refuse,
+    Replace,
+    /// What follows on its last frame is added.
+    Append,
+}
+
+/// Opens `path`. Up to `frames` frames go there; `stop` ends it before. With [`Existing::Append`] it also gives the last seq
+/// of what is there.
+pub fn new(
+    path: &Path,
+    existing: Existing,
+    frames: u64,
+    stop: Arc<AtomicBool>,
+) -> Result<(Recorder, Recording, Option<u64>), String> {
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::AlreadyExists => format!(
+            "--output {}: is there already: --append goes on behind its last frame, --force replaces it",
+            path.display()
+        ),
+        _ => format!("--output {}: {e}", path.display()),
+    };
+    let (file, last) = match existing {
+        Existing::Refuse => (File::create_new(path).map_err(failed)?, None),
+        Existing::Replace => (File::create(path).map_err(failed)?, None),
+        Existing::Append if !path.exists() => (File::create_new(path).map_err(failed)?, None),
+        Existing::Append => {
+            let there = replay::extent(path).map_err(|e| format!("--output {}: {e}", path.display()))?;
+            let file = File::options().append(true).open(path).map_err(failed)?;
+            if let Some(whole) = there.cut_at {
+                log::warn!("{}: its last frame is cut off: it is taken away", path.display());
+                file.set_len(whole).map_err(failed)?;
+            }
+            (file, there.last_seq)
+        }
+    };
+    let file = BufWriter::new(file);
     let out: Box<dyn Finish> = match path.extension().is_some_and(|e| e == "zst") {
         true => Box::new(zstd::Encoder::new(file, 9).map_err(failed)?),
         false => Box::new(file),
     };
     let shared = Arc::new(Mutex::new(State { out: Some(out), frames: 0, bytes: 0, error: None }));
-    Ok((Recorder { file: shared.clone(), left: frames, stop }, Recording(shared)))
+    Ok((Recorder { file: shared.clone(), left: frames, stop }, Recording(shared), last))
 }
 
 impl Intake for Recorder {

@@ -700,6 +700,43 @@ fn record_writes_the_frames_byte_for_byte() {
 }
 
 #[test]
+fn record_replaces_no_file_and_goes_on_in_one() {
+    let list = fixture(300);
+    let relay = Relay::start(RelayConfig::script(list.clone())).expect("a relay");
+    let (url, dir) = (relay.url(), folder("record"));
+    let record = |name: &str, more: &[&str]| {
+        let args = ["record", "--relay-host", &url, "--cursor", "oldest", "--output", name, "--frames"];
+        let out = run_in(&dir, &[&args[..], more].concat(), &[]);
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for name in ["some.bin", "some.bin.zst"] {
+        assert_eq!(record(name, &["100"]).0, Some(0));
+        let (code, err) = record(name, &["100"]);
+        assert_eq!(code, Some(1), "{err}");
+        assert!(err.contains("--append") && err.contains("--force"), "{err}");
+        let read = || frames::read(dir.join(name)).expect("a file of frames");
+        assert!(read() == list[..100], "it was not touched");
+        if name == "some.bin" {
+            // As a recorder leaves it that was killed.
+            let path = dir.join(name);
+            let length = std::fs::metadata(&path).expect("there").len();
+            std::fs::File::options().write(true).open(&path).expect("there").set_len(length - 5).expect("cut");
+            assert_eq!(record(name, &["1", "--append"]).0, Some(0));
+        }
+        assert_eq!(record(name, &["50", "--append"]).0, Some(0));
+        assert!(read() == list[..150], "{name}: {} frames", read().len());
+        assert_eq!(record(name, &["7", "--force"]).0, Some(0));
+        assert!(read() == list[..7]);
+    }
+    let (code, err) = record("some.bin", &["7", "--force", "--append"]);
+    assert_eq!(code, Some(2), "{err}");
+    std::fs::write(dir.join("text.bin"), "this is no recording").expect("written");
+    assert_eq!(record("text.bin", &["7", "--append"]).0, Some(1));
+    assert_eq!(std::fs::read(dir.join("text.bin")).expect("there"), b"this is no recording");
+    assert_eq!(record("new.bin", &["7", "--append"]).0, Some(0), "there is nothing to go on behind");
+}
+
+#[test]
 fn record_keeps_what_it_has_on_sigterm() {
     let list = fixture(200);
     let relay = Relay::start(RelayConfig::script(list.clone())).expect("a relay");

@@ -362,6 +362,12 @@ pub struct Record {
     /// frames to save (default 10000)
     #[argh(option, arg_name = "n")]
     pub frames: Option<String>,
+    /// go on behind the last frame of the file, if it is there
+    #[argh(switch)]
+    pub append: bool,
+    /// replace the file, if it is there
+    #[argh(switch)]
+    pub force: bool,
     /// where to begin: live, oldest or a seq (default live)
     #[argh(option, arg_name = "start")]
     pub cursor: Option<String>,

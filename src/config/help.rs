@@ -48,6 +48,8 @@ const HEADINGS: &[(&str, &[&str])] = &[
             "--snowflake-data-center-id",
             "--record-headers",
             "--output",
+            "--append",
+            "--force",
         ],
     ),
     (
@@ -176,7 +178,7 @@ const EXAMPLES: &[(&str, Examples)] = &[
         "record",
         [
             ("Ten thousand frames of the public firehose:", "atkafka record --output frames.bin.zst"),
-            ("Many more:", "atkafka record --output frames.bin.zst --frames 1000000"),
+            ("A million more, behind those:", "atkafka record --output frames.bin.zst --append --frames 1000000"),
             (
                 "Of a relay of one's own, from the oldest frame that it has:",
                 "atkafka record --relay-host ws://localhost:2470 --cursor oldest --output frames.bin",

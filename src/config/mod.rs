@@ -26,6 +26,7 @@ use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::pipeline::decode::Rules;
+use crate::record::Existing;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, NewTopic, Tls};
 use crate::source::ozone_session::Account;
 use crate::source::replay::Reading;
@@ -134,6 +135,7 @@ pub struct Record {
     pub host: Host,
     pub output: PathBuf,
     pub frames: u64,
+    pub existing: Existing,
     pub start: Start,
     pub logging: Logging,
 }
@@ -353,10 +355,17 @@ fn ozone_events(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
 
 fn record(f: flags::Record) -> Checked<Record> {
     let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let existing = match (f.append, f.force) {
+        (false, false) => Existing::Refuse,
+        (false, true) => Existing::Replace,
+        (true, false) => Existing::Append,
+        (true, true) => return Err(invalid("--append", "", "contradicts --force: give one of them")),
+    };
     Ok(Record {
         host: host("--relay-host", f.relay_host.as_deref().unwrap_or(DEFAULT_RELAY), &client)?,
         output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
         frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
+        existing,
         start: start(f.cursor.as_deref())?,
         logging: logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?,
     })

@@ -23,6 +23,8 @@ const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const MAX_FRAME: usize = 64 << 20;
 /// So many frames in a row above `to_seq` are the end of what is wanted; a few may only have a wrong seq.
 const BEYOND: u32 = 100;
+/// What is said of a file that ends inside a frame begins with this.
+const CUT_OFF: &str = "is cut off";
 /// How long a pause for `rate` lasts at most before the end is looked for.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -77,6 +79,30 @@ pub fn first_seq(path: &Path) -> Result<Option<u64>, String> {
         }
     }
     Ok(None)
+}
+
+/// How far a recording goes.
+pub struct Extent {
+    pub last_seq: Option<u64>,
+    /// The frame behind so many bytes is cut off. Never for a packed file, which can only be read to its end.
+    pub cut_at: Option<u64>,
+}
+
+/// Reads a whole recording.
+pub fn extent(path: &Path) -> Result<Extent, String> {
+    let mut input = Recording::open(path, Arc::default())?;
+    let (mut bytes, mut last_seq) = (Vec::new(), None);
+    loop {
+        match input.next(&mut bytes) {
+            Ok(true) => {}
+            Ok(false) => return Ok(Extent { last_seq, cut_at: None }),
+            Err(why) if input.is_packed || !why.starts_with(CUT_OFF) => return Err(why),
+            Err(_) => return Ok(Extent { last_seq, cut_at: Some(input.at) }),
+        }
+        if let Ok((_, body)) = frame::header(&bytes) {
+            last_seq = frame::seq(&bytes[body..]).or(last_seq);
+        }
+    }
 }
 
 pub struct Replay<I> {
@@ -281,6 +307,7 @@ impl From<String> for Failed {
 /// One file, frame by frame.
 struct Recording {
     input: Box<dyn BufRead>,
+    is_packed: bool,
     /// Bytes of frames so far, unpacked: where the next frame begins.
     at: u64,
     frames: u64,
@@ -310,7 +337,7 @@ impl Recording {
             }
             false => Box::new(input),
         };
-        Ok(Recording { input, at: 0, frames: 0 })
+        Ok(Recording { input, is_packed: packed, at: 0, frames: 0 })
     }
 
     /// Puts the next frame into `bytes`; `false` at the end of the file. Fails with where the file is damaged.
@@ -319,7 +346,7 @@ impl Recording {
         let place =
             || format!("at byte {at}{}, behind {frames} whole frames", if at == 0 { "" } else { " (unpacked)" });
         let cut = |e: io::Error| match e.kind() {
-            ErrorKind::UnexpectedEof => format!("is cut off {}", place()),
+            ErrorKind::UnexpectedEof => format!("{CUT_OFF} {}", place()),
             _ => format!("cannot be read on {}: {e}", place()),
         };
         if self.input.fill_buf().map_err(cut)?.is_empty() {
@@ -335,7 +362,7 @@ impl Recording {
         // Not all at once: the length may be wrong.
         let read = self.input.by_ref().take(length as u64).read_to_end(bytes).map_err(cut)?;
         if read < length {
-            return Err(format!("is cut off {}", place()));
+            return Err(format!("{CUT_OFF} {}", place()));
         }
         (self.at, self.frames) = (at + 4 + length as u64, frames + 1);
         Ok(true)

@@ -178,6 +178,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                     );
                 }
             }
+            host.client.announce(&host.url(""));
             let name = host.name.clone();
             let (start, silence) = (relay.start, relay.silence);
             let (metrics, health) = (run.metrics.clone(), run.health.clone());
@@ -192,6 +193,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
 
 fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
     Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
+        tap.host.client.announce(&tap.host.url(""));
         match tap::check(&tap.host) {
             Ok(()) => log::info!(event = "connected", host = tap.host.name; "{}: /health is well", tap.host.name),
             // The first connection says so too, and where it stands.
@@ -265,6 +267,7 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
                 "{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms)
             );
         }
+        ozone.account.client.announce(&ozone.account.pds);
         let name = ozone.name.clone();
         let (metrics, health) = (run.metrics.clone(), run.health.clone());
         let read = Box::new(move |intake| {
@@ -364,6 +367,7 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
     for (what, host) in [("documents", &settings.plc), ("profiles and handles", &settings.api)] {
         if let Some(host) = host {
             log::info!(event = "start", host = host; "{what} of accounts from {host}");
+            settings.client.announce(host);
         }
     }
     let knowledge = Knowledge::new(settings, metrics);
@@ -473,8 +477,9 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
     let (recorder, recording, last) =
         record::new(&options.output, options.existing, options.frames, stop.clone()).map_err(Failure::Run)?;
     if let Some(seq) = last {
-        log::info!("{}: going on behind its last seq {seq}", options.output.display());
+        log::info!(event = "position", seq = seq; "{}: going on behind its last seq {seq}", options.output.display());
     }
+    options.host.client.announce(&options.host.url(""));
     let relay = Relay::new(options.host, 0, options.start, last, recorder, metrics, health);
     let reader = pipeline::spawn("reader-0", move || relay.run());
     let mut said = Instant::now();

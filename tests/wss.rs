@@ -1,6 +1,8 @@
 //! TLS to everything but brokers: the certificate is checked against the system's roots, or those of `--ca-file` in their
 //! place, and the host's name.
 
+#[path = "support/proxy.rs"]
+mod proxy;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +27,7 @@ fn certificates(dir: &Path) {
         let done = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl runs");
         assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
     };
-    std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost\n").expect("written");
+    std::fs::write(dir.join("san"), "subjectAltName=DNS:localhost,DNS:host.test\n").expect("written");
     openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=atkafka-test-ca");
     openssl("req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=localhost");
     openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile san");
@@ -160,8 +162,21 @@ fn a_private_ca_is_trusted_everywhere_with_ca_file_and_in_place_of_the_systems()
         bridge.wait("its event", SOON, |b| b.lines().len() == 1);
         assert_eq!(bridge.stop().0, Some(0));
     }
+    // The same through a proxy.
+    let proxy = proxy::Proxy::start(None);
+    let through = |url: &str| url.replace("localhost", "host.test");
+    let (relay_url, directory_url) = (through(&relay_url), through(&directory_url));
+    let line = ["firehose", "relay", "--relay-host", &relay_url, "--plc-host", &directory_url, "--ca-file", ca];
+    let line = [&line[..], &["--metadata-timeout", "30s", "--lookup-concurrency", "2"]].concat();
+    let bridge = Bridge::start_with(&line, &[("HTTPS_PROXY", &proxy.url(""))]);
+    bridge.wait_delivered(200, SOON);
+    let targets = proxy.targets();
+    for url in [&relay_url, &directory_url] {
+        assert!(targets.iter().any(|target| url.ends_with(target.as_str())), "{url}: {targets:?}");
+    }
+    assert_eq!(bridge.stop().0, Some(0));
     // Look-ups that are refused: events go on without.
-    let plain = relay.url();
+    let (plain, directory_url) = (relay.url(), directory_url.replace("host.test", "localhost"));
     let line = ["firehose", "relay", "--relay-host", &plain, "--plc-host", &directory_url];
     let bridge = Bridge::start(&line);
     bridge.wait("the reason", SOON, |b| b.log_contains("certificate verify failed"));

@@ -188,7 +188,7 @@ pub fn command(line: &[String], env: &Environment) -> Checked<Command> {
             replay(f, &input).map(Command::Replay)
         }
         flags::Command::Ozone(f) => ozone_events(f, &input).map(Command::Ozone),
-        flags::Command::Record(f) => record(f).map(Command::Record),
+        flags::Command::Record(f) => record(f, &input).map(Command::Record),
         flags::Command::Healthcheck(f) => {
             let address = listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?
                 .ok_or_else(|| invalid("--metrics-listen-address", "none", "then there is nothing to ask"))?;
@@ -225,7 +225,7 @@ pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<Envir
 }
 
 fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
-    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref(), &input.env.all)?;
     let mut hosts = Vec::new();
     let given = list(&f.relay_host);
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
@@ -243,7 +243,7 @@ fn relay(f: flags::Relay, input: &Input<'_>) -> Checked<Relay> {
 }
 
 fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
-    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref(), &input.env.all)?;
     let mut w = f.writing();
     let enriching = f.enriching();
     if let Some(workers) = f.tap_workers {
@@ -273,7 +273,7 @@ fn tap(f: flags::Tap, input: &Input<'_>) -> Checked<Tap> {
 }
 
 fn replay(f: flags::Replay, input: &Input<'_>) -> Checked<Replay> {
-    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref(), &input.env.all)?;
     let w = f.writing();
     if f.file.is_empty() {
         return Err(invalid("--file", "", "required: a recording, or - for standard input"));
@@ -305,7 +305,7 @@ fn replay(f: flags::Replay, input: &Input<'_>) -> Checked<Replay> {
 }
 
 fn ozone_events(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
-    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref(), &input.env.all)?;
     let w = f.writing();
     let required = |flag: &str, value: &Option<String>, what: &str| {
         value.clone().ok_or_else(|| invalid(flag, "", &format!("required: {what}")))
@@ -353,8 +353,8 @@ fn ozone_events(f: flags::Ozone, input: &Input<'_>) -> Checked<Ozone> {
     })
 }
 
-fn record(f: flags::Record) -> Checked<Record> {
-    let client = client(f.contact.as_deref(), f.ca_file.as_deref())?;
+fn record(f: flags::Record, input: &Input<'_>) -> Checked<Record> {
+    let client = client(f.contact.as_deref(), f.ca_file.as_deref(), &input.env.all)?;
     let existing = match (f.append, f.force) {
         (false, false) => Existing::Refuse,
         (false, true) => Existing::Replace,
@@ -376,7 +376,7 @@ fn writing(f: &flags::Writing, enriching: Option<(&flags::Enriching, &Client)>, 
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
     let servers = list(&f.bootstrap_servers);
-    let output = if servers.is_empty() { lines_only(f)? } else { Output::Kafka(Box::new(kafka(f, servers)?)) };
+    let output = if servers.is_empty() { lines_only(f)? } else { Output::Kafka(Box::new(kafka(f, servers, env)?)) };
     let state_dir = match (&f.state_dir, &output) {
         (Some(dir), _) => Some(PathBuf::from(dir)),
         (None, Output::Lines) => None,
@@ -454,7 +454,7 @@ fn lines_only(f: &flags::Writing) -> Checked<Output> {
     }
 }
 
-fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
+fn kafka(f: &flags::Writing, servers: Vec<String>, env: &HashMap<String, String>) -> Checked<Kafka> {
     for server in &servers {
         values::server(server)?;
     }
@@ -470,7 +470,7 @@ fn kafka(f: &flags::Writing, servers: Vec<String>) -> Checked<Kafka> {
     )?
     .unwrap_or(KafkaClient::Librdkafka);
     let codec = one_of("--compression", f.compression.as_deref(), &Codec::NAMES)?;
-    let sasl = sasl::sasl(f)?;
+    let sasl = sasl::sasl(f, env)?;
     let tls =
         Tls { ca_file: f.tls_ca_file.clone(), cert_file: f.tls_cert_file.clone(), key_file: f.tls_key_file.clone() };
     if !f.tls && (tls.ca_file.is_some() || tls.cert_file.is_some() || tls.key_file.is_some()) {

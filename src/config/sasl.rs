@@ -1,11 +1,13 @@
 //! How to log in at the brokers.
 
+use std::collections::HashMap;
+
 use super::flags::Writing;
 use super::values::{client, one_of, secret, service_url};
 use super::{Checked, invalid};
 use crate::sink::kafka_options::{Mechanism, OAuth, Sasl};
 
-pub(super) fn sasl(f: &Writing) -> Checked<Option<Sasl>> {
+pub(super) fn sasl(f: &Writing, env: &HashMap<String, String>) -> Checked<Option<Sasl>> {
     if let Some(name) = f.sasl_mechanism.as_deref().filter(|name| name.to_ascii_uppercase().contains("MSK")) {
         return Err(invalid(
             "--sasl-mechanism",
@@ -43,7 +45,7 @@ pub(super) fn sasl(f: &Writing) -> Checked<Option<Sasl>> {
                     client_id: id.clone(),
                     client_secret,
                     scope: f.sasl_oauth_scope.clone(),
-                    client: client(None, f.ca_file.as_deref())?,
+                    client: client(None, f.ca_file.as_deref(), env)?,
                 })))
             }
             _ => Err(invalid(

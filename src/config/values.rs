@@ -1,11 +1,13 @@
 //! Single values: from the text of a flag to what it means, or one line that says what is allowed.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::dotenv::{limited_file, small_file};
 use super::{Checked, invalid};
 use crate::client::Client;
+use crate::client::proxy::Proxies;
 use crate::source::pace::PATIENCE;
 use crate::source::{Host, Start};
 
@@ -151,13 +153,14 @@ pub(super) fn service_url(flag: &str, url: &str) -> Checked<String> {
 }
 
 /// How hosts are spoken to.
-pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>) -> Checked<Client> {
+pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>, env: &HashMap<String, String>) -> Checked<Client> {
     if let Some(bad) =
         contact.filter(|c| c.is_empty() || !c.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'(' && b != b')'))
     {
         return Err(invalid("--contact", bad, "an e-mail address or a URL"));
     }
-    let client = Client::new(contact);
+    let proxies = Proxies::from_env(|name| env.get(name).map(String::as_str));
+    let client = Client::new(contact).through(proxies.map_err(|(name, allowed)| invalid(&name, "", &allowed))?);
     let Some(path) = ca_file else { return Ok(client) };
     // The system's own bundle has 250 kB.
     let pem = limited_file("--ca-file", path, 4 << 20)?

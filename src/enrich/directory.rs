@@ -2,15 +2,14 @@
 
 use std::io::Read;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::unversioned::transport::NextTimeout;
 
 use super::cache::Found;
 use super::document::{Document, INVALID_HANDLE, checked};
@@ -30,8 +29,6 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const WEB_TIMEOUT: Duration = Duration::from_secs(3);
 /// Requests a second to all of them. There are some hundreds of such accounts.
 const WEB_RATE: u32 = 50;
-/// How long the address of a host is remembered.
-const ADDRESS: Duration = Duration::from_secs(60);
 /// An audit log may have hundreds of entries of up to 10 kB; only the first one counts, so the rest need not arrive. Most logs
 /// are shorter than this, so that their connection can be used again.
 const MAX_LOG: u64 = 32 << 10;
@@ -86,8 +83,9 @@ enum Reply {
 
 pub struct Directory {
     settings: Settings,
-    agent: ureq::Agent,
-    web: ureq::Agent,
+    plc_agent: ureq::Agent,
+    api_agent: ureq::Agent,
+    web_agent: ureq::Agent,
     plc: Gate,
     api: Gate,
     /// For all hosts of `did:web` together: a name with wildcards may be one machine.
@@ -103,16 +101,19 @@ impl Directory {
         };
         let unused = metrics.breaker("");
         // A proxy would resolve the names itself, and could be had to ask the machines around it.
-        let web = settings.client.config(WEB_TIMEOUT, 1, None);
         let resolver = Public { all: settings.private_did_web, dns: DefaultResolver::default() };
         let connections = 2 * settings.concurrency;
-        let ours = settings.client.config(TIMEOUT.max(settings.timeout), connections, Proxy::try_from_env());
+        let agent = |host: &Option<String>| {
+            let host = host.as_deref().unwrap_or_default();
+            settings.client.agent(host, TIMEOUT.max(settings.timeout), connections)
+        };
         Directory {
             plc: gate(&settings.plc),
             api: gate(&settings.api),
             web_rate: Gate::new("did:web", WEB_RATE, unused),
-            agent: ureq::Agent::with_parts(ours, DefaultConnector::default(), Remembered::default()),
-            web: ureq::Agent::with_parts(web, DefaultConnector::default(), resolver),
+            plc_agent: agent(&settings.plc),
+            api_agent: agent(&settings.api),
+            web_agent: settings.client.direct(WEB_TIMEOUT, resolver),
             settings,
             metrics,
         }
@@ -217,7 +218,11 @@ impl Directory {
     fn attempt(&self, desk: Desk, kind: &'static str, url: &str, limit: u64) -> Result<Reply, Trouble> {
         let gate = self.gate(desk);
         gate.unwrap_or(&self.web_rate).pass().map_err(Trouble::Closed)?;
-        let agent = if gate.is_some() { &self.agent } else { &self.web };
+        let agent = match desk {
+            Desk::Plc => &self.plc_agent,
+            Desk::Web => &self.web_agent,
+            Desk::Profiles | Desk::Handles => &self.api_agent,
+        };
         let result = get(agent, url, limit);
         let status = match &result {
             Ok((Reply::Body(_), _)) => LookedUp::Ok,
@@ -423,30 +428,6 @@ impl Resolver for Public {
             public.push(*address);
         }
         if public.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(public) }
-    }
-}
-
-/// Remembers the addresses of our two hosts: ureq asks for each request, also on a connection that it has, and the system
-/// would be asked as often, each time in a thread of its own.
-#[derive(Debug, Default)]
-struct Remembered {
-    dns: DefaultResolver,
-    known: Mutex<Vec<(String, Instant, ResolvedSocketAddrs)>>,
-}
-
-impl Resolver for Remembered {
-    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
-        let known = || self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fresh = |(name, at, _): &&(String, Instant, _)| name == authority && at.elapsed() < ADDRESS;
-        if let Some((.., found)) = known().iter().find(fresh) {
-            return Ok(found.clone());
-        }
-        let found = self.dns.resolve(uri, config, timeout)?;
-        let mut known = known();
-        known.retain(|(name, ..)| name != authority);
-        known.push((authority.to_string(), Instant::now(), found.clone()));
-        Ok(found)
     }
 }
 

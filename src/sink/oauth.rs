@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use serde::Deserialize;
-use ureq::{Agent, Proxy};
+use ureq::Agent;
 
 use super::kafka_options::OAuth;
 use super::locked;
@@ -50,7 +50,8 @@ struct Last {
 
 impl Tokens {
     pub fn new(settings: OAuth) -> Tokens {
-        let agent = settings.client.config(PATIENCE, 0, Proxy::try_from_env()).new_agent();
+        settings.client.announce(&settings.token_url);
+        let agent = settings.client.agent(&settings.token_url, PATIENCE, 0);
         Tokens { settings, agent, last: Mutex::new(None) }
     }
 

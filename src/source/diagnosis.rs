@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::Proxy;
 
 use super::Host;
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
@@ -245,10 +244,9 @@ pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
 
 /// What the host says of itself.
 fn ask(host: &Host, meant: Meant) -> Option<String> {
-    let agent = host.client.config(ASKING, 0, Proxy::try_from_env()).new_agent();
-    let scheme = if host.tls { "https" } else { "http" };
+    let agent = host.client.agent(&host.url(""), ASKING, 1);
     let get = |path: &str| {
-        let mut answer = agent.get(format!("{scheme}://{}:{}{path}", host.host, host.port)).call().ok()?;
+        let mut answer = agent.get(host.url(path)).call().ok()?;
         let html = answer.headers().get("content-type").is_some_and(|t| t.as_bytes().starts_with(b"text/html"));
         let status = answer.status().as_u16();
         let body = answer.body_mut().with_config().limit(1 << 20).read_to_vec().ok()?;
@@ -294,6 +292,7 @@ pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
         {
             format!("the name has no address: is {flag} right, and does DNS work here?")
         }
+        () if has(&["dns gave no answer"]) => "does the DNS server of this machine answer (/etc/resolv.conf)?".into(),
         () if has(&["connection refused"]) => format!("is the {short} running, is the port right?"),
         () if has(&["network is unreachable", "no route to host"]) => {
             "there is no way to it from this machine: network, firewall, VPN?".into()
@@ -350,8 +349,6 @@ pub fn http_failed(e: &ureq::Error, tls: bool, meant: Meant) -> String {
         ureq::Error::BodyExceedsLimit(_) => {
             format!("{text}; that is no answer of {}: is {} one?", meant.name(), meant.flag())
         }
-        // Its own words say little.
-        ureq::Error::Protocol(_) | ureq::Error::Http(_) => unreachable(&format!("no HTTP: {text}"), tls, meant),
         _ => unreachable(&text, tls, meant),
     }
 }

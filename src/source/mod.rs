@@ -14,6 +14,7 @@ pub mod replay;
 pub mod resume;
 pub mod socket;
 pub mod tap;
+mod transport;
 mod trim;
 
 use crate::client::Client;
@@ -32,6 +33,14 @@ pub struct Host {
     pub client: Client,
     /// The `Authorization` header, where it wants one.
     pub authorization: Option<String>,
+}
+
+impl Host {
+    /// Its address with the path `path`, for HTTP.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://{}:{}{path}", self.host, self.port)
+    }
 }
 
 /// Where a first start begins.

@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use ureq::Proxy;
-
 use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time;
@@ -88,7 +86,7 @@ pub struct Session {
 
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
-        let agent = account.client.config(TIMEOUT, 1, Proxy::try_from_env()).new_agent();
+        let agent = account.client.agent(&account.pds, TIMEOUT, 1);
         Session { account, agent, metrics, tokens: None, last_login: None, answered: false, server_ms: None }
     }
 

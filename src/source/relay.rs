@@ -221,8 +221,11 @@ impl<I: Intake> Relay<I> {
             (cursor, _) => Some(cursor + past),
         };
         let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        let mut socket = match Socket::connect(&self.host, Meant::Relay, &format!("{PATH}{query}"), MAX_MESSAGE) {
+        let path = format!("{PATH}{query}");
+        let stopped = || self.intake.stopped();
+        let mut socket = match Socket::connect(&self.host, Meant::Relay, &path, MAX_MESSAGE, &stopped) {
             Ok(socket) => socket,
+            Err(_) if stopped() => return Ended::Stopped,
             Err(refused) => return Ended::Refused(refused),
         };
         let host = &self.host.name;

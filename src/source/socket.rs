@@ -1,13 +1,12 @@
 //! A websocket whose reads end when nothing is there, so that the reader's timers run.
 
 use std::cell::Cell;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use native_tls::TlsStream;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::{HeaderName, HeaderValue};
@@ -16,10 +15,9 @@ use tungstenite::{HandshakeError, Message, WebSocket};
 
 use super::Host;
 use super::diagnosis::{self, Answer, Meant};
+use super::transport::{self, Open, Patience, Refused, Transport};
 use super::trim::Trim;
 
-/// Connecting, TLS and the handshake, each.
-const CONNECT: Duration = Duration::from_secs(15);
 /// A ping goes out this often, whether or not data flows.
 pub const PING_EVERY: Duration = Duration::from_secs(30);
 /// [`Socket::tick`] is called each half second; after a longer pause nobody listened, and silence says nothing.
@@ -33,61 +31,6 @@ const READ_BUFFER: usize = 32 << 10;
 const COMPRESSED: &str = "the host, or a proxy before it, compresses its messages (permessage-deflate), which was not asked for: it has to stop that";
 /// Bytes that wait to be written at most; then the connection ends.
 const MAX_UNWRITTEN: usize = 16 << 20;
-
-/// The TCP stream, noting when bytes last came.
-#[derive(Debug)]
-struct Heard {
-    tcp: TcpStream,
-    last_byte: Rc<Cell<Instant>>,
-}
-
-impl Read for Heard {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.tcp.read(buf)?;
-        if n > 0 {
-            self.last_byte.set(Instant::now());
-        }
-        Ok(n)
-    }
-}
-
-impl Write for Heard {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.tcp.write(buf)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.tcp.flush()
-    }
-}
-
-enum Transport {
-    Plain(Heard),
-    Tls(Box<TlsStream<Heard>>),
-}
-
-impl Read for Transport {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Transport::Plain(s) => s.read(buf),
-            Transport::Tls(s) => s.read(buf),
-        }
-    }
-}
-
-impl Write for Transport {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Transport::Plain(s) => s.write(buf),
-            Transport::Tls(s) => s.write(buf),
-        }
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Transport::Plain(s) => s.flush(),
-            Transport::Tls(s) => s.flush(),
-        }
-    }
-}
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -133,34 +76,19 @@ pub struct Socket {
 
 impl Socket {
     /// Connects to `path_and_query` of the host. Messages have `max_message` bytes at most. The error is one line that says
-    /// what answered in place of what was `meant`.
+    /// what answered in place of what was `meant`. It waits no longer than until the end is asked for.
     pub fn connect(
         host: &Host,
         meant: Meant,
         path_and_query: &str,
         max_message: usize,
+        stopped: &dyn Fn() -> bool,
     ) -> Result<Socket, ConnectError> {
         let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
-        let tcp = dial(&host.host, host.port).map_err(|e| away(&e))?;
-        let plain = |e: io::Error| ConnectError::new(e.to_string());
-        tcp.set_nodelay(true).map_err(plain)?;
-        tcp.set_read_timeout(Some(CONNECT)).map_err(plain)?;
-        tcp.set_write_timeout(Some(CONNECT)).map_err(plain)?;
-        let fd = tcp.try_clone().map_err(plain)?;
-        let last_byte = Rc::new(Cell::new(Instant::now()));
-        let heard = Heard { tcp, last_byte: last_byte.clone() };
-        let transport = if host.tls {
-            let connector = host.client.tls().map_err(|e| ConnectError::new(format!("TLS: {e}")))?;
-            let tls = connector.connect(host.host.trim_matches(['[', ']']), heard).map_err(|e| {
-                away(&match e {
-                    native_tls::HandshakeError::Failure(e) => format!("TLS: {e}"),
-                    native_tls::HandshakeError::WouldBlock(_) => "TLS: no answer to the handshake in time".into(),
-                })
-            })?;
-            Transport::Tls(Box::new(tls))
-        } else {
-            Transport::Plain(heard)
-        };
+        let Open { transport, fd, last_byte } = transport::open(host, stopped).map_err(|refused| match refused {
+            Refused::Host(why) => away(&why),
+            Refused::Proxy(why) => ConnectError::new(why),
+        })?;
 
         let scheme = if host.tls { "wss" } else { "ws" };
         let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
@@ -178,13 +106,21 @@ impl Socket {
             // What the other side does not read is kept only so far.
             .max_write_buffer_size(MAX_UNWRITTEN);
         let transport = Trim::new(transport, max_message);
-        let (ws, _) =
-            tungstenite::client::client_with_config(request, transport, Some(config)).map_err(|e| match e {
-                HandshakeError::Interrupted(_) => away("no answer to the handshake in time"),
-                HandshakeError::Failure(tungstenite::Error::Http(response)) => refused(&response, host, meant),
-                HandshakeError::Failure(e) => away(&e.to_string()),
-            })?;
-        fd.set_nonblocking(true).map_err(plain)?;
+        let patience = Patience::new(&fd, stopped);
+        let mut step = tungstenite::client::client_with_config(request, transport, Some(config));
+        let (ws, _) = loop {
+            step = match step {
+                Ok(done) => break done,
+                Err(HandshakeError::Interrupted(under_way)) => {
+                    patience.wait().map_err(|why| away(&why))?;
+                    under_way.handshake()
+                }
+                Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+                    return Err(refused(&response, host, meant));
+                }
+                Err(HandshakeError::Failure(e)) => return Err(away(&e.to_string())),
+            };
+        };
         last_byte.set(Instant::now());
         Ok(Socket {
             ws,
@@ -287,20 +223,6 @@ fn written(result: tungstenite::Result<()>) -> Result<bool, String> {
         Err(tungstenite::Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
         Err(e) => Err(format!("cannot be written to: {e}")),
     }
-}
-
-/// Tries each address of the name.
-fn dial(host: &str, port: u16) -> Result<TcpStream, String> {
-    let name = host.trim_matches(['[', ']']);
-    let addresses = (name, port).to_socket_addrs().map_err(|e| format!("{name}: {e}"))?;
-    let mut last = format!("{name} has no address");
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT) {
-            Ok(tcp) => return Ok(tcp),
-            Err(e) => last = format!("{address}: {e}"),
-        }
-    }
-    Err(last)
 }
 
 /// It is HTTP that answered, but not with the websocket.

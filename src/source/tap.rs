@@ -7,8 +7,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ureq::Proxy;
-
 use super::Host;
 use super::diagnosis::{self, Answer, Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
@@ -61,10 +59,12 @@ impl<I: Intake> Tap<I> {
             let dropped = acks.connected(self.connection);
             self.link.metrics.tap_acks.sub(dropped as i64);
         }
-        let mut socket = match Socket::connect(&self.host, Meant::Tap, "/channel", MAX_MESSAGE) {
-            Ok(socket) => socket,
-            Err(refused) => return Ended::Refused(refused),
-        };
+        let mut socket =
+            match Socket::connect(&self.host, Meant::Tap, "/channel", MAX_MESSAGE, &|| self.intake.stopped()) {
+                Ok(socket) => socket,
+                Err(_) if self.intake.stopped() => return Ended::Stopped,
+                Err(refused) => return Ended::Refused(refused),
+            };
         log::info!(event = "connected", host = self.link.name; "{}: connected", self.link.name);
         self.link.connected();
         let ended = self.read(&mut socket);
@@ -180,9 +180,8 @@ impl<I: Intake> link::Session for Tap<I> {
 
 /// Asks Tap how it is, once at the start: says early what a connection would only show later.
 pub fn check(host: &Host) -> Result<(), String> {
-    let scheme = if host.tls { "https" } else { "http" };
-    let url = format!("{scheme}://{}:{}{}/health", host.host, host.port, host.prefix);
-    let mut request = host.client.config(HEALTH, 1, Proxy::try_from_env()).new_agent().get(&url);
+    let url = host.url(&format!("{}/health", host.prefix));
+    let mut request = host.client.agent(&url, HEALTH, 1).get(&url);
     if let Some(authorization) = &host.authorization {
         request = request.header("authorization", authorization);
     }

@@ -124,11 +124,11 @@ fn damaged_files_may_be_nested() {
     assert_eq!(bridge.stop().0, Some(0));
     let file = |what: &str| {
         let entries = std::fs::read_dir(Path::new(state_dir)).expect("the folder").map(|e| e.expect("an entry").path());
-        let mut found = entries.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().contains(what)));
+        let mut found = entries.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().ends_with(what)));
         found.next().unwrap_or_else(|| panic!("no {what} in {state_dir}"))
     };
     let snapshot = zstd::encode_all(deep(r#""kind":"from","did":"","until":0,"#, LEVELS).as_bytes(), 3).expect("zstd");
-    std::fs::write(file("metadata"), snapshot).expect("written");
+    std::fs::write(file("metadata.jsonl.zst"), snapshot).expect("written");
     let bridge = Bridge::start(&with);
     bridge.wait("the snapshot is passed over", SOON, |b| {
         b.log().iter().any(|l| l.contains("WARN") && l.contains("metadata"))

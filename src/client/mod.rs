@@ -1,24 +1,34 @@
-//! What every client of HTTP and websockets here has in common: who we are, whom we trust, redirects, and the waits that
-//! servers ask for.
+//! What every client of HTTP and websockets here has in common: who we are, whom we trust, over which proxy, how a name
+//! becomes a connection, redirects, and the waits that servers ask for.
+
+pub mod dial;
+pub mod proxy;
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use native_tls::TlsConnector;
-use ureq::Proxy;
+use proxy::Proxies;
 use ureq::config::Config;
-use ureq::http::HeaderMap;
+use ureq::http::{HeaderMap, Uri};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Proxy};
 
 use crate::atproto::time::now_ms;
 
 /// The longest wait that a `Retry-After` or `RateLimit-Reset` can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
+/// How long the address of a host is remembered.
+const ADDRESS: Duration = Duration::from_secs(60);
+/// A connection to one of its addresses has so long, where a request has longer.
+const CONNECT: Duration = Duration::from_secs(8);
 /// Bytes of the buffers of one connection, each way: most answers have 1 kB.
 const BUFFER: usize = 16 << 10;
 
-/// Who we are to servers, and whom we trust.
+/// Who we are to servers, whom we trust, and how we get there.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Client {
     /// What servers are told of us: the version, and the contact that the operator gave, if any. No page is named, since
@@ -26,13 +36,14 @@ pub struct Client {
     pub user_agent: String,
     /// The certificates of the CAs to trust in place of the system's, as DER.
     roots: Option<Arc<[Vec<u8>]>>,
+    proxies: Proxies,
 }
 
 impl Client {
     pub fn new(contact: Option<&str>) -> Client {
         let contact = contact.map(|c| format!(" ({c})")).unwrap_or_default();
         let user_agent = concat!("atkafka/", env!("CARGO_PKG_VERSION")).to_string() + &contact;
-        Client { user_agent, roots: None }
+        Client { user_agent, roots: None, proxies: Proxies::default() }
     }
 
     /// Trusts the CAs of a PEM file, and nobody else.
@@ -46,9 +57,35 @@ impl Client {
         Ok(Client { roots: Some(roots.into()), ..self })
     }
 
-    /// Settings for an agent: `timeout` is that of one request, to its last byte; `connections` are kept to a host at most;
-    /// the `proxy` is usually that of the environment. Any status is an answer, and redirects are not followed.
-    pub fn config(&self, timeout: Duration, connections: usize, proxy: Option<Proxy>) -> Config {
+    pub fn through(self, proxies: Proxies) -> Client {
+        Client { proxies, ..self }
+    }
+
+    /// The proxy for this address, if there is one.
+    pub fn proxy(&self, url: &str) -> Option<&Proxy> {
+        url.parse().ok().and_then(|uri| self.proxies.of(&uri))
+    }
+
+    /// Says which proxy an address is reached through.
+    pub fn announce(&self, url: &str) {
+        if let Some(proxy) = self.proxy(url) {
+            log::info!(event = "start", host = url; "{url}: through the proxy {}", proxy::shown(proxy));
+        }
+    }
+
+    /// An agent for one host: `timeout` is that of one request, to its last byte; `connections` are kept at most. Any status
+    /// is an answer, and redirects are not followed.
+    pub fn agent(&self, url: &str, timeout: Duration, connections: usize) -> Agent {
+        let config = self.config(timeout, connections, self.proxy(url).cloned());
+        Agent::with_parts(config, DefaultConnector::default(), Remembered::default())
+    }
+
+    /// An agent that asks without a proxy, and only what `resolver` finds.
+    pub fn direct(&self, timeout: Duration, resolver: impl Resolver) -> Agent {
+        Agent::with_parts(self.config(timeout, 1, None), DefaultConnector::default(), resolver)
+    }
+
+    fn config(&self, timeout: Duration, connections: usize, proxy: Option<Proxy>) -> Config {
         let roots = match &self.roots {
             None => RootCerts::PlatformVerifier,
             Some(roots) => RootCerts::new_with_certs(
@@ -87,6 +124,50 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").field("user_agent", &self.user_agent).finish_non_exhaustive()
     }
+}
+
+/// Remembers the addresses of a host: ureq asks for each request, also on a connection that it has, and the system would be
+/// asked as often, each time in a thread of its own. Of several addresses the one that answers first is taken first: ureq
+/// itself would wait half of the request's time for one that is dead.
+#[derive(Debug, Default)]
+struct Remembered {
+    dns: DefaultResolver,
+    known: Mutex<Vec<(String, Instant, ResolvedSocketAddrs)>>,
+}
+
+impl Resolver for Remembered {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+        let known = || self.known.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let fresh = |(name, at, _): &&(String, Instant, _)| name == authority && at.elapsed() < ADDRESS;
+        if let Some((.., found)) = known().iter().find(fresh) {
+            return Ok(found.clone());
+        }
+        let until = Instant::now() + timeout.not_zero().map_or(CONNECT, |left| (*left).min(CONNECT));
+        let dns = NextTimeout { after: timeout.after.min(dial::DNS.into()), ..timeout };
+        let found = match self.dns.resolve(uri, config, dns) {
+            Err(ureq::Error::Timeout(_)) => return Err(failed("DNS gave no answer in time".into())),
+            found => fastest_first(found?, until)?,
+        };
+        let mut known = known();
+        known.retain(|(name, ..)| name != authority);
+        known.push((authority.to_string(), Instant::now(), found.clone()));
+        Ok(found)
+    }
+}
+
+/// Tries them (RFC 8305), where there is a choice. The connection that shows it is not used: it is made once a minute.
+fn fastest_first(mut found: ResolvedSocketAddrs, until: Instant) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    if found.len() > 1 {
+        let stream = dial::race(&found, until, &|| false).map_err(failed)?;
+        let place = stream.peer_addr().ok().and_then(|peer| found.iter().position(|address| *address == peer));
+        found[..=place.unwrap_or(0)].rotate_right(1);
+    }
+    Ok(found)
+}
+
+fn failed(why: String) -> ureq::Error {
+    ureq::Error::Io(std::io::Error::other(why))
 }
 
 /// What `Retry-After` asks for, or, where nothing is left, `RateLimit-Reset`.

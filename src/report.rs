@@ -122,13 +122,15 @@ impl Report {
         let seconds = now.duration_since(since).as_secs_f64().max(0.001);
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
         let mut causes = self.health.causes();
-        if causes.is_empty() {
+        let well = causes.is_empty();
+        if well {
             causes.extend(self.quiet(now, counts.filtered > before.filtered));
         }
         let lags = self.health.lags().into_iter().zip(&self.names);
         let lag = lags.filter_map(|(lag, name)| Some((lag?, name))).reduce(|a, b| if b.0 > a.0 { b } else { a });
         Glance {
             causes,
+            well,
             received: rate(counts.received, before.received),
             filtered: rate(counts.filtered, before.filtered),
             delivered: rate(counts.delivered, before.delivered),
@@ -155,6 +157,8 @@ impl Report {
 struct Glance {
     /// Why nothing flows.
     causes: Vec<Cause>,
+    /// Nothing is wrong, even if nothing flows.
+    well: bool,
     /// Messages, events that were left out, and records, a second.
     received: f64,
     filtered: f64,
@@ -208,7 +212,11 @@ impl Glance {
             age if age.is_empty() => more,
             age => format!(" {age}{more}"),
         };
-        let numbers: Vec<String> = lag.into_iter().chain([in_flight, dead]).chain(rates).collect();
+        let waiting = lag.into_iter().chain([in_flight, dead]);
+        let numbers: Vec<String> = match self.well {
+            true => rates.into_iter().chain(waiting).collect(),
+            false => waiting.chain(rates).collect(),
+        };
         let all: usize = numbers.iter().map(|number| columns(number) + ", ".len()).sum();
         let room = width.saturating_sub(all + columns(&tail)).max(BRIEF);
         let what = brief(&first.what, room.min(width.saturating_sub(columns(&tail))));
@@ -263,6 +271,7 @@ mod tests {
     fn glance() -> Glance {
         Glance {
             causes: Vec::new(),
+            well: true,
             received: 412.0,
             filtered: 12.0,
             delivered: 400.0,
@@ -296,7 +305,8 @@ mod tests {
     #[test]
     fn a_row_begins_with_the_cause_when_nothing_flows() {
         let away = "output: 127.0.0.1:9092: connection refused: is the broker running, is the port right?";
-        let g = Glance { causes: vec![cause(away, 25)], delivered: 0.0, lag: Some((25.0, None)), ..glance() };
+        let g =
+            Glance { causes: vec![cause(away, 25)], well: false, delivered: 0.0, lag: Some((25.0, None)), ..glance() };
         assert_eq!(g.row(79), "output: 127.0.0.1:9092: connection refused since 25 s; lag 25.0 s");
         assert!(g.row(250).starts_with(&format!("{away} (since 25 s); received 412/s")));
         assert!(g.line().starts_with(&format!("{away} (since 25 s); received 412/s")));
@@ -304,6 +314,9 @@ mod tests {
             vec![cause("not connected to 127.0.0.1:23456: connection refused: is the relay up?", 9), cause(away, 25)];
         let g = Glance { causes: two, ..g };
         assert_eq!(g.row(79), "not connected to 127.0.0.1:23456: connection refused since 9 s (and 1 more)");
+        let quiet = vec![cause("nothing passes the filters", 15)];
+        let filtered = Glance { causes: quiet, filtered: 420.0, delivered: 0.0, ..glance() };
+        assert_eq!(filtered.row(79), "nothing passes the filters since 15 s; in 412/s, filtered 420/s, out 0/s");
         for width in 0..300 {
             assert!(columns(&g.row(width)) <= width, "{width}: {}", g.row(width));
         }

@@ -349,6 +349,10 @@ pub fn http_failed(e: &ureq::Error, tls: bool, meant: Meant) -> String {
         ureq::Error::BodyExceedsLimit(_) => {
             format!("{text}; that is no answer of {}: is {} one?", meant.name(), meant.flag())
         }
+        // Of our request: the host gave us the token in it.
+        ureq::Error::Protocol(_) if text.contains("output too small") => {
+            format!("{text}; a header of the request is too long: the token that the host gave?")
+        }
         _ => unreachable(&text, tls, meant),
     }
 }

@@ -30,7 +30,7 @@ fn every_answer_of_a_pds_may_be_nested() {
         ("createSession", 200, deep(r#""accessJwt":"a","refreshJwt":"b","#, LEVELS), "the answer is no session"),
         ("createSession", 500, deep(r#""error":"X","#, LEVELS), "createSession: HTTP 500"),
         // Too long for a header, too. It is read when it is used again.
-        ("createSession", 200, tokens, "queryEvents: no HTTP: protocol"),
+        ("createSession", 200, tokens, "queryEvents: protocol"),
         ("queryEvents", 200, deep(r#""events":[],"#, LEVELS), "nested deeper"),
         ("queryEvents", 200, format!(r#"{{"events":[{objects}]}}"#), "nested deeper"),
         ("queryEvents", 400, deep(r#""error":"ExpiredToken","#, LEVELS), "queryEvents: HTTP 400"),

@@ -80,7 +80,7 @@ pub fn new(
             let there = replay::extent(path).map_err(|e| format!("--output {}: {e}", path.display()))?;
             let file = File::options().append(true).open(path).map_err(failed)?;
             if let Some(whole) = there.cut_at {
-                log::warn!("{}: its last frame is cut off: it is taken away", path.display());
+                log::warn!(event = "position"; "{}: its last frame is cut off: it is taken away", path.display());
                 file.set_len(whole).map_err(failed)?;
             }
             (file, there.last_seq)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Host;
+use super::ozone_answer::{HIDDEN, repeats};
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
 use crate::atproto::{frame, json};
 
@@ -158,6 +159,10 @@ impl Found {
 }
 
 impl Answer {
+    pub fn is_page(&self) -> bool {
+        self.html || beginning(&self.body).starts_with('<')
+    }
+
     pub fn error(&self) -> XrpcError {
         json_input::read(&self.body, SHALLOW).unwrap_or_default()
     }
@@ -187,7 +192,7 @@ impl Answer {
             400 if lower.contains("http request") && lower.contains("https") => {
                 format!("a server that speaks HTTPS at this port: give {flag} with {}", meant.scheme(true))
             }
-            _ if self.html || lower.starts_with('<') => {
+            _ if self.is_page() => {
                 let title = clean(between(&text, &lower, "<title>", "</title>").unwrap_or_default(), SHORT);
                 let named = if title.is_empty() { String::new() } else { format!(" (\"{title}\")") };
                 match self.status {
@@ -212,6 +217,7 @@ pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
     let XrpcError { error, message } = answer.error();
     let said = match error.is_empty() && message.is_empty() {
         true => clean(&String::from_utf8_lossy(&answer.body), SHORT),
+        false if repeats(&format!("{error} {message}"), &host.secrets()) => HIDDEN.into(),
         false => clean(&format!("{error} {message}"), LONGEST),
     };
     let said = format!("HTTP {} {said}", answer.status).trim().to_string();

@@ -17,6 +17,8 @@ pub mod tap;
 mod transport;
 mod trim;
 
+use data_encoding::BASE64;
+
 use crate::client::Client;
 
 /// An upstream's address.
@@ -36,6 +38,15 @@ pub struct Host {
 }
 
 impl Host {
+    /// What no log may show, even where the host says it: the password, and the header that has it.
+    pub fn secrets(&self) -> Vec<String> {
+        let Some(header) = &self.authorization else { return Vec::new() };
+        let encoded = header.trim_start_matches("Basic ").to_string();
+        let login = BASE64.decode(encoded.as_bytes()).ok().and_then(|login| String::from_utf8(login).ok());
+        let password = login.as_ref().and_then(|login| login.split_once(':')).map(|(_, password)| password.to_string());
+        [encoded].into_iter().chain(password).collect()
+    }
+
     /// Its address with the path `path`, for HTTP.
     pub fn url(&self, path: &str) -> String {
         let scheme = if self.tls { "https" } else { "http" };

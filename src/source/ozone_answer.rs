@@ -1,24 +1,44 @@
-//! What a PDS says to a login, for the log: nothing of the login is repeated, whatever the server says.
+//! What servers say, for the log: no password and no token of ours is repeated, whatever they say.
 
 use data_encoding::BASE64;
 
 use super::diagnosis::{Answer, LONGEST, XrpcError};
 
+/// In place of words that repeat a secret.
+pub const HIDDEN: &str = "(its words are not shown: they repeat the password)";
+
 impl Answer {
     /// Status, and what the server says. A message that has the password in it is left out.
-    pub fn describe(&self, method: &str, password: &str) -> String {
+    pub fn describe(&self, method: &str, secrets: &[String]) -> String {
         let XrpcError { error, message } = self.error();
         let said = format!("{error} {message}");
-        let said = match repeats(&said, password) {
-            true => "(its words are not shown: they repeat the password)".to_string(),
+        let said = match repeats(&said, secrets) {
+            true => HIDDEN.to_string(),
             false => said.chars().take(LONGEST).collect(),
         };
         format!("{method}: HTTP {} {}", self.status, said.trim()).trim_end().to_string()
     }
+
+    /// Leaves out of what becomes words of ours what repeats a secret: a page's title, a redirect's target, a text.
+    pub fn without(mut self, secrets: &[String]) -> Answer {
+        if self.error().error.is_empty() && self.status != 200 || self.is_page() {
+            let page = self.is_page();
+            if repeats(&String::from_utf8_lossy(&self.body), secrets) {
+                (self.body, self.html) = (Vec::new(), page);
+            }
+        }
+        self.location = self.location.filter(|to| !repeats(to, secrets));
+        self
+    }
+}
+
+/// Whether `said` has one of the secrets in it.
+pub fn repeats(said: &str, secrets: &[String]) -> bool {
+    secrets.iter().any(|secret| repeats_one(said, secret))
 }
 
 /// Whether `said` has the password in it, as it is or as JSON, a URL or base64 would write it.
-fn repeats(said: &str, password: &str) -> bool {
+fn repeats_one(said: &str, password: &str) -> bool {
     let escaped = sonic_rs::to_vec(&password).unwrap_or_default();
     let escaped = String::from_utf8_lossy(&escaped);
     let in_url: String = password
@@ -50,10 +70,10 @@ mod tests {
         let escaped = "p\u{e4}\\\\\\\"ss/w ord";
         for echo in [r#"pä\"ss/w ord"#, escaped, "p%C3%A4%22ss%2Fw%20ord", &BASE64.encode(password.as_bytes())] {
             let body = format!(r#"{{"error":"InvalidRequest","message":"cannot read {echo} here"}}"#);
-            let said = answer(400, &body).describe("createSession", password);
+            let said = answer(400, &body).describe("createSession", &[password.to_string()]);
             assert!(said.starts_with("createSession: HTTP 400 (its words"), "{said}");
         }
-        let said = answer(401, r#"{"error":"X","message":"wrong"}"#).describe("createSession", password);
+        let said = answer(401, r#"{"error":"X","message":"wrong"}"#).describe("createSession", &[password.to_string()]);
         assert_eq!(said, "createSession: HTTP 401 X wrong");
     }
 }

@@ -77,6 +77,8 @@ pub struct Session {
     agent: ureq::Agent,
     metrics: Arc<Metrics>,
     tokens: Option<Held>,
+    /// These tokens and those before them.
+    given: Vec<String>,
     last_login: Option<Instant>,
     /// Whether there was a page: then the settings are right.
     answered: bool,
@@ -87,7 +89,16 @@ pub struct Session {
 impl Session {
     pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
         let agent = account.client.agent(&account.pds, TIMEOUT, 1);
-        Session { account, agent, metrics, tokens: None, last_login: None, answered: false, server_ms: None }
+        Session {
+            account,
+            agent,
+            metrics,
+            tokens: None,
+            last_login: None,
+            answered: false,
+            server_ms: None,
+            given: Vec::new(),
+        }
     }
 
     /// One page of `tools.ozone.moderation.queryEvents`, oldest first.
@@ -120,7 +131,7 @@ impl Session {
                 return Ok(answer.body);
             }
             let name = answer.error().error;
-            let said = answer.describe("queryEvents", &self.account.password);
+            let said = answer.describe("queryEvents", &self.secrets());
             let labeler = &self.account.labeler_did;
             match (answer.status, name.as_str()) {
                 (400, "ExpiredToken" | "InvalidToken") if attempt == 0 => self.renew()?,
@@ -157,6 +168,17 @@ impl Session {
         ))
     }
 
+    /// What no log may show, even where the PDS says it.
+    fn secrets(&self) -> Vec<String> {
+        [self.account.password.clone()].into_iter().chain(self.given.clone()).collect()
+    }
+
+    fn hold(&mut self, held: Held) {
+        self.given.drain(..self.given.len().saturating_sub(2));
+        self.given.extend([held.tokens.access.clone(), held.tokens.refresh.clone()]);
+        self.tokens = Some(held);
+    }
+
     /// An access token that is good for a while.
     fn token(&mut self) -> Result<String, Failure> {
         if self.tokens.as_ref().is_some_and(|held| held.renew_at.is_some_and(|at| at <= Instant::now())) {
@@ -186,7 +208,7 @@ impl Session {
         match answer.status {
             200 => match self.tokens_in(&answer) {
                 Some(new) => {
-                    self.tokens = Some(new);
+                    self.hold(new);
                     log::debug!("{}: session renewed", self.account.pds);
                     Ok(())
                 }
@@ -198,13 +220,13 @@ impl Session {
             400 | 401 if answer.stranger(Meant::Pds).is_none() => {
                 log::info!(
                     event = "login", host = self.account.pds;
-                    "{}; logging in again", answer.describe("refreshSession", &self.account.password)
+                    "{}; logging in again", answer.describe("refreshSession", &self.secrets())
                 );
                 self.log_in()
             }
             _ => {
                 self.tokens = Some(held);
-                Err(later(&answer, answer.describe("refreshSession", &self.account.password)))
+                Err(later(&answer, answer.describe("refreshSession", &self.secrets())))
             }
         }
     }
@@ -227,12 +249,12 @@ impl Session {
             }
             Ok(answer) => answer,
         };
-        let said = answer.describe("createSession", &self.account.password);
+        let said = answer.describe("createSession", &self.secrets());
         let XrpcError { error, .. } = answer.error();
         let failure = match answer.status {
             200 => match self.tokens_in(&answer) {
                 Some(tokens) => {
-                    self.tokens = Some(tokens);
+                    self.hold(tokens);
                     log::info!(
                         event = "login", host = self.account.pds;
                         "{}: logged in as {}", self.account.pds, self.account.identifier
@@ -276,7 +298,7 @@ impl Session {
         }
         let root = self.agent.get(format!("{}/", self.account.pds)).call().ok();
         let root = root.and_then(|mut root| root.body_mut().with_config().limit(MAX_SMALL).read_to_vec().ok());
-        let said = answer.describe(method, &self.account.password);
+        let said = answer.describe(method, &self.secrets());
         match Found::by_page(&root.unwrap_or_default()) {
             Some(found) => format!("{said}; {}: is --pds-host right?", found.in_place_of(Meant::Pds)),
             None if answer.status == 200 => format!("{said}, but the answer is no session: is --pds-host a PDS?"),
@@ -316,7 +338,7 @@ impl Session {
         }
         let body = response.body_mut().with_config().limit(limit).read_to_vec().map_err(explain)?;
         self.server_ms = server_ms;
-        Ok(Answer { status, wait, location, html, body })
+        Ok(Answer { status, wait, location, html, body }.without(&self.secrets()))
     }
 
     /// The tokens of an answer, if it has some.

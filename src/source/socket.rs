@@ -235,5 +235,6 @@ fn refused(response: &tungstenite::handshake::client::Response, host: &Host, mea
         html: text("content-type").is_some_and(|kind| kind.starts_with("text/html")),
         body: response.body().clone().unwrap_or_default(),
     };
+    let answer = answer.without(&host.secrets());
     ConnectError { message: diagnosis::refused(&answer, host, meant), retry_after: answer.wait }
 }

@@ -11,6 +11,7 @@ use super::Host;
 use super::diagnosis::{self, Answer, Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Ended, LOOK_UP, Link};
+use super::ozone_answer::{HIDDEN, repeats};
 use super::socket::{Event, Socket};
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::{Position, TapPosition};
@@ -170,7 +171,13 @@ impl<I: Intake> link::Session for Tap<I> {
     }
 
     fn connection(&mut self) -> Ended {
-        self.connect_and_read()
+        match self.connect_and_read() {
+            // A close frame may say anything.
+            Ended::Lost(reason) if repeats(&reason, &self.host.secrets()) => {
+                Ended::Lost(format!("closed by the host {HIDDEN}"))
+            }
+            ended => ended,
+        }
     }
 
     fn fresh(&self) -> u64 {

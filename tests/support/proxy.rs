@@ -1,4 +1,5 @@
 //! An HTTP proxy on 127.0.0.1: CONNECT to any name leads to the same port of this machine.
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -30,7 +31,6 @@ impl Proxy {
         format!("http://{user_info}127.0.0.1:{}", self.port)
     }
 
-    #[allow(dead_code)] // not every test asks
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -47,9 +47,10 @@ pub trait Weigh {
     fn heap(&self) -> usize;
 }
 
-/// What a heap block of so many bytes takes: size classes of mimalloc are an eighth apart, in steps of 16 at least.
+/// What a heap block of so many bytes takes: size classes of mimalloc are an eighth apart, in steps of 16 at least, and pages
+/// whose blocks come and go are not quite full.
 pub fn block(bytes: usize) -> usize {
-    if bytes == 0 { 0 } else { (bytes + bytes / 8).next_multiple_of(16) }
+    if bytes == 0 { 0 } else { (bytes + bytes / 4).next_multiple_of(16) }
 }
 
 /// Tells old entries from new ones, by the bytes that were put since. An era is a quarter of the limit.

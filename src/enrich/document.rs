@@ -1,6 +1,7 @@
 //! A DID document: what events need of it, and the text as the directory gave it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -13,7 +14,8 @@ pub const INVALID_HANDLE: &str = "handle.invalid";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
-    pub json: Box<[u8]>,
+    /// Shared with the document of another handle.
+    pub json: Arc<[u8]>,
     /// `https://host` or with a port, in lower case.
     pub pds: Option<Box<str>>,
     /// The first handle in it, or [`INVALID_HANDLE`] where that was found to be wrong.

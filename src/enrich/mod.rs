@@ -98,7 +98,9 @@ impl Value {
     /// The same in memory of this thread. What many threads allocate and one frees keeps their heaps' pages half full.
     pub fn copied(&self) -> Value {
         match self {
-            Value::Document(document) => Value::Document(Arc::new(Document::clone(document))),
+            Value::Document(document) => {
+                Value::Document(Arc::new(Document { json: document.json[..].into(), ..Document::clone(document) }))
+            }
             Value::Created(created) => Value::Created(Arc::new(Created::clone(created))),
             Value::Profile(profile) => Value::Profile(profile[..].into()),
         }
@@ -120,7 +122,7 @@ impl Value {
 impl Weigh for Arc<Document> {
     fn heap(&self) -> usize {
         let text = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| block(text.len()));
-        counted(size_of::<Document>()) + block(self.json.len()) + text(&self.pds) + text(&self.handle)
+        counted(size_of::<Document>()) + counted(self.json.len()) + text(&self.pds) + text(&self.handle)
     }
 }
 

@@ -164,9 +164,9 @@ impl Enricher {
             queues: [
                 Queue::new(n),
                 Queue::new(WEB),
-                // Both go to one host.
-                Queue::new(n.div_ceil(4)),
-                Queue::new((n - n.div_ceil(4)).max(1)),
+                // Both go to one host. A question for profiles is for up to 25 accounts, and so is the memory of its answer.
+                Queue::new(n.div_ceil(8)),
+                Queue::new((n - n.div_ceil(8)).max(1)),
             ],
             serial: 0,
         };

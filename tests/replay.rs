@@ -158,12 +158,12 @@ fn killed_three_times_it_goes_on_and_a_finished_one_has_nothing_left() {
     let state = state.to_string_lossy();
     let args = ["firehose", "replay", "--file", &file, "--bootstrap-servers", &broker, "--output-topic", &topic];
     let args = [&args[..], &["--state-dir", &state, "--topic-partitions", "3"]].concat();
-    let slow = [&args[..], &["--rate", "800"]].concat();
+    let slow = [&args[..], &["--rate", "400"]].concat();
     let last = last_seq(&list);
     let mut reached = 0.0;
     for _ in 0..3 {
         let bridge = Bridge::start(&slow);
-        bridge.wait("it goes on", SOON, |b| b.metric("atkafka_last_seq_delivered") > reached + 500.0);
+        bridge.wait("it goes on", SOON, |b| b.metric("atkafka_last_seq_delivered") > reached + 300.0);
         assert_eq!(bridge.get("/readyz").map(|(status, _)| status), Some(200));
         let metrics = bridge.metrics();
         assert!(metrics.keys().all(|name| !name.starts_with("atkafka_lag_seconds")), "a recording has no lag");

@@ -60,7 +60,14 @@ missing() {
 }
 
 if ! have cargo; then
-  echo 'deps.sh: cargo is missing: install Rust 1.89 or newer (rustup; Debian 12 has an older one)' >&2
+  echo 'deps.sh: cargo is missing: install Rust 1.89 or newer by rustup (https://rustup.rs, or Debian 13: apt-get install rustup && rustup default stable)' >&2
+  exit 1
+fi
+# "rustc 1.89.0 (...)"
+rust=$(rustc --version 2>/dev/null || true)
+rust=${rust#rustc } major=${rust%%.*} minor=${rust#*.} minor=${minor%%.*}
+if [[ $major.$minor =~ ^1\.[0-9]+$ ]] && [ "$minor" -lt 89 ]; then
+  echo "deps.sh: Rust $major.$minor is too old: 1.89 or newer is needed, by rustup (https://rustup.rs)" >&2
   exit 1
 fi
 

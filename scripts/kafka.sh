@@ -88,6 +88,7 @@ fetch() {
     [ -f "$cache/$version/complete" ] && exit
     rm -rf "${cache:?}/$version"
     mkdir -p "$lib"
+    echo "fetching Kafka $version from Maven Central into $cache/$version" >&2
     # 3.x brings its own binding of slf4j; that of 4.x is left to the distribution.
     local log4j=''
     [[ $version = 3.* ]] || log4j='<dependency><groupId>org.apache.logging.log4j</groupId>

@@ -71,6 +71,8 @@ fn main() -> ExitCode {
 }
 
 fn ended(outcome: Result<(), Failure>) -> ExitCode {
+    // The reason of a failure is the last line: what was held back comes before it.
+    log::logger().flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => {
@@ -248,6 +250,9 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
         return Err(Failure::Run(why));
     }
     match progress.frames.load(Ordering::Relaxed) {
+        0 if progress.done.load(Ordering::Relaxed) && !progress.resumed.load(Ordering::Relaxed) => {
+            log::info!(event = "end"; "the files have no frame that is wanted{}", progress.extent());
+        }
         0 if progress.done.load(Ordering::Relaxed) => {
             log::info!(event = "end"; "nothing left: everything that is wanted was delivered before")
         }

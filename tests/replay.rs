@@ -140,6 +140,16 @@ fn what_is_whole_in_a_damaged_file_is_delivered_and_the_damage_is_named() {
         let (code, got, log) = replay(&["--file", &path.to_string_lossy()]);
         assert_eq!((code, got.len()), (Some(1), 0), "{name}: {log}");
     }
+    let packed = dir.join("frames.bin.gz");
+    std::fs::write(&packed, b"\x1f\x8b\x08\0\0").expect("written");
+    assert!(replay(&["--file", &packed.to_string_lossy()]).2.contains("packed by gzip"));
+    let zeros = dir.join("zeros.bin");
+    std::fs::write(&zeros, [&std::fs::read(dir.join("half.bin")).expect("there")[..], &[0; 64]].concat())
+        .expect("written");
+    let (code, got, log) = replay(&["--file", &zeros.to_string_lossy()]);
+    assert!(code == Some(1) && got == want && log.contains(&format!("damaged, at byte {whole}")), "{log}");
+    let (code, got, log) = replay(&["--file", &dir.join("half.bin").to_string_lossy(), "--from-seq", "99999999"]);
+    assert!(code == Some(0) && got.is_empty() && log.contains("no frame that is wanted: they have seq"), "{log}");
     // One of no frames is whole.
     let empty = dir.join("empty.bin");
     std::fs::write(&empty, b"").expect("written");

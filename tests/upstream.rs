@@ -94,6 +94,10 @@ fn what_is_no_relay_is_named() {
             ),
             (ws(always("404 Not Found", html, "")), "HTTP 404, a web page: is --relay-host"),
             (
+                ws(server(|_| b"HTTP/1.0 404 File not found\r\ncontent-type: text/html\r\n\r\n<p>".to_vec())),
+                "a web server of HTTP/1.0 answers, which knows no websockets: is --relay-host a relay?",
+            ),
+            (
                 ws(with_root("404 Not Found", "404 page not found\n", "Welcome to Jetstream")),
                 "it is a Jetstream, whose JSON cannot be verified",
             ),

@@ -182,7 +182,7 @@ fn lock(path: &Path) -> Result<File, String> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(format!(
-            "{}: another atkafka writes this host into this output; give one of them another --state-dir",
+            "{}: another atkafka already writes this host into this output: stop it, or give this one another output (with another --state-dir both would write every event)",
             path.display()
         )),
         Err(TryLockError::Error(e)) => Err(format!("{}: cannot be locked: {e}", path.display())),

@@ -106,7 +106,7 @@ impl Log for Logger {
     }
 
     fn flush(&self) {
-        settle();
+        say_held_back(None);
     }
 }
 

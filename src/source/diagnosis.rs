@@ -337,6 +337,9 @@ pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
         {
             format!("it hung up: if the server speaks TLS at this port, give {flag} with {secure}")
         }
+        () if has(&["http version must be 1.1"]) => {
+            format!("a web server of HTTP/1.0 answers, which knows no websockets: is {flag} a {}?", meant.short())
+        }
         () if !tls && has(&["http", "protocol"]) => {
             format!("that is no HTTP: if the server speaks TLS at this port, give {flag} with {secure}")
         }

@@ -19,6 +19,7 @@ use crate::metrics::{Metrics, SourceMetrics};
 
 /// What begins a zstd file: its magic number, which as a length would be a frame of 4 GB.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// A longer frame means that the file is no recording: relays send 5 MB at most.
 const MAX_FRAME: usize = 64 << 20;
 /// So many frames in a row above `to_seq` are the end of what is wanted; a few may only have a wrong seq.
@@ -52,10 +53,22 @@ pub struct Progress {
     pub total: AtomicU64,
     /// Everything was read.
     pub done: AtomicBool,
+    /// It went on behind a saved position.
+    pub resumed: AtomicBool,
+    /// The lowest and the highest seq that were seen.
+    pub seqs: Mutex<Option<(u64, u64)>>,
     failed: Mutex<Option<String>>,
 }
 
 impl Progress {
+    /// `: they have seq 1 to 9`, or nothing where no frame has a seq.
+    pub fn extent(&self) -> String {
+        match *self.seqs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            Some((lowest, highest)) => format!(": they have seq {lowest} to {highest}"),
+            None => String::new(),
+        }
+    }
+
     /// Why it did not come to the end of the files: one line.
     pub fn failure(&self) -> Option<String> {
         self.lock().clone()
@@ -112,6 +125,8 @@ pub struct Replay<I> {
     /// What a run before this one delivered, or what is not wanted: frames up to here are passed over.
     behind: u64,
     beyond: u32,
+    /// The lowest and the highest seq so far.
+    seen: Option<(u64, u64)>,
     frames: Frames,
     position: Option<(u64, u64)>,
     began: Instant,
@@ -132,6 +147,7 @@ impl<I: Intake> Replay<I> {
         metrics: Arc<Metrics>,
         health: &Health,
     ) -> Self {
+        progress.resumed.store(saved.is_some(), Ordering::Relaxed);
         let gauges = metrics.source(name);
         gauges.connected.set(1);
         health.source(0, Ok(()));
@@ -141,6 +157,7 @@ impl<I: Intake> Replay<I> {
             intake,
             resume: Resume::new(saved),
             beyond: 0,
+            seen: None,
             frames: Frames::default(),
             position: None,
             began: Instant::now(),
@@ -167,6 +184,7 @@ impl<I: Intake> Replay<I> {
                 }
             }
         }
+        *self.progress.seqs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.seen;
         if self.hand_over().and_then(|()| self.last_position()).is_ok() {
             self.progress.done.store(true, Ordering::Relaxed);
         }
@@ -212,6 +230,7 @@ impl<I: Intake> Replay<I> {
             Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
         }
         let Some(seq) = frame::seq(&bytes[body..]) else { return self.keep(bytes, Seen::BadSeq, None) };
+        self.seen = Some(self.seen.map_or((seq, seq), |(lowest, highest)| (seq.min(lowest), seq.max(highest))));
         if seq <= self.behind {
             return Ok(Wants::More);
         }
@@ -327,7 +346,11 @@ impl Recording {
             }
         };
         let mut input = BufReader::with_capacity(256 << 10, Counted { input: raw, progress });
-        let packed = input.fill_buf().map_err(failed)?.starts_with(&ZSTD_MAGIC);
+        let beginning = input.fill_buf().map_err(failed)?;
+        if beginning.starts_with(&GZIP_MAGIC) {
+            return Err("is packed by gzip: unpack it first (zstd is read as it is)".into());
+        }
+        let packed = beginning.starts_with(&ZSTD_MAGIC);
         let input: Box<dyn BufRead> = match packed {
             true => {
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(failed)?;
@@ -355,7 +378,8 @@ impl Recording {
         let mut length = [0; 4];
         self.input.read_exact(&mut length).map_err(cut)?;
         let length = u32::from_le_bytes(length) as usize;
-        if length > MAX_FRAME {
+        // No frame is empty: zeros in the middle of a file are damage.
+        if length > MAX_FRAME || length == 0 {
             return Err(format!("is no recording, or damaged, {}: a frame of {length} bytes", place()));
         }
         bytes.clear();

@@ -24,7 +24,7 @@ use atkafka::pipeline::checkpointer::{self, Keep};
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Producer};
 use atkafka::sink::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict,
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict,
 };
 use atkafka::source::job::Work;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -211,7 +211,7 @@ impl Scripted {
 }
 
 impl Sink for Scripted {
-    fn prepare(&mut self) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         assert!(self.held.iter().all(VecDeque::is_empty), "made anew while it holds something");
         self.broken = false;
         Ok(())

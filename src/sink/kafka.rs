@@ -17,7 +17,8 @@ use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
 use super::probe::{self, Budget};
 use super::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic,
+    Verdict, created,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::Metrics;
@@ -230,7 +231,7 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn prepare(&mut self) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         for server in &self.options.servers {
             match least_fetch_version(server) {
                 Some(0) => {

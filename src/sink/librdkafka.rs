@@ -24,8 +24,8 @@ use super::kafka_options::{Kafka, Sasl};
 use super::limits::{self, Limits};
 use super::oauth::{self, Tokens};
 use super::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict, created,
-    locked,
+    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic,
+    Verdict, created, locked,
 };
 use crate::atproto::time;
 use crate::dead_letter::Reason;
@@ -80,7 +80,6 @@ struct Open {
     dead_letters: Option<Limits>,
     /// When the limit was last asked for because a record is larger.
     asked: Option<Instant>,
-    cluster: Option<String>,
 }
 
 /// What the callbacks leave for the producer thread.
@@ -576,7 +575,7 @@ fn config(options: &Kafka) -> ClientConfig {
 }
 
 impl Sink for Librdkafka {
-    fn prepare(&mut self) -> Result<(), NotReady> {
+    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         let ever = |e: KafkaError| NotReady::Ever(e.to_string());
         locked(&self.shared.words).clear();
         // Of the records themselves it is only said that they are not valid.
@@ -588,6 +587,11 @@ impl Sink for Librdkafka {
             BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
         self.authorize(admin.inner())?;
         self.authorize(probe.client())?;
+        // With its answer the client has the cluster's id, too; very old brokers have none.
+        self.metadata(&probe)?;
+        if let Some(id) = probe.client().fetch_cluster_id(ASK) {
+            same_cluster(&id).map_err(NotReady::Settings)?;
+        }
         let events = self.topic(&probe, &admin, &self.options.topic)?;
         let dead_letters = match &self.options.dead_letter_topic {
             Some(name) => Some(self.topic(&probe, &admin, name)?),
@@ -601,14 +605,8 @@ impl Sink for Librdkafka {
         }
         let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
         self.authorize(producer.client())?;
-        // The metadata of above has it; very old brokers have none.
-        let cluster = probe.client().fetch_cluster_id(ASK);
-        self.open = Some(Open { producer: Arc::new(producer), events, dead_letters, asked: None, cluster });
+        self.open = Some(Open { producer: Arc::new(producer), events, dead_letters, asked: None });
         Ok(())
-    }
-
-    fn cluster(&self) -> Option<String> {
-        self.open.as_ref()?.cluster.clone()
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crossbeam_channel::{Receiver, never};
 
-use super::{Background, Delivery, End, NotReady, Outgoing, Refused, Sink, Token, Topic};
+use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
@@ -36,7 +36,7 @@ impl<W: Write + Send> Lines<W> {
 }
 
 impl<W: Write + Send> Sink for Lines<W> {
-    fn prepare(&mut self) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         Ok(())
     }
 

@@ -125,17 +125,17 @@ pub enum NotReady {
     Yet(String),
     /// It never will be.
     Ever(String),
+    /// It is not the one that the settings mean.
+    Settings(String),
 }
 
-pub trait Sink: Send {
-    /// Connects, creates topics. Called until it is well, and again when the sink is broken and holds nothing; each call may
-    /// block for some seconds.
-    fn prepare(&mut self) -> Result<(), NotReady>;
+/// Whether the Kafka cluster of this id is the one that the saved positions are of; if not, why it is refused.
+pub type SameCluster<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 
-    /// The id of the Kafka cluster behind it, where the client can tell. Asked once it is prepared.
-    fn cluster(&self) -> Option<String> {
-        None
-    }
+pub trait Sink: Send {
+    /// Connects, asks whether it is the right cluster where the client can tell, creates topics. Called until it is well, and
+    /// again when the sink is broken and holds nothing; each call may block for some seconds.
+    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady>;
 
     /// Takes a record. Does not wait for the broker.
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused>;

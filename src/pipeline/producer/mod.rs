@@ -157,9 +157,14 @@ impl Run {
         let mut said = None;
         loop {
             self.p.health.turn();
-            match self.p.sink.prepare() {
+            // Readers only wait meanwhile, and nothing was saved that is not in the files already.
+            match self.p.sink.prepare(&|id| self.p.frontier.cluster(id)) {
                 Ok(()) => break,
                 Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
+                Err(NotReady::Settings(reason)) => {
+                    self.p.permits.fail(Failed::Settings(reason.clone()));
+                    return Err(End::Failed(reason));
+                }
                 Err(NotReady::Yet(reason)) => {
                     self.p.metrics.kafka_errors.inc();
                     // Once, and again when the cause changes; until then it stands in the status and in /readyz.
@@ -185,11 +190,6 @@ impl Run {
                 }
                 std::thread::sleep(LOOK_UP);
             }
-        }
-        // Before the first record: readers only wait meanwhile, and nothing was saved that is not in the files already.
-        if let Some(Err(reason)) = self.p.sink.cluster().map(|id| self.p.frontier.cluster(&id)) {
-            self.p.permits.fail(Failed::Settings(reason.clone()));
-            return Err(End::Failed(reason));
         }
         if said.is_some() {
             log::info!(event = "output_ready"; "output: connected");

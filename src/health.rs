@@ -118,11 +118,11 @@ impl Cause {
         Cause { what: format!("{what}: {}", self.what), since: self.since }
     }
 
-    /// ` since 25 s`, or nothing for what is new.
+    /// ` for 25 s`, or nothing for what is new.
     pub fn age(&self) -> String {
         match self.since.map(|at| at.elapsed().as_secs_f64()) {
-            Some(age @ 1.0..120.0) => format!("since {} s", age.floor()),
-            Some(age @ 120.0..) => format!("since {}", human(age)),
+            Some(age @ 1.0..120.0) => format!("for {} s", age.floor()),
+            Some(age @ 120.0..) => format!("for {}", human(age)),
             _ => String::new(),
         }
     }
@@ -433,7 +433,7 @@ mod tests {
         h.sink(Err("connection refused".into()));
         h.with(|s| s.sink.as_mut().expect("there").since = Some(ago(Duration::from_secs(25))));
         h.sink(Err("timed out".into()));
-        assert_eq!(h.ready(), Err("output: timed out (since 25 s)".into()));
+        assert_eq!(h.ready(), Err("output: timed out (for 25 s)".into()));
         h.sink(Ok(()));
         h.sink(Err("again".into()));
         assert_eq!(h.ready(), Err("output: again".into()));

@@ -361,7 +361,10 @@ impl Run {
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
         let ended =
             supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
-        knowledge.iter().for_each(keep);
+        // Where something hangs, the end does not wait for the disk as well.
+        if ended.is_ok() {
+            knowledge.iter().for_each(keep);
+        }
         ended
     }
 }

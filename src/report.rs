@@ -307,16 +307,16 @@ mod tests {
         let away = "output: 127.0.0.1:9092: connection refused: is the broker running, is the port right?";
         let g =
             Glance { causes: vec![cause(away, 25)], well: false, delivered: 0.0, lag: Some((25.0, None)), ..glance() };
-        assert_eq!(g.row(79), "output: 127.0.0.1:9092: connection refused since 25 s; lag 25.0 s");
-        assert!(g.row(250).starts_with(&format!("{away} (since 25 s); received 412/s")));
-        assert!(g.line().starts_with(&format!("{away} (since 25 s); received 412/s")));
+        assert_eq!(g.row(79), "output: 127.0.0.1:9092: connection refused for 25 s; lag 25.0 s, in flight 512");
+        assert!(g.row(250).starts_with(&format!("{away} (for 25 s); received 412/s")));
+        assert!(g.line().starts_with(&format!("{away} (for 25 s); received 412/s")));
         let two =
             vec![cause("not connected to 127.0.0.1:23456: connection refused: is the relay up?", 9), cause(away, 25)];
         let g = Glance { causes: two, ..g };
-        assert_eq!(g.row(79), "not connected to 127.0.0.1:23456: connection refused since 9 s (and 1 more)");
+        assert_eq!(g.row(79), "not connected to 127.0.0.1:23456: connection refused for 9 s (and 1 more)");
         let quiet = vec![cause("nothing passes the filters", 15)];
         let filtered = Glance { causes: quiet, filtered: 420.0, delivered: 0.0, ..glance() };
-        assert_eq!(filtered.row(79), "nothing passes the filters since 15 s; in 412/s, filtered 420/s, out 0/s");
+        assert_eq!(filtered.row(79), "nothing passes the filters for 15 s; in 412/s, filtered 420/s, out 0/s");
         for width in 0..300 {
             assert!(columns(&g.row(width)) <= width, "{width}: {}", g.row(width));
         }

@@ -790,10 +790,10 @@ fn a_second_signal_ends_at_once_with_130_unless_it_is_the_same_one() {
             &state.to_string_lossy(),
         ]);
         bridge.wait("frames are in flight", SOON, |b| b.metric("atkafka_last_seq_received") >= 1.0);
-        bridge.signal(first);
-        bridge.wait("it stops", SOON, |b| b.log_contains("stopping"));
         // GNU `timeout` sends two at once: they are one.
-        bridge.signal(second);
+        let both = format!("kill -{first} {0}; kill -{second} {0}", bridge.pid());
+        assert!(Command::new("sh").args(["-c", &both]).status().is_ok_and(|status| status.success()));
+        bridge.wait("it stops", SOON, |b| b.log_contains("stopping"));
         std::thread::sleep(Duration::from_secs(1));
         assert!(Path::new(&format!("/proc/{}/fd/0", bridge.pid())).exists(), "a second one so soon is the same");
         bridge.signal(second);

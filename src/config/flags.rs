@@ -211,13 +211,13 @@ writing_commands! {
         /// events of accounts whose PDS is not known, with a list of services: pass or drop (default pass)
         #[argh(option, arg_name = "policy")]
         unresolved_services: Option<String>,
-        /// PLC directory, such as https://plc.directory: adds eventMetadata with document, PDS, handle and age of the account
+        /// address of a PLC directory, such as https://plc.directory: adds eventMetadata with document, PDS, handle and age of the account
         #[argh(option, arg_name = "url")]
         plc_host: Option<String>,
-        /// appView, such as https://public.api.bsky.app: adds the profile to eventMetadata, and verifies the handle
+        /// address of an AppView, such as https://public.api.bsky.app: adds the profile to eventMetadata, and verifies the handle
         #[argh(option, arg_name = "url")]
         api_host: Option<String>,
-        /// a look-up has so long, then its events go on without, 0s..1m (default 3s)
+        /// how long events wait for a look-up; then they are delivered without it, 0s..1m (default 3s)
         #[argh(option, arg_name = "time")]
         metadata_timeout: Option<String>,
         /// wait for the directory and the AppView, however long it takes
@@ -226,7 +226,7 @@ writing_commands! {
         /// bytes of all caches together, such as 64MiB; without a unit: accounts, of 4 KiB each (default 256MiB)
         #[argh(option, arg_name = "size")]
         metadata_cache: Option<String>,
-        /// how long a document is believed, and a profile up to an hour (default 24h)
+        /// how long a document is cached, and a profile at most an hour (default 24h)
         #[argh(option, arg_name = "time")]
         metadata_ttl: Option<String>,
         /// keep the caches in the state directory from a stop to the next start
@@ -241,7 +241,7 @@ writing_commands! {
         /// ask did:web hosts with private addresses as well, and localhost over plain HTTP: for development networks
         #[argh(switch)]
         allow_private_did_web: bool,
-        /// whom hosts may write to about us, in the User-Agent: an e-mail address or a URL
+        /// contact address that hosts see in the User-Agent: an e-mail address or a URL
         #[argh(option, arg_name = "contact")]
         contact: Option<String>,
     }
@@ -253,7 +253,7 @@ writing_commands! {
             /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
             #[argh(option, arg_name = "url")]
             pub relay_host: Vec<String>,
-            /// where the first start begins: live, oldest or a seq; a saved cursor goes before it (default live)
+            /// where the first start begins: live, oldest or a seq; ignored once a position is saved (default live)
             #[argh(option, arg_name = "start")]
             pub cursor: Option<String>,
             /// connect again when a host that gave over one event a second gives none for so long, 1s..24h, or off (default 90s)
@@ -264,7 +264,7 @@ writing_commands! {
         /// Reads a Tap: whole repositories, then live.
         #[argh(subcommand, name = "tap")]
         Tap {
-            /// tap to read, ws:// or http:// (default ws://localhost:2480)
+            /// address of the Tap to read, ws:// or wss:// (default ws://localhost:2480)
             #[argh(option, arg_name = "url")]
             pub tap_host: Option<String>,
             /// connections that share Tap's queue, 1..32 (default 1)
@@ -276,7 +276,7 @@ writing_commands! {
             /// send no acknowledgements: for a Tap that runs without
             #[argh(switch)]
             pub disable_acks: bool,
-            /// tap's admin password; better in the environment or in a file
+            /// password of Tap's admin; better in the environment or in a file
             #[argh(option, arg_name = "password")]
             pub tap_password: Option<String>,
             /// file that holds Tap's admin password
@@ -293,7 +293,7 @@ writing_commands! {
             /// frames a second (default: as many as the output takes)
             #[argh(option, arg_name = "n")]
             pub rate: Option<String>,
-            /// first seq that is wanted; a saved position goes before it (default: the first)
+            /// first seq that is wanted; ignored once a position is saved (default: the first)
             #[argh(option, arg_name = "seq")]
             pub from_seq: Option<String>,
             /// last seq that is wanted (default: the last)
@@ -321,7 +321,7 @@ writing_commands! {
             /// DID of the labeler whose Ozone it is (required)
             #[argh(option, arg_name = "did")]
             pub labeler_did: Option<String>,
-            /// where the first start begins, a time such as 2026-01-01T00:00:00Z; a saved position goes before it (default: the first event)
+            /// where the first start begins, a time such as 2026-01-01T00:00:00Z; ignored once a position is saved (default: the first event)
             #[argh(option, arg_name = "time")]
             pub ozone_since: Option<String>,
             /// how far before the newest event each round begins, since events commit late, 0s..1h (default 30s)
@@ -330,7 +330,7 @@ writing_commands! {
             /// between two rounds, 100ms..1h (default 1s)
             #[argh(option, arg_name = "time")]
             pub poll_interval: Option<String>,
-            /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+            /// contact address that the host sees in the User-Agent: an e-mail address or a URL
             #[argh(option, arg_name = "contact")]
             pub contact: Option<String>,
         }
@@ -374,7 +374,7 @@ pub struct Record {
     /// certificates to trust instead of the system's, for HTTPS and wss://, a PEM file
     #[argh(option, arg_name = "file")]
     pub ca_file: Option<String>,
-    /// whom the host may write to about us, in the User-Agent: an e-mail address or a URL
+    /// contact address that the host sees in the User-Agent: an e-mail address or a URL
     #[argh(option, arg_name = "contact")]
     pub contact: Option<String>,
     /// error, warn, info or debug (default info)

@@ -60,8 +60,7 @@ pub fn page() -> String {
         let (others, own): (Vec<_>, Vec<_>) = flags(command).partition(shared);
         own.into_iter().for_each(|flag| entry(&mut out, flag));
         if !others.is_empty() {
-            let names: Vec<String> = others.iter().map(|f| format!("\\fB{}\\fR", text(f.long))).collect();
-            out += &format!(".PP\nAnd, described below:\n{}.\n", names.join(",\n"));
+            out += &format!(".PP\nAnd {} of the common flags below; \\-\\-help lists them.\n", others.len());
         }
     }
     out += ".SS Flags of several commands\n";

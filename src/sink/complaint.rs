@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 /// A single error, such as that of one broker of several, is over sooner.
 const LASTS: Duration = Duration::from_secs(1);
+/// A cause that did not show for so long is said again: the next outage is another one.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 /// Different lines of one outage that are remembered: those of some brokers.
 const LINES: usize = 16;
 
@@ -13,7 +15,8 @@ pub struct Complaint {
     /// The first error since the last delivery.
     since: Option<Instant>,
     newest: Option<String>,
-    said: Vec<String>,
+    /// What was said, and when it last came.
+    said: Vec<(String, Instant)>,
     /// Somebody was told that nothing is delivered.
     shown: bool,
 }
@@ -28,14 +31,15 @@ impl Complaint {
     pub fn cause(&mut self, line: &str) -> bool {
         self.begin();
         self.newest = Some(line.into());
-        let is_new = !self.said.iter().any(|said| said == line);
-        if is_new {
-            if self.said.len() == LINES {
-                self.said.remove(0);
-            }
-            self.said.push(line.into());
+        let now = Instant::now();
+        if let Some((_, last)) = self.said.iter_mut().find(|(said, _)| said == line) {
+            return now - std::mem::replace(last, now) > FORGOTTEN;
         }
-        is_new
+        if self.said.len() == LINES {
+            self.said.remove(0);
+        }
+        self.said.push((line.into(), now));
+        true
     }
 
     /// A record was delivered. `true` when that is to be logged: people were told of the contrary.

@@ -421,7 +421,7 @@ impl Librdkafka {
                 // Not again for each client that is made.
                 let level = if self.said_unknown.replace(true) { log::Level::Debug } else { log::Level::Warn };
                 log::log!(
-                    level,
+                    level, event = "limits_unknown", topic = name, error = why.text;
                     "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
                     why.text
                 );

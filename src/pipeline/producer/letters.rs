@@ -30,14 +30,15 @@ impl Run {
             self.letters.push_back((Owner { letter: true, ..owner }, record));
         }
         if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
-            self.log_letter(owner, letter.reason.name(), &letter.seq.to_string(), &letter.detail);
+            self.log_letter(owner, letter.reason.name(), letter.seq, &letter.detail);
         }
         if !self.p.dead_letter_topic {
             self.acknowledge(owner);
         }
     }
 
-    fn log_letter(&self, owner: Owner, reason: &str, seq: &str, detail: &str) {
+    /// `seq`: 0 where it is not known.
+    fn log_letter(&self, owner: Owner, reason: &str, seq: u64, detail: &str) {
         let name = &self.p.lanes[owner.source].name;
         log::warn!(
             at_most = DEAD_LETTER_LINES, event = "dead_letter", host = name, seq = seq, reason = reason, error = detail;
@@ -92,7 +93,7 @@ impl Run {
             found.map(|(_, v)| String::from_utf8_lossy(v).into_owned()).unwrap_or_default()
         };
         let detail = format!("{} (not in the dead-letter topic: {detail})", header("detail"));
-        self.log_letter(owner, &header("reason"), &header("seq"), &detail);
+        self.log_letter(owner, &header("reason"), header("seq").parse().unwrap_or(0), &detail);
         self.acknowledge(owner);
     }
 }

@@ -255,12 +255,6 @@ impl Run {
                     Some(complaint) => self.p.health.sink(Err(complaint)),
                     None => {}
                 }
-                let missing = self
-                    .p
-                    .lanes
-                    .iter_mut()
-                    .filter_map(|l| l.sequencer.missing_since(l.handed_over.load(Ordering::Relaxed), now));
-                self.p.health.undecoded_since(missing.min());
                 if oldest.is_some_and(|at| at.elapsed() >= NUDGE_AFTER) && nudged.elapsed() >= NUDGE_AFTER {
                     nudged = now;
                     self.p.sink.nudge();
@@ -283,8 +277,12 @@ impl Run {
         }
     }
 
-    /// Tells what waits to be acknowledged. When the oldest batch was read.
-    fn in_flight(&self) -> Option<Instant> {
+    /// Tells what waits for a worker, and what to be acknowledged. When the oldest batch was read.
+    fn in_flight(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let lanes = self.p.lanes.iter_mut();
+        let missing = lanes.filter_map(|l| l.sequencer.missing_since(l.handed_over.load(Ordering::Relaxed), now));
+        self.p.health.undecoded_since(missing.min());
         let oldest = self.p.lanes.iter().enumerate().filter_map(|(source, lane)| {
             let oldest = lane.tracker.oldest();
             self.p.health.in_flight(source, oldest);

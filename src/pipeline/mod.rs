@@ -41,7 +41,8 @@ use producer::{Lane, Producer};
 /// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
 const QUEUE: usize = 256;
 /// Readers may be in the middle of connecting when all is delivered: they hold nothing, and are not waited for longer.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// Tap's reader still sends acknowledgements, for which it needs the processor: on a busy machine half a second was too short.
+const FAREWELL: Duration = Duration::from_millis(1500);
 
 /// One upstream to read.
 pub struct Source {

@@ -14,6 +14,13 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # Where cargo puts the programs.
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
+# A misspelt variable would be ignored: `make run-relay BOOTSTRAP_SERVER=...` would write to the terminal.
+VARIABLES = RELAY_HOST BOOTSTRAP_SERVERS OUTPUT_TOPIC ARGS KAFKA_VERSION KAFKA_PORT FRAMES IMAGE PLATFORMS SUITES KEEP WHO \
+	MIRROR PREFIX DESTDIR SYSCONFDIR BIN CARGO_TARGET_DIR
+GIVEN = $(foreach v,$(MAKEOVERRIDES),$(if $(findstring =,$v),$(firstword $(subst =, ,$v))))
+OTHERS = $(filter-out -% $(VARIABLES),$(GIVEN))
+$(if $(OTHERS),$(warning $(OTHERS): no variable of this Makefile, not used; there are $(VARIABLES)))
+
 .DEFAULT_GOAL := help
 .PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 

@@ -319,3 +319,19 @@ fn a_release_is_whole_and_the_same_each_time() {
     // The program is large.
     let _ = std::fs::remove_dir_all(&dir);
 }
+
+#[test]
+fn a_misspelt_variable_of_make_is_named() {
+    let make = |variable: &str| {
+        let out = std::process::Command::new("make")
+            .args(["-n", "kafka-stop", variable, "ARGS=--a --b=c d"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env_remove("MAKEFLAGS")
+            .output()
+            .expect("make");
+        assert!(out.status.success());
+        String::from_utf8_lossy(&out.stderr).into_owned()
+    };
+    assert!(make("BOOTSTRAP_SERVER=localhost:9092").contains("BOOTSTRAP_SERVER: no variable of this Makefile"));
+    assert_eq!(make("BOOTSTRAP_SERVERS=localhost:9092"), "");
+}

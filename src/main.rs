@@ -229,7 +229,7 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
             false => ("stdin".to_string(), Keep::Nowhere, None),
             true => {
                 let first = reading.files[0].canonicalize().map_err(|e| Failure::Run(format!("--file: {e}")))?;
-                let seq = replay::first_seq(&first).map_err(Failure::Run)?.unwrap_or(0);
+                let seq = replay::first_seq(&first, &run.stop).map_err(Failure::Run)?.unwrap_or(0);
                 let name = format!("{}#{seq}", first.display());
                 let (keep, saved) = run.position::<RelayPosition>(writing, "replay", &name, output)?;
                 (name, keep, saved.map(|p| p.seq))

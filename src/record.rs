@@ -72,27 +72,41 @@ pub fn new(
         ),
         _ => format!("--output {}: {e}", path.display()),
     };
-    let (file, last) = match existing {
-        Existing::Refuse => (File::create_new(path).map_err(failed)?, None),
-        Existing::Replace => (File::create(path).map_err(failed)?, None),
-        Existing::Append if !path.exists() => (File::create_new(path).map_err(failed)?, None),
+    let opened = |out| {
+        let shared = Arc::new(Mutex::new(State { out, frames: 0, bytes: 0, error: None }));
+        (Recorder { file: shared.clone(), left: frames, stop: stop.clone() }, Recording(shared))
+    };
+    let by_name = path.extension().is_some_and(|e| e == "zst");
+    let (file, is_packed, last) = match existing {
+        Existing::Refuse => (File::create_new(path).map_err(failed)?, by_name, None),
+        Existing::Replace => (File::create(path).map_err(failed)?, by_name, None),
+        Existing::Append if !path.exists() => (File::create_new(path).map_err(failed)?, by_name, None),
         Existing::Append => {
-            let there = replay::extent(path).map_err(|e| format!("--output {}: {e}", path.display()))?;
+            let wrong = |why: String| format!("--output {}: {why}", path.display());
+            if !path.is_file() {
+                return Err(wrong("is not a regular file, so that nothing can be behind its last frame".into()));
+            }
+            let Some(there) = replay::extent(path, &stop).map_err(wrong)? else {
+                // Nothing is written, since nobody knows behind what.
+                let (recorder, recording) = opened(None);
+                return Ok((recorder, recording, None));
+            };
             let file = File::options().append(true).open(path).map_err(failed)?;
             if let Some(whole) = there.cut_at {
                 log::warn!(event = "position"; "{}: its last frame is cut off: it is taken away", path.display());
                 file.set_len(whole).map_err(failed)?;
             }
-            (file, there.last_seq)
+            // As what is there is, whatever its name: a file that is half packed nobody can read.
+            (file, there.is_packed.unwrap_or(by_name), there.last_seq)
         }
     };
     let file = BufWriter::new(file);
-    let out: Box<dyn Finish> = match path.extension().is_some_and(|e| e == "zst") {
+    let out: Box<dyn Finish> = match is_packed {
         true => Box::new(zstd::Encoder::new(file, 9).map_err(failed)?),
         false => Box::new(file),
     };
-    let shared = Arc::new(Mutex::new(State { out: Some(out), frames: 0, bytes: 0, error: None }));
-    Ok((Recorder { file: shared.clone(), left: frames, stop }, Recording(shared), last))
+    let (recorder, recording) = opened(Some(out));
+    Ok((recorder, recording, last))
 }
 
 impl Intake for Recorder {

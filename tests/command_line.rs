@@ -507,6 +507,37 @@ fn a_broken_dot_env_and_values_with_line_ends_are_still_one_line() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_refused_and_not_waited_for() {
+    let dir = folder("pipes");
+    let pipe = dir.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|s| s.success()));
+    let pipe = pipe.to_string_lossy();
+    let to_kafka = "firehose relay --bootstrap-servers b:1 --output-topic t --tls";
+    for (line, says) in [
+        ("firehose relay --watched-dids @/dev/zero".to_string(), "not a regular file"),
+        (format!("firehose relay --ignored-dids @{pipe}"), "not a regular file"),
+        (format!("firehose relay --ca-file {pipe}"), "not a regular file"),
+        (format!("{to_kafka} --tls-ca-file {pipe}"), "not a regular file"),
+        // Who has it open for writing would be waited for.
+        (format!("firehose tap --tap-password-file {pipe}"), "empty"),
+    ] {
+        let said = refusal(&line, &run_for(&words(&line), SOON));
+        assert!(said.contains(says), "{line}: {said}");
+    }
+    std::fs::rename(&*pipe, dir.join(".env")).expect("renamed");
+    // Else a start that waits for the pipe would hold the test up.
+    let out = Command::new("timeout")
+        .args(["20", BINARY, "firehose", "relay"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .current_dir(&dir)
+        .output()
+        .expect("it runs");
+    let err = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.code() == Some(2) && err.contains(".env") && err.contains("not a regular file"), "{err}");
+}
+
+#[test]
 fn only_the_dot_env_of_this_folder_counts_and_a_dollar_is_literal() {
     let parent = folder("dotenv-parent");
     let dir = parent.join("below");
@@ -734,6 +765,38 @@ fn record_replaces_no_file_and_goes_on_in_one() {
     assert_eq!(record("text.bin", &["7", "--append"]).0, Some(1));
     assert_eq!(std::fs::read(dir.join("text.bin")).expect("there"), b"this is no recording");
     assert_eq!(record("new.bin", &["7", "--append"]).0, Some(0), "there is nothing to go on behind");
+    // What is there decides about the packing, not its name.
+    for (made, called) in [("a.bin.zst", "packed.bin"), ("a.bin", "plain.zst")] {
+        assert_eq!(record(made, &["100"]).0, Some(0));
+        std::fs::rename(dir.join(made), dir.join(called)).expect("renamed");
+        assert_eq!(record(called, &["50", "--append"]).0, Some(0));
+        std::fs::rename(dir.join(called), dir.join(made)).expect("renamed");
+        assert!(frames::read(dir.join(made)).is_ok_and(|read| read == list[..150]), "{called}");
+    }
+    assert!(Command::new("mkfifo").arg(dir.join("pipe")).status().is_ok_and(|s| s.success()));
+    let (code, err) = record("pipe", &["7", "--append"]);
+    assert!(code == Some(1) && err.contains("not a regular file"), "{err}");
+}
+
+#[test]
+fn a_stop_ends_record_while_it_looks_for_the_end_of_a_file() {
+    let dir = folder("record");
+    let file = dir.join("bomb.bin.zst");
+    std::fs::write(&file, frames_without_end()).expect("written");
+    let before = std::fs::read(&file).expect("there");
+    let mut child = Command::new(BINARY)
+        .args(["record", "--append", "--relay-host", "ws://127.0.0.1:1", "--output"])
+        .arg(&file)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(child.try_wait().expect("waited"), None, "it reads");
+    signal(child.id(), "TERM");
+    let asked = Instant::now();
+    assert_eq!(child.wait().expect("waited").code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(std::fs::read(&file).expect("there") == before, "nothing is written behind what is not known");
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
@@ -115,12 +115,15 @@ fn what_is_whole_in_a_damaged_file_is_delivered_and_the_damage_is_named() {
     let bytes = std::fs::read(&plain).expect("there");
     let mut wrong_length = bytes.clone();
     wrong_length[whole..whole + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut too_long = wrong_length.clone();
+    too_long[whole..whole + 4].copy_from_slice(&5_500_001_u32.to_le_bytes());
     let mut packed = zstd::encode_all(&bytes[..], 3).expect("packed");
     packed.truncate(packed.len() / 2);
     for (name, bytes, says) in [
         ("cut.bin", bytes[..whole + 10].to_vec(), format!("is cut off at byte {whole}")),
         ("cut-in-length.bin", bytes[..whole + 2].to_vec(), format!("is cut off at byte {whole}")),
         ("wrong.bin", wrong_length, format!("damaged, at byte {whole}")),
+        ("too-long.bin", too_long, format!("damaged, at byte {whole}")),
         ("cut.bin.zst", packed, "is cut off at byte".to_string()),
     ] {
         let path = dir.join(name);
@@ -150,6 +153,10 @@ fn what_is_whole_in_a_damaged_file_is_delivered_and_the_damage_is_named() {
     assert!(code == Some(1) && got == want && log.contains(&format!("damaged, at byte {whole}")), "{log}");
     let (code, got, log) = replay(&["--file", &dir.join("half.bin").to_string_lossy(), "--from-seq", "99999999"]);
     assert!(code == Some(0) && got.is_empty() && log.contains("no frame that is wanted: they have seq"), "{log}");
+    let bomb = dir.join("zeros.bin.zst");
+    std::fs::write(&bomb, zstd::encode_all(&vec![0; 64 << 20][..], 3).expect("packed").repeat(5_000)).expect("written");
+    let (code, got, log) = replay(&["--file", &bomb.to_string_lossy()]);
+    assert!(code == Some(1) && got.is_empty() && log.contains("damaged, at byte 0"), "{log}");
     // One of no frames is whole.
     let empty = dir.join("empty.bin");
     std::fs::write(&empty, b"").expect("written");
@@ -242,14 +249,117 @@ fn standard_input_that_waits_is_no_obstacle_to_a_stop() {
     let mut input = child.stdin.take().expect("piped");
     input.write_all(&[1, 0]).expect("written");
     std::thread::sleep(Duration::from_millis(500));
+    stop(&mut child);
+}
+
+/// Ends by SIGTERM, soon and well.
+fn stop(child: &mut Child) {
     assert!(Command::new("kill").arg(child.id().to_string()).status().is_ok_and(|s| s.success()));
-    let until = std::time::Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(10);
     loop {
         if let Some(status) = child.try_wait().expect("waited") {
             assert_eq!(status.code(), Some(0));
-            break;
+            return;
         }
-        assert!(std::time::Instant::now() < until, "it hangs");
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(Instant::now() < until, "it hangs");
+        std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_stop_ends_a_small_file_of_endless_frames() {
+    let dir = folder("replay");
+    let file = dir.join("bomb.bin.zst");
+    std::fs::write(&file, frames_without_end()).expect("written");
+    let mut bridge = Bridge::start(&["firehose", "replay", "--file", &file.to_string_lossy()]);
+    // The first seq is looked for before anything answers.
+    bridge.wait("it reads", SOON, |b| b.metric("atkafka_unknown_frames") > 20_000.0);
+    bridge.signal("TERM");
+    assert_eq!(bridge.end(Duration::from_secs(10)).code(), Some(0), "{:?}", bridge.log());
+}
+
+#[test]
+fn a_pipe_that_pauses_holds_no_whole_frame_back_and_a_stop_loses_none() {
+    let list = fixture(40);
+    let dir = folder("replay");
+    let events = |count: usize| replay(&["--file", &write(&dir.join(format!("{count}.bin")), &list[..count])]).1;
+    let (some, all) = (events(20), events(40));
+    assert!(some.len() > 5 && all.len() > some.len() + 5);
+    let bytes = |list: &[Vec<u8>]| -> Vec<u8> {
+        list.iter().flat_map(|f| [&(f.len() as u32).to_le_bytes()[..], f].concat()).collect()
+    };
+    let (first, rest) = (bytes(&list[..20]), bytes(&list[20..]));
+    // The pause is in the middle of a frame, and in that of a length.
+    for (packed, cut, ends) in [(false, 100, false), (false, 2, true), (true, 100, true), (true, 2, false)] {
+        let what = format!("packed {packed}, {cut} bytes of the next frame, to its end {ends}");
+        let mut child = Command::new(BINARY)
+            .args(["firehose", "replay", "--file", "-", "--metrics-listen-address", "none"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let (line_in, lines) = std::sync::mpsc::channel();
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || out.lines().map_while(Result::ok).all(|line| line_in.send(line).is_ok()));
+        let mut input = child.stdin.take().expect("piped");
+        let mut packer = zstd::Encoder::new(Vec::new(), 3).expect("an encoder");
+        let mut pack = |bytes: &[u8]| {
+            if !packed {
+                return bytes.to_vec();
+            }
+            packer.write_all(bytes).and_then(|()| packer.flush()).expect("packed");
+            std::mem::take(packer.get_mut())
+        };
+        let part = pack(&[&first[..], &rest[..cut]].concat());
+        // A pipe may give its first bytes one by one.
+        for byte in part[..6].chunks(1) {
+            input.write_all(byte).expect("written");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        input.write_all(&part[6..]).expect("written");
+        let got: Vec<String> = (0..some.len()).map(|_| lines.recv_timeout(SOON).expect(&what)).collect();
+        assert!(got == some, "{what}");
+        assert!(lines.recv_timeout(Duration::from_millis(300)).is_err(), "{what}: too many");
+        if ends {
+            input.write_all(&pack(&rest[cut..])).expect("written");
+            if packed {
+                // Its end: an empty last block.
+                input.write_all(&[1, 0, 0]).expect("written");
+            }
+            drop(input);
+            assert_eq!(child.wait().expect("waited").code(), Some(0), "{what}");
+            assert!(lines.iter().eq(all[some.len()..].iter().cloned()), "{what}");
+        } else {
+            stop(&mut child);
+            assert_eq!(lines.iter().count(), 0, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_named_pipe_is_read_and_one_that_nobody_writes_is_no_obstacle_to_a_stop() {
+    let list = fixture(40);
+    let dir = folder("replay");
+    let file = write(&dir.join("all.bin"), &list);
+    let pipe = dir.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|s| s.success()));
+    let start = || {
+        Command::new(BINARY)
+            .args(["firehose", "replay", "--metrics-listen-address", "none", "--file"])
+            .arg(&pipe)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts")
+    };
+    let reader = start();
+    std::fs::write(&pipe, std::fs::read(&file).expect("there")).expect("written");
+    let out = reader.wait_with_output().expect("waited");
+    assert!(out.status.success());
+    let want = replay(&["--file", &file]).1;
+    assert!(String::from_utf8_lossy(&out.stdout).lines().eq(want.iter()));
+    let mut waiting = start();
+    std::thread::sleep(Duration::from_millis(500));
+    stop(&mut waiting);
 }

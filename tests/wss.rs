@@ -188,7 +188,9 @@ fn a_ca_file_without_certificates_is_refused_at_the_start() {
     let dir = folder("tls-bad");
     certificates(&dir);
     let key = dir.join("ca.key");
-    for (file, says) in [("/nowhere", "no such file"), ("/dev/zero", "KiB"), (key.to_str().expect("UTF-8"), "PEM")] {
+    for (file, says) in
+        [("/nowhere", "no such file"), ("/dev/zero", "regular file"), (key.to_str().expect("UTF-8"), "PEM")]
+    {
         let (code, _, err) = run(&["firehose", "relay", "--ca-file", file], &[]);
         assert!(code == Some(2) && err.contains("--ca-file") && err.contains(says), "{file}: {code:?} {err}");
     }

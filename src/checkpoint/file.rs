@@ -172,13 +172,20 @@ impl StateFile {
 /// Opens and locks a lock file.
 fn lock(path: &Path) -> Result<File, String> {
     let mut options = OpenOptions::new();
-    options.create(true).truncate(false).write(true).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let file = options.open(path).map_err(|e| match e.raw_os_error() {
-        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => {
+    // Not blocking: a pipe in its place would hold the start up for ever.
+    options.create(true).truncate(false).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    let irregular = || format!("{}: is not a regular file: remove it", path.display());
+    let file = options.open(path).map_err(|e| match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::LOOP) => {
             format!("{}: is a symbolic link, which is not followed: remove it", path.display())
         }
+        // A pipe that nobody reads, or a socket.
+        Some(rustix::io::Errno::NXIO) => irregular(),
         _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
     })?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(irregular());
+    }
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(format!(
@@ -435,6 +442,17 @@ mod tests {
         fs::remove_file(&lock).expect("removed");
         symlink(&victim, &lock).expect("linked");
         assert!(refused(&dir).contains("symbolic link"));
+    }
+
+    #[test]
+    fn a_pipe_in_place_of_the_lock_is_refused_and_not_waited_for() {
+        let dir = dir("pipe");
+        fs::create_dir_all(&dir).expect("created");
+        let lock = dir.join("relay-h~o.lock");
+        assert!(std::process::Command::new("mkfifo").arg(&lock).status().is_ok_and(|s| s.success()));
+        assert!(refused(&dir).contains("not a regular file"), "nobody reads it");
+        let reader = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&lock);
+        assert!(reader.is_ok() && refused(&dir).contains("not a regular file"), "somebody reads it");
     }
 
     #[test]

@@ -3,29 +3,50 @@
 //! The dotenvy crate is not used: it searches all parent directories, replaces `$word` inside passwords, refuses a byte order
 //! mark, and its errors quote the line.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+
+use rustix::fs::{OFlags, fcntl_setfl};
 
 use super::{Checked, invalid};
 
 /// A file of settings, or of one password, has this many bytes at most. `/dev/zero` has no end.
-const LARGEST: u64 = 64 << 10;
+pub(super) const SMALL: u64 = 64 << 10;
 
-/// The text of a small file, without a byte order mark. `None`: there is no such file.
-pub(super) fn small_file(flag: &str, path: &str) -> Checked<Option<String>> {
-    let Some(bytes) = limited_file(flag, path, LARGEST)? else { return Ok(None) };
+/// What a file of settings may be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Only a regular file.
+    Files,
+    /// Also a pipe or a terminal: a password comes from `<(...)` or `/dev/stdin`, so that it is on no disk.
+    Pipes,
+}
+
+/// The text of a file of `largest` bytes at most, without a byte order mark. `None`: there is no such file.
+pub(super) fn text_file(flag: &str, path: &str, largest: u64, takes: Takes) -> Checked<Option<String>> {
+    let Some(bytes) = limited_file(flag, path, largest, takes)? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|_| invalid(flag, path, "cannot be read: not UTF-8"))?;
     Ok(Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_string()))
 }
 
 /// A file of `largest` bytes at most. `None`: there is no such file.
-pub(super) fn limited_file(flag: &str, path: &str, largest: u64) -> Checked<Option<Vec<u8>>> {
+pub(super) fn limited_file(flag: &str, path: &str, largest: u64, takes: Takes) -> Checked<Option<Vec<u8>>> {
     let failed = |why: &str| invalid(flag, path, &format!("cannot be read: {why}"));
-    let file = match File::open(path) {
+    // Not blocking: a named pipe that nobody writes to would hold the start up for ever.
+    let file = match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(failed(&e.to_string())),
     };
+    let found = file.metadata().map_err(|e| failed(&e.to_string()))?.file_type();
+    if !found.is_file() {
+        if takes == Takes::Files || !(found.is_fifo() || found.is_char_device()) {
+            return Err(failed("not a regular file"));
+        }
+        // Who has it open for writing is waited for; where nobody has, it is empty.
+        fcntl_setfl(&file, OFlags::empty()).map_err(|e| failed(&e.to_string()))?;
+    }
     let mut bytes = Vec::new();
     file.take(largest + 1).read_to_end(&mut bytes).map_err(|e| failed(&e.to_string()))?;
     if bytes.len() as u64 > largest {

@@ -14,6 +14,7 @@ mod warnings;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,8 +34,8 @@ use crate::source::replay::Reading;
 use crate::source::{Host, Start, ozone};
 use crate::systemd::Manager;
 use values::{
-    client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret, silence,
-    start,
+    CA_FILE, client, did_list, duration, host, is_topic, list, listen, memory, number, one_of, properties, secret,
+    silence, start,
 };
 
 /// A value that cannot be used: one line that names the flag, the value and what is allowed.
@@ -213,7 +214,7 @@ pub fn command(line: &[String], env: &Environment) -> Checked<Command> {
 pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<Environment> {
     let mut all = HashMap::new();
     // Only here: a `.env` of a parent directory is of another program.
-    if let Some(text) = dotenv::small_file(".env", ".env")? {
+    if let Some(text) = dotenv::text_file(".env", ".env", dotenv::SMALL, dotenv::Takes::Files)? {
         all.extend(dotenv::parse(".env", &text)?);
     }
     let mut from_file: HashSet<String> = all.keys().cloned().collect();
@@ -280,7 +281,8 @@ fn replay(f: flags::Replay, input: &Input<'_>) -> Checked<Replay> {
     }
     // A comma may be part of a name: the flag repeats instead.
     for (i, file) in f.file.iter().enumerate() {
-        if file != "-" {
+        // A pipe is not opened and closed again: that would end who writes it.
+        if file != "-" && !std::fs::metadata(file).is_ok_and(|found| found.file_type().is_fifo()) {
             std::fs::File::open(file).map_err(|e| invalid("--file", file, &format!("cannot be read: {e}")))?;
         }
         if f.file[..i].contains(file) {
@@ -498,6 +500,10 @@ fn kafka(f: &flags::Writing, servers: Vec<String>, env: &HashMap<String, String>
         [("--tls-ca-file", &tls.ca_file), ("--tls-cert-file", &tls.cert_file), ("--tls-key-file", &tls.key_file)]
     {
         if let Some(path) = file {
+            // The others may be pipes, which the Kafka client reads: a key need not be on a disk.
+            if flag == "--tls-ca-file" {
+                dotenv::limited_file(flag, path, CA_FILE, dotenv::Takes::Files)?;
+            }
             std::fs::File::open(path).map_err(|e| invalid(flag, path, &format!("cannot be read: {e}")))?;
         }
     }

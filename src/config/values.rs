@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::dotenv::{limited_file, small_file};
+use super::dotenv::{SMALL, Takes, limited_file, text_file};
 use super::{Checked, invalid};
 use crate::client::Client;
 use crate::client::proxy::Proxies;
@@ -13,6 +13,10 @@ use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
 const LEAST_MEMORY: usize = 16 << 20;
+/// The system's own bundle has 250 kB.
+pub(super) const CA_FILE: u64 = 4 << 20;
+/// Two million DIDs.
+const DID_FILE: u64 = 64 << 20;
 
 /// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
 pub(super) fn duration(text: &str) -> Option<Duration> {
@@ -34,8 +38,8 @@ pub(super) fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
     for item in list(given) {
         match item.strip_prefix('@') {
             Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|e| invalid(flag, &item, &format!("cannot be read: {e}")))?;
+                let text = text_file(flag, path, DID_FILE, Takes::Files)?
+                    .ok_or_else(|| invalid(flag, &item, "cannot be read: no such file"))?;
                 let before = out.len();
                 out.extend(
                     text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string),
@@ -162,8 +166,7 @@ pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>, env: &HashMap
     let proxies = Proxies::from_env(|name| env.get(name).map(String::as_str));
     let client = Client::new(contact).through(proxies.map_err(|(name, allowed)| invalid(&name, "", &allowed))?);
     let Some(path) = ca_file else { return Ok(client) };
-    // The system's own bundle has 250 kB.
-    let pem = limited_file("--ca-file", path, 4 << 20)?
+    let pem = limited_file("--ca-file", path, CA_FILE, Takes::Files)?
         .ok_or_else(|| invalid("--ca-file", path, "cannot be read: no such file"))?;
     client.trusting(&pem).map_err(|e| invalid("--ca-file", path, &e))
 }
@@ -289,8 +292,8 @@ pub(super) fn secret(
         (Some(_), Some(_)) => Err(invalid(flag, "", &format!("contradicts {file_flag}: give one of them"))),
         (Some(value), None) => Ok(Some(value.clone())),
         (None, Some(path)) => {
-            let text =
-                small_file(file_flag, path)?.ok_or_else(|| invalid(file_flag, path, "cannot be read: no such file"))?;
+            let text = text_file(file_flag, path, SMALL, Takes::Pipes)?
+                .ok_or_else(|| invalid(file_flag, path, "cannot be read: no such file"))?;
             match text.trim_end() {
                 "" => Err(invalid(file_flag, path, "the file is empty")),
                 password => Ok(Some(password.to_string())),
@@ -308,6 +311,9 @@ pub(super) fn is_topic(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     #[test]
@@ -324,5 +330,44 @@ mod tests {
         ] {
             assert_eq!(without_user_info(value), shown);
         }
+    }
+
+    #[test]
+    fn a_password_comes_through_a_pipe_whether_its_writer_is_quick_or_slow() {
+        let read = |path: String| secret("--password", &None, "--password-file", &Some(path));
+        for pause in [0, 300] {
+            let (pipe, mut writer) = std::io::pipe().expect("a pipe");
+            let path = format!("/dev/fd/{}", pipe.as_raw_fd());
+            let writing = std::thread::spawn(move || {
+                for part in ["hunter", "2\n"] {
+                    std::thread::sleep(Duration::from_millis(pause));
+                    writer.write_all(part.as_bytes()).expect("written");
+                }
+            });
+            if pause == 0 {
+                writing.join().expect("written");
+                assert_eq!(read(path).ok().flatten().as_deref(), Some("hunter2"), "the writer is gone");
+            } else {
+                assert_eq!(read(path).ok().flatten().as_deref(), Some("hunter2"), "the writer pauses");
+                writing.join().expect("written");
+            }
+        }
+        let (pipe, writer) = std::io::pipe().expect("a pipe");
+        drop(writer);
+        assert!(read(format!("/dev/fd/{}", pipe.as_raw_fd())).is_err_and(|e| e.to_string().contains("empty")));
+        assert!(read("/tmp".into()).is_err_and(|e| e.to_string().contains("not a regular file")));
+    }
+
+    #[test]
+    fn a_list_of_dids_without_end_is_refused() {
+        let path = std::env::temp_dir().join(format!("atkafka-dids-{}", std::process::id()));
+        let file = std::fs::File::create(&path).expect("created");
+        let dids = || did_list("--watched-dids", &[format!("@{}", path.display())]);
+        std::fs::write(&path, "\u{feff}did:plc:a\n# b\n\n did:plc:c\r\n").expect("written");
+        assert_eq!(dids().ok(), Some(vec!["did:plc:a".to_string(), "did:plc:c".to_string()]));
+        file.set_len(DID_FILE + 1).expect("longer");
+        assert!(dids().is_err_and(|e| e.to_string().contains("more than 65536 KiB")));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(dids().is_err_and(|e| e.to_string().contains("no such file")));
     }
 }

@@ -36,6 +36,30 @@ struct Line<'a> {
     handle: Option<Cow<'a, str>>,
 }
 
+/// Writes lines up to the first failure, which it keeps: the caches are written one after the other, and what the later ones
+/// write does not mend what is missing before.
+struct Lines<W> {
+    out: W,
+    entries: usize,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Lines<W> {
+    /// Whether more may follow.
+    fn write(&mut self, line: &Line<'_>) -> bool {
+        if self.failed.is_some() {
+            return false;
+        }
+        let written = sonic_rs::to_vec(line).map_err(io::Error::other).and_then(|mut text| {
+            text.push(b'\n');
+            self.out.write_all(&text)
+        });
+        self.entries += 1;
+        self.failed = written.err();
+        self.failed.is_none()
+    }
+}
+
 impl Knowledge {
     /// Writes what still holds, beside the old file first. Gives the number of entries.
     pub fn save(&self, path: &Path) -> io::Result<usize> {
@@ -43,24 +67,17 @@ impl Knowledge {
             fs::create_dir_all(folder)?;
         }
         let beside = path.with_extension("new");
-        let mut out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
+        let out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
         let now = time::now_ms();
-        let (mut entries, mut failed) = (0, None);
+        let mut lines = Lines { out, entries: 0, failed: None };
         let mut write = |kind: &str, did: &str, until: i64, text: Option<&[u8]>, handle: Option<&str>| {
-            let line = Line {
+            lines.write(&Line {
                 kind: kind.into(),
                 did: did.into(),
                 until,
                 text: text.map(String::from_utf8_lossy),
                 handle: handle.map(Into::into),
-            };
-            let written = sonic_rs::to_vec(&line).map_err(io::Error::other).and_then(|mut text| {
-                text.push(b'\n');
-                out.write_all(&text)
-            });
-            entries += 1;
-            failed = written.err();
-            failed.is_none()
+            })
         };
         write(FROM, &self.from(), 0, None, None);
         // A failure is worth nothing to the next run.
@@ -79,12 +96,12 @@ impl Knowledge {
             Found::Absent => write(Kind::Profile.metric(), did, until, None, None),
             Found::Failed => true,
         });
-        if let Some(e) = failed {
+        if let Some(e) = lines.failed {
             return Err(e);
         }
-        out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        lines.out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(&beside, path)?;
-        Ok(entries - 1)
+        Ok(lines.entries - 1)
     }
 
     /// Takes over what a snapshot has and what still holds, and removes it. Gives the number of entries; 0 when there is none.
@@ -157,4 +174,32 @@ fn created(text: &str) -> io::Result<Value> {
 fn profile(text: &str) -> io::Result<Value> {
     document::checked(text.as_bytes()).map_err(io::Error::other)?;
     Ok(Value::Profile(text.as_bytes().into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that is full once.
+    struct FullOnce(u32);
+
+    impl Write for FullOnce {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += 1;
+            if self.0 == 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_first_failure_stays_whatever_follows_it() {
+        let line = Line { kind: "profile".into(), did: "did:plc:a".into(), until: 1, text: None, handle: None };
+        let mut lines = Lines { out: FullOnce(0), entries: 0, failed: None };
+        let more: Vec<bool> = (0..4).map(|_| lines.write(&line)).collect();
+        assert_eq!(more, [true, false, false, false]);
+        assert_eq!(lines.failed.map(|e| e.kind()), Some(io::ErrorKind::StorageFull));
+    }
 }

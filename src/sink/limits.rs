@@ -29,7 +29,11 @@ impl Limits {
     /// The nearest time to `time_ms` that the topic takes.
     pub fn nearest(&self, time_ms: i64, now_ms: i64) -> i64 {
         // Half of a limit of seconds is still within it.
-        let within = |limit: i64| if limit == i64::MAX { limit } else { (limit - MARGIN_MS).max(limit / 2) };
+        let within = |limit: i64| match limit {
+            // Kafka refuses a negative limit; another broker that has one can only mean that there is none.
+            i64::MAX | ..0 => i64::MAX,
+            _ => (limit - MARGIN_MS).max(limit / 2),
+        };
         time_ms.clamp(now_ms.saturating_sub(within(self.before_ms)), now_ms.saturating_add(within(self.after_ms)))
     }
 }
@@ -92,5 +96,9 @@ mod tests {
         assert_eq!(none.nearest(1, now), 1);
         let seconds = Limits { bytes: 1, before_ms: 10_000, after_ms: 0 };
         assert_eq!((seconds.nearest(0, now), seconds.nearest(now + 1, now)), (now - 5_000, now));
+        for negative in [-1, i64::MIN] {
+            let none = Limits { bytes: 1, before_ms: negative, after_ms: negative };
+            assert_eq!((none.nearest(1, now), none.nearest(2 * now, now)), (1, 2 * now), "{negative}");
+        }
     }
 }

@@ -27,7 +27,7 @@ const AGREE: Duration = Duration::from_secs(1);
 const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
 const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
-const MAX_MESSAGE: usize = 5_500_000;
+pub(super) const MAX_MESSAGE: usize = 5_500_000;
 /// Between connections that look for the way past a message that breaks them.
 const PAST: Duration = Duration::from_millis(200);
 /// So many connections in a row that break in the same place are more than a bad line.

@@ -4,13 +4,18 @@
 //! It knows files and the seqs in them, and nothing of connections. It runs on a reader thread, and ends with its files.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
 use super::job::{Frames, Intake, Seen, Stopped, Work};
+use super::relay::MAX_MESSAGE;
 use super::resume::{Resume, Verdict};
 use crate::atproto::frame::{self, Kind};
 use crate::checkpoint::{Position, RelayPosition};
@@ -20,12 +25,15 @@ use crate::metrics::{Metrics, SourceMetrics};
 /// What begins a zstd file: its magic number, which as a length would be a frame of 4 GB.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// A longer frame means that the file is no recording: relays send 5 MB at most.
-const MAX_FRAME: usize = 64 << 20;
+/// A longer frame means that the file is no recording: no longer one is taken of a relay.
+const MAX_FRAME: usize = MAX_MESSAGE;
 /// So many frames in a row above `to_seq` are the end of what is wanted; a few may only have a wrong seq.
 const BEYOND: u32 = 100;
-/// What is said of a file that ends inside a frame begins with this.
-const CUT_OFF: &str = "is cut off";
+/// The first seq is looked for in so many frames and bytes: a small packed file may unpack to ones without a seq for hours.
+const FIRST_FRAMES: u64 = 10_000;
+const FIRST_BYTES: u64 = 64 << 20;
+/// How long a pipe is waited for at most before the end is looked for.
+const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a pause for `rate` lasts at most before the end is looked for.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -80,18 +88,28 @@ impl Progress {
 }
 
 /// The seq of the first frame that has one, which the saved position is named after: another recording at the same path
-/// is another source.
-pub fn first_seq(path: &Path) -> Result<Option<u64>, String> {
-    let mut input = Recording::open(path, Arc::default()).map_err(|e| format!("{}: {e}", path.display()))?;
-    let mut bytes = Vec::new();
-    while input.next(&mut bytes).map_err(|e| format!("{}: {e}", path.display()))? {
-        if let Ok((_, body)) = frame::header(&bytes)
-            && let Some(seq) = frame::seq(&bytes[body..])
-        {
-            return Ok(Some(seq));
+/// is another source. `None` where the beginning of it has none, or when `stop` is set meanwhile.
+pub fn first_seq(path: &Path, stop: &AtomicBool) -> Result<Option<u64>, String> {
+    let stopped = || stop.load(Ordering::Relaxed);
+    let find = || {
+        let mut input = Recording::open(path, Arc::default(), &stopped)?;
+        while !stopped() && input.frames < FIRST_FRAMES && input.at < FIRST_BYTES {
+            match input.next()? {
+                Next::Frame => {}
+                Next::Later => continue,
+                Next::End => break,
+            }
+            if let Some(seq) = input.seq() {
+                return Ok(Some(seq));
+            }
         }
+        Ok(None)
+    };
+    match find() {
+        Ok(seq) => Ok(seq),
+        Err(Fault::Stopped) => Ok(None),
+        Err(Fault::File(why) | Fault::CutOff(why)) => Err(format!("{}: {why}", path.display())),
     }
-    Ok(None)
 }
 
 /// How far a recording goes.
@@ -99,22 +117,35 @@ pub struct Extent {
     pub last_seq: Option<u64>,
     /// The frame behind so many bytes is cut off. Never for a packed file, which can only be read to its end.
     pub cut_at: Option<u64>,
+    /// `None`: nothing is in it that would say so.
+    pub is_packed: Option<bool>,
 }
 
-/// Reads a whole recording.
-pub fn extent(path: &Path) -> Result<Extent, String> {
-    let mut input = Recording::open(path, Arc::default())?;
-    let (mut bytes, mut last_seq) = (Vec::new(), None);
-    loop {
-        match input.next(&mut bytes) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Extent { last_seq, cut_at: None }),
-            Err(why) if input.is_packed || !why.starts_with(CUT_OFF) => return Err(why),
-            Err(_) => return Ok(Extent { last_seq, cut_at: Some(input.at) }),
-        }
-        if let Ok((_, body)) = frame::header(&bytes) {
-            last_seq = frame::seq(&bytes[body..]).or(last_seq);
-        }
+/// Reads a whole recording. `None`: `stop` was set meanwhile.
+pub fn extent(path: &Path, stop: &AtomicBool) -> Result<Option<Extent>, String> {
+    let stopped = || stop.load(Ordering::Relaxed);
+    let mut last_seq = None;
+    let mut read = || {
+        let mut input = Recording::open(path, Arc::default(), &stopped)?;
+        let cut_at = loop {
+            if stopped() {
+                return Err(Fault::Stopped);
+            }
+            match input.next() {
+                Ok(Next::Frame) => last_seq = input.seq().or(last_seq),
+                Ok(Next::Later) => {}
+                Ok(Next::End) => break None,
+                Err(Fault::CutOff(_)) if !input.is_packed => break Some(input.at),
+                Err(fault) => return Err(fault),
+            }
+        };
+        let is_packed = (input.is_packed || input.at > 0).then_some(input.is_packed);
+        Ok(Extent { last_seq, cut_at, is_packed })
+    };
+    match read() {
+        Ok(extent) => Ok(Some(extent)),
+        Err(Fault::Stopped) => Ok(None),
+        Err(Fault::File(why) | Fault::CutOff(why)) => Err(why),
     }
 }
 
@@ -175,8 +206,8 @@ impl<I: Intake> Replay<I> {
             match self.file(path) {
                 Ok(Wants::More) => {}
                 Ok(Wants::NoMore) => break,
-                Err(Failed::Stopped) => return,
-                Err(Failed::File(why)) => {
+                Err(Fault::Stopped) => return,
+                Err(Fault::File(why) | Fault::CutOff(why)) => {
                     // What came before it is whole, and is delivered.
                     *self.progress.lock() = Some(format!("{}: {why}", path.display()));
                     let _ = self.hand_over();
@@ -201,18 +232,28 @@ impl<I: Intake> Replay<I> {
         }
     }
 
-    fn file(&mut self, path: &Path) -> Result<Wants, Failed> {
-        let mut input = Recording::open(path, self.progress.clone())?;
-        let mut bytes = Vec::new();
-        while input.next(&mut bytes)? {
-            if self.intake.stopped() {
-                return Err(Failed::Stopped);
+    fn file(&mut self, path: &Path) -> Result<Wants, Fault> {
+        // The file may be a pipe that has nothing for a long time.
+        self.hand_over()?;
+        let mut input = Recording::open(path, self.progress.clone(), &|| self.intake.stopped())?;
+        loop {
+            let next = input.next()?;
+            if let Next::Later = next {
+                self.hand_over()?;
             }
-            if let Wants::NoMore = self.frame(&bytes)? {
-                return Ok(Wants::NoMore);
+            if self.intake.stopped() {
+                return Err(Fault::Stopped);
+            }
+            match next {
+                Next::Frame => {
+                    if let Wants::NoMore = self.frame(&input.frame)? {
+                        return Ok(Wants::NoMore);
+                    }
+                }
+                Next::Later => {}
+                Next::End => return Ok(Wants::More),
             }
         }
-        Ok(Wants::More)
     }
 
     fn frame(&mut self, bytes: &[u8]) -> Result<Wants, Stopped> {
@@ -305,53 +346,81 @@ enum Wants {
     NoMore,
 }
 
-enum Failed {
+/// Why a file is not read on: one line, without its name.
+enum Fault {
     Stopped,
-    /// Why the file cannot be read on: one line, without its name.
+    /// It ends inside a frame.
+    CutOff(String),
     File(String),
 }
 
-impl From<Stopped> for Failed {
+impl From<Stopped> for Fault {
     fn from(_: Stopped) -> Self {
-        Failed::Stopped
+        Fault::Stopped
     }
 }
 
-impl From<String> for Failed {
-    fn from(why: String) -> Self {
-        Failed::File(why)
-    }
+/// What `Recording::next` found.
+enum Next {
+    /// A frame, whole in `Recording::frame`.
+    Frame,
+    /// Nothing more for now: who writes the pipe pauses.
+    Later,
+    End,
+}
+
+/// How far the frame is read that is read now.
+#[derive(Clone, Copy)]
+enum Part {
+    Length,
+    Body(usize),
+    Whole,
 }
 
 /// One file, frame by frame.
 struct Recording {
     input: Box<dyn BufRead>,
     is_packed: bool,
+    /// The frame that is read, or was read last. It is kept over a pause in its middle.
+    frame: Vec<u8>,
+    part: Part,
     /// Bytes of frames so far, unpacked: where the next frame begins.
     at: u64,
     frames: u64,
 }
 
 impl Recording {
-    fn open(path: &Path, progress: Arc<Progress>) -> Result<Self, String> {
-        let failed = |e: io::Error| format!("cannot be read: {e}");
-        let raw: Box<dyn Read> = match path.to_str() {
-            Some("-") => Box::new(io::stdin()),
-            _ => {
-                let file = File::open(path).map_err(failed)?;
-                if file.metadata().is_ok_and(|found| found.is_dir()) {
-                    return Err("is a directory".into());
-                }
-                Box::new(file)
-            }
+    fn open(path: &Path, progress: Arc<Progress>, stopped: &dyn Fn() -> bool) -> Result<Self, Fault> {
+        let failed = |e: io::Error| Fault::File(format!("cannot be read: {e}"));
+        let file = match path.to_str() {
+            // Not the library's: it has a buffer of its own, which nothing shows to be empty.
+            Some("-") => File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?),
+            _ => File::open(path).map_err(failed)?,
         };
-        let mut input = BufReader::with_capacity(256 << 10, Counted { input: raw, progress });
-        let beginning = input.fill_buf().map_err(failed)?;
-        if beginning.starts_with(&GZIP_MAGIC) {
-            return Err("is packed by gzip: unpack it first (zstd is read as it is)".into());
+        let kind = file.metadata().map_err(failed)?.file_type();
+        if kind.is_dir() {
+            return Err(Fault::File("is a directory".into()));
         }
-        let packed = beginning.starts_with(&ZSTD_MAGIC);
-        let input: Box<dyn BufRead> = match packed {
+        let mut input = Counted { input: file, may_wait: !kind.is_file(), has_waited: false, progress };
+        // A pipe may give single bytes.
+        let (mut beginning, mut length) = ([0; ZSTD_MAGIC.len()], 0);
+        while length < beginning.len() {
+            if stopped() {
+                return Err(Fault::Stopped);
+            }
+            match input.read(&mut beginning[length..]) {
+                Ok(0) => break,
+                Ok(n) => length += n,
+                Err(e) if is_pause(&e) => {}
+                Err(e) => return Err(failed(e)),
+            }
+        }
+        if beginning.starts_with(&GZIP_MAGIC) {
+            return Err(Fault::File("is packed by gzip: unpack it first (zstd is read as it is)".into()));
+        }
+        let is_packed = beginning == ZSTD_MAGIC;
+        let input = BufReader::with_capacity(256 << 10, Cursor::new(beginning).take(length as u64).chain(input));
+        let input: Box<dyn BufRead> = match is_packed {
             true => {
                 let mut decoder = zstd::Decoder::with_buffer(input).map_err(failed)?;
                 // Recordings with a long window are smaller; this is what the zstd program takes at most by itself.
@@ -360,49 +429,101 @@ impl Recording {
             }
             false => Box::new(input),
         };
-        Ok(Recording { input, is_packed: packed, at: 0, frames: 0 })
+        Ok(Recording { input, is_packed, frame: Vec::new(), part: Part::Length, at: 0, frames: 0 })
     }
 
-    /// Puts the next frame into `bytes`; `false` at the end of the file. Fails with where the file is damaged.
-    fn next(&mut self, bytes: &mut Vec<u8>) -> Result<bool, String> {
+    /// Reads on to the end of the next frame. Fails with where the file is damaged.
+    fn next(&mut self) -> Result<Next, Fault> {
+        if let Part::Whole = self.part {
+            self.frame.clear();
+            self.part = Part::Length;
+        }
         let (at, frames) = (self.at, self.frames);
         let place =
             || format!("at byte {at}{}, behind {frames} whole frames", if at == 0 { "" } else { " (unpacked)" });
-        let cut = |e: io::Error| match e.kind() {
-            ErrorKind::UnexpectedEof => format!("{CUT_OFF} {}", place()),
-            _ => format!("cannot be read on {}: {e}", place()),
-        };
-        if self.input.fill_buf().map_err(cut)?.is_empty() {
-            return Ok(false);
+        let cut_off = || Fault::CutOff(format!("is cut off {}", place()));
+        loop {
+            let wanted = match self.part {
+                Part::Length => 4,
+                Part::Body(length) => length,
+                Part::Whole => return Ok(Next::Frame),
+            };
+            // Room only for what is there: the length may be wrong.
+            while self.frame.len() < wanted {
+                let there = match self.input.fill_buf() {
+                    Ok([]) if self.frame.is_empty() && matches!(self.part, Part::Length) => return Ok(Next::End),
+                    Ok([]) => return Err(cut_off()),
+                    Ok(there) => there,
+                    Err(e) if is_pause(&e) => return Ok(Next::Later),
+                    Err(e) if e.kind() == ErrorKind::UnexpectedEof => return Err(cut_off()),
+                    Err(e) => return Err(Fault::File(format!("cannot be read on {}: {e}", place()))),
+                };
+                let more = there.len().min(wanted - self.frame.len());
+                self.frame.extend_from_slice(&there[..more]);
+                self.input.consume(more);
+            }
+            match self.part {
+                Part::Length => {
+                    let length = self.frame.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
+                    // No frame is empty: zeros in the middle of a file are damage.
+                    if length > MAX_FRAME || length == 0 {
+                        let what = format!("is no recording, or damaged, {}: a frame of {length} bytes", place());
+                        return Err(Fault::File(what));
+                    }
+                    self.frame.clear();
+                    self.part = Part::Body(length);
+                }
+                Part::Body(length) => {
+                    (self.at, self.frames) = (at + 4 + length as u64, frames + 1);
+                    self.part = Part::Whole;
+                }
+                Part::Whole => {}
+            }
         }
-        let mut length = [0; 4];
-        self.input.read_exact(&mut length).map_err(cut)?;
-        let length = u32::from_le_bytes(length) as usize;
-        // No frame is empty: zeros in the middle of a file are damage.
-        if length > MAX_FRAME || length == 0 {
-            return Err(format!("is no recording, or damaged, {}: a frame of {length} bytes", place()));
-        }
-        bytes.clear();
-        // Not all at once: the length may be wrong.
-        let read = self.input.by_ref().take(length as u64).read_to_end(bytes).map_err(cut)?;
-        if read < length {
-            return Err(format!("{CUT_OFF} {}", place()));
-        }
-        (self.at, self.frames) = (at + 4 + length as u64, frames + 1);
-        Ok(true)
+    }
+
+    /// The seq of the frame that was read last.
+    fn seq(&self) -> Option<u64> {
+        let (_, body) = frame::header(&self.frame).ok()?;
+        frame::seq(&self.frame[body..])
     }
 }
 
-/// Counts what is read of a file.
+/// A signal, or nothing there yet.
+fn is_pause(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Counts what is read of a file. A pipe is not waited for longer than [`LOOK_UP`]: what it gave is to be handed over
+/// meanwhile, and a stop seen.
 struct Counted {
-    input: Box<dyn Read>,
+    input: File,
+    may_wait: bool,
+    /// It had nothing when it was asked last.
+    has_waited: bool,
     progress: Arc<Progress>,
 }
 
 impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.may_wait && !self.is_ready() {
+            self.has_waited = true;
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let n = self.input.read(buffer)?;
+        self.has_waited = false;
         self.progress.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+impl Counted {
+    fn is_ready(&self) -> bool {
+        // The first time not at all, so that what was read is handed over at once.
+        let patience = if self.has_waited { LOOK_UP } else { Duration::ZERO };
+        let timeout = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
+        let mut fds = [PollFd::new(&self.input, PollFlags::IN)];
+        // What cannot be waited for is read: that tells why.
+        !matches!(poll(&mut fds, Some(&timeout)), Ok(0) | Err(Errno::INTR))
     }
 }

@@ -329,3 +329,11 @@ pub fn consume_with(broker: &str, topic: &str, properties: &[(&str, &str)]) -> V
     out.sort_by_key(|a| a.partition);
     out
 }
+
+/// A small packed recording that unpacks to hundreds of gigabytes of frames of an unknown kind, which have no seq.
+pub fn frames_without_end() -> Vec<u8> {
+    // {"op": 1, "t": "#x"} {}
+    let frame = b"\x0b\0\0\0\xa2bop\x01atb#x\xa0";
+    let packed = zstd::encode_all(&frame.repeat(4 << 20)[..], 3).expect("packed");
+    packed.repeat(5_000)
+}

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use atkafka_fixtures::ozone::{LABELER, Ozone, OzoneConfig};
+use atkafka_fixtures::tap::{Tap, TapConfig, TapEvent};
 use data_encoding::BASE64;
 use support::*;
 
@@ -105,6 +107,40 @@ fn a_login_is_not_shown_even_where_the_pds_says_it() {
         searched(&[&line[..], &["--password", MARKER]].concat(), &[], says);
         searched(&line, &[("ATKAFKA_OZONE_PASSWORD", MARKER)], says);
     }
+}
+
+#[test]
+fn what_cannot_be_parsed_is_not_quoted() {
+    let basic = format!("Basic {}", BASE64.encode(format!("admin:{MARKER}").as_bytes()));
+    for message in [
+        format!(r#"{{"id":"{basic} {MARKER}","type":"record"}}"#),
+        format!(r#"{{"id":1,"type":"record","record":"{basic} {MARKER}"}}"#),
+        format!(r#"{{"id":1,"type":"identity","identity":{{"did":"did:plc:x","is_active":"{basic} {MARKER}"}}}}"#),
+    ] {
+        let tap = Tap::start(TapConfig {
+            password: Some(MARKER.into()),
+            retry: Duration::from_secs(1),
+            ..TapConfig::default()
+        });
+        let tap = tap.expect("a port");
+        let url = tap.url();
+        // Again and again, since there is more than one run.
+        thread::spawn(move || {
+            loop {
+                tap.push([TapEvent::raw(1, message.as_bytes())]);
+                thread::sleep(Duration::from_millis(500));
+            }
+        });
+        let line = ["firehose", "tap", "--tap-host", &url, "--tap-password", MARKER];
+        searched(&line, &[], "invalid type: string, expected");
+    }
+    let ozone = Ozone::start(OzoneConfig::default()).expect("a port");
+    let tokens = format!(r#"{{"accessJwt":"{MARKER}","refreshJwt":"{MARKER}"}}"#);
+    ozone.answer_raw("createSession", Some((200, tokens)));
+    ozone.answer_raw("queryEvents", Some((200, format!(r#"{{"events":"Bearer {MARKER}"}}"#))));
+    let url = ozone.url();
+    let line = ["ozone-events", "--pds-host", &url, "--identifier", "a.example", "--labeler-did", LABELER];
+    searched(&line, &[("ATKAFKA_OZONE_PASSWORD", MARKER)], "invalid type: string, expected a sequence");
 }
 
 #[test]

@@ -17,12 +17,12 @@ pub fn read<'a, T: Deserialize<'a>>(text: &'a [u8], deepest: usize) -> Result<T,
     }
     // The parser itself looks at this last, and makes strings of what is not UTF-8 before.
     let text = std::str::from_utf8(text).map_err(|e| format!("not UTF-8: {e}"))?;
-    sonic_rs::from_str(text).map_err(|e| first_line(&e))
+    sonic_rs::from_str(text).map_err(|e| reason(&e))
 }
 
 /// Reads a value out of a text that [`read`] or [`member`] has checked.
 pub fn part<'a, T: Deserialize<'a>>(value: &'a LazyValue<'a>) -> Result<T, String> {
-    sonic_rs::from_str(value.as_raw_str()).map_err(|e| first_line(&e))
+    sonic_rs::from_str(value.as_raw_str()).map_err(|e| reason(&e))
 }
 
 /// One member of an object. What stands behind it is not looked at, and may be cut off.
@@ -33,9 +33,35 @@ pub fn member<'a>(text: &'a str, deepest: usize, key: &str) -> Option<LazyValue<
     sonic_rs::get(text, [key]).ok()
 }
 
-/// The parser's words, without the excerpt of the text that follows them.
-fn first_line(e: &sonic_rs::Error) -> String {
-    e.to_string().lines().next().unwrap_or_default().chars().take(200).collect()
+/// The parser's words, without anything of the text: a server may have put there what it was told, a password too.
+fn reason(e: &sonic_rs::Error) -> String {
+    let said = e.to_string();
+    // An excerpt of the text follows in further lines.
+    let line = said.lines().next().unwrap_or_default();
+    let place = || match (e.line(), e.column()) {
+        (0, _) => String::new(),
+        (line, column) => format!(" at line {line} column {column}"),
+    };
+    let short = if let Some((kind, rest)) = split_kind(line) {
+        // The value may hold these words too; the last ones are the parser's.
+        let expected = rest.rsplit_once(", expected ").map(|(_, expected)| format!(", expected {expected}"));
+        format!("{kind}{}", expected.unwrap_or_else(place))
+    } else if !e.is_unmatched_type()
+        || ["missing field ", "duplicate field ", "invalid length "].iter().any(|start| line.starts_with(start))
+    {
+        // Fixed words, and names of ours.
+        line.to_string()
+    } else {
+        format!("not of the form that is expected{}", place())
+    };
+    short.chars().take(200).collect()
+}
+
+/// `invalid type: string "x", expected ...` -> `invalid type: string`, and what is behind it.
+fn split_kind(line: &str) -> Option<(&str, &str)> {
+    let start = ["invalid type: ", "invalid value: "].into_iter().find(|start| line.starts_with(start))?.len();
+    let end = line[start..].find(['"', '`', ',']).map_or(line.len(), |at| start + at);
+    Some((line[..end].trim_end(), &line[end..]))
 }
 
 /// Whether arrays and objects of a JSON text stand more than `deepest` inside one another.
@@ -111,6 +137,79 @@ mod tests {
             let error = read::<Any<'_>>(text, SHALLOW).expect_err("refused");
             assert!(error.contains("UTF-8"), "{error}");
         }
+    }
+
+    #[test]
+    fn an_error_says_kind_and_place_and_nothing_of_the_text() {
+        #[derive(Deserialize, Debug)]
+        #[serde(deny_unknown_fields)]
+        struct Form<'a> {
+            id: u64,
+            #[serde(default)]
+            small: u8,
+            #[serde(borrow, default)]
+            _name: std::borrow::Cow<'a, str>,
+            #[serde(default)]
+            _list: Vec<u8>,
+            #[serde(default)]
+            _kind: Option<Kind>,
+            #[serde(default)]
+            _pair: Option<(u8, u8)>,
+            #[serde(default)]
+            _own: Option<Own>,
+        }
+        #[derive(Deserialize, Debug)]
+        enum Kind {
+            Known,
+        }
+        #[derive(Debug)]
+        struct Own;
+        impl<'de> Deserialize<'de> for Own {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Own, D::Error> {
+                let text = String::deserialize(d)?;
+                if text == "own" { Ok(Own) } else { Err(serde::de::Error::custom(format!("no own: {text}"))) }
+            }
+        }
+        let error = |text: &str| {
+            let error = read::<Form<'_>>(text.as_bytes(), SHALLOW).map(|f| (f.id, f.small)).expect_err("refused");
+            assert!(!error.contains("hunter2") && !error.contains("4711"), "{text}: {error}");
+            error
+        };
+        assert!(read::<Form<'_>>(br#"{"id":1,"_kind":"Known","_own":"own"}"#, SHALLOW).is_ok());
+        assert_eq!(error(r#"{"id":"Basic hunter2"}"#), "invalid type: string, expected u64 at line 1 column 21");
+        for value in [
+            r#""hunter2, expected hunter2""#,
+            r#""hunter2\", expected hunter2 at line 1 column 1""#,
+            r#""hunter2\n, expected hunter2\r\n`hunter2`""#,
+            r#""\u2028hunter2""#,
+        ] {
+            let said = error(&format!(r#"{{"id":{value}}}"#));
+            assert!(said.starts_with("invalid type: string, expected u64 at line 1 column "), "{said}");
+        }
+        for (text, says) in [
+            (r#"{"id":1,"small":4711}"#, "invalid value: integer, expected u8 at line 1"),
+            (r#"{"id":-4711}"#, "invalid value: integer, expected u64 at line 1"),
+            (r#"{"id":4711.5}"#, "invalid type: floating point, expected u64 at line 1"),
+            (r#"{"id":true}"#, "invalid type: boolean, expected u64 at line 1"),
+            (r#"{"id":null}"#, "invalid type: null, expected u64 at line 1"),
+            (r#"{"id":1,"_list":"hunter2"}"#, "invalid type: string, expected a sequence at line 1"),
+            (r#"{"id":1,"_list":{"hunter2":1}}"#, "invalid type: map, expected a sequence at line 1"),
+            (r#""hunter2""#, "invalid type: string, expected struct Form at line 1"),
+            (r#"{"small":1}"#, "missing field `id` at line 1"),
+            (r#"{"id":1,"id":2}"#, "duplicate field `id` at line 1"),
+            (r#"{"id":1,"hunter2, expected hunter2":2}"#, "not of the form that is expected at line 1"),
+            (r#"{"id":1,"_kind":"hunter2"}"#, "not of the form that is expected at line 1"),
+            (r#"{"id":1,"_own":"hunter2"}"#, "not of the form that is expected"),
+            (r#"{"id":1,"_pair":[1]}"#, "invalid length 1, expected a tuple of size 2"),
+            (r#"{"id":hunter2}"#, ""),
+            (r#"{"id":1 hunter2}"#, ""),
+            (r#"{"_name":"hunter2"#, ""),
+        ] {
+            let said = error(text);
+            assert!(said.starts_with(says) && !said.is_empty() && said.len() <= 200, "{text}: {said}");
+        }
+        let long = error(&format!(r#"{{"id":"{}"}}"#, "hunter2".repeat(10_000)));
+        assert_eq!(long, "invalid type: string, expected u64 at line 1 column 70008");
     }
 
     #[test]

@@ -129,6 +129,14 @@ impl StateFile {
         };
         let mut bytes = sonic_rs::to_vec(&saved).map_err(|e| e.to_string())?;
         bytes.push(b'\n');
+        // What no start would read must not take the place of a position that can be read.
+        if too_large(bytes.len()) {
+            return Err(format!(
+                "the position has {} MiB, and more than {} are not read",
+                bytes.len() >> 20,
+                MAX_FILE >> 20
+            ));
+        }
         self.hold_lock()?;
         self.replace(&bytes).map_err(|e| explain(&e))
     }
@@ -208,10 +216,14 @@ fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
+    if too_large(bytes.len()) {
         return Err(io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20)));
     }
     Ok(Some(bytes))
+}
+
+fn too_large(bytes: usize) -> bool {
+    bytes as u64 > MAX_FILE
 }
 
 /// Some file systems (network and FUSE ones) cannot sync a directory and say EINVAL or ENOTSUP: there is nothing more to be
@@ -402,6 +414,26 @@ mod tests {
         assert_eq!(ozone(0, vec![(i64::MAX, 1)]).check(), Ok(()), "an event without a time");
         assert!(ozone(i64::MIN, Vec::new()).check().is_err());
         assert!(ozone(i64::MAX, Vec::new()).check().is_err());
+    }
+
+    #[test]
+    fn the_largest_window_is_read_again_and_what_would_not_be_is_not_written() {
+        let dir = dir("large");
+        let open = || StateFile::open::<OzonePosition>(&dir, "ozone", "h", "o").expect("read");
+        // The longest texts that numbers have.
+        let ozone = |events: usize| OzonePosition {
+            high_water_ms: super::super::MAX_TIME_MS,
+            window: std::sync::Arc::new((0..events as u64).map(|id| (i64::MAX, u64::MAX - id)).collect()),
+        };
+        let (mut file, _) = open();
+        let largest = ozone(OzonePosition::MAX_WINDOW);
+        file.save(&largest).expect("saved");
+        let error = file.save(&ozone(1_700_000)).expect_err("refused");
+        assert!(error.contains("MiB") && error.contains("64"), "{error}");
+        drop(file);
+        assert_eq!(fs::read_dir(&dir).expect("dir").count(), 2, "the file and its lock");
+        assert!(open().1 == Some(largest), "the earlier one stays");
+        fs::remove_dir_all(&dir).expect("removed");
     }
 
     #[test]

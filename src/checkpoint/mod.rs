@@ -93,6 +93,11 @@ pub struct OzonePosition {
     pub window: Arc<Vec<(i64, u64)>>,
 }
 
+impl OzonePosition {
+    /// Events that a window may have: 22 MB of a state file, and over 16,000 events a second for the default look-back.
+    pub const MAX_WINDOW: usize = 500_000;
+}
+
 impl file::Stored for OzonePosition {
     fn check(&self) -> Result<(), String> {
         match self.high_water_ms {

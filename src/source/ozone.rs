@@ -6,10 +6,12 @@
 //! that only followed the cursor would be such a forward cursor.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
 use super::backoff::Backoff;
@@ -28,6 +30,9 @@ const PAGE_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Events as old as this are committed: a round over them may be as long as it likes.
 const SETTLED_MS: i64 = 600_000;
+
+/// Events of a page that are taken. One that has more was not made by an Ozone, which gives what it is asked for.
+const MAX_EVENTS: usize = 10 * PAGE;
 
 /// Levels of a page; an event stands three levels down.
 const DEEPEST: usize = json::MAX_DEPTH as usize + 3;
@@ -48,9 +53,9 @@ pub struct Ozone<I> {
     link: Link,
     /// The newest `createdAt` seen.
     high_water_ms: Option<i64>,
-    /// Events of the window that were handed over: `(createdAt, id)`, and their ids.
-    window: Vec<(i64, u64)>,
-    seen: HashSet<u64>,
+    window: Window,
+    /// Whether it was said that the window is full.
+    full: bool,
     /// Events handed over so far.
     fresh: u64,
 }
@@ -65,9 +70,43 @@ struct Round {
 #[derive(Deserialize)]
 struct Page<'a> {
     #[serde(borrow)]
-    events: Vec<LazyValue<'a>>,
+    events: Events<'a>,
     #[serde(default)]
     cursor: Option<String>,
+}
+
+/// The first [`MAX_EVENTS`], and how many there are: a value takes many times the bytes of a short text.
+struct Events<'a> {
+    taken: Vec<LazyValue<'a>>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Taking;
+        impl<'de> Visitor<'de> for Taking {
+            type Value = Events<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Events<'de>, A::Error> {
+                let mut taken = Vec::new();
+                while taken.len() < MAX_EVENTS {
+                    let Some(event) = list.next_element()? else { break };
+                    taken.push(event);
+                }
+                let mut count = taken.len();
+                // To the end: where the list is no JSON, that is what is wrong.
+                while count >= MAX_EVENTS && list.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Events { taken, count })
+            }
+        }
+        deserializer.deserialize_seq(Taking)
+    }
 }
 
 #[derive(Deserialize)]
@@ -95,8 +134,8 @@ impl<I: Intake> Ozone<I> {
         Ozone {
             session: Session::new(account, metrics.clone()),
             link: Link::new(name, index, metrics, health),
-            seen: window.iter().map(|(_, id)| *id).collect(),
-            window,
+            window: Window::new(window),
+            full: false,
             high_water_ms: saved.map(|s| s.high_water_ms),
             reading,
             intake,
@@ -151,10 +190,10 @@ impl<I: Intake> Ozone<I> {
             None => since_ms,
         };
         let created_after = from_ms.map(time::format_ms);
-        self.forget_before(from_ms.unwrap_or(i64::MIN));
+        self.window.forget_before(from_ms.unwrap_or(i64::MIN));
         let mut began_ms = self.high_water_ms;
         let (mut cursor, mut pages) = (None, 0);
-        let (known, mut repeats, mut cursors) = (self.seen.len(), 0, Loop::default());
+        let (known, mut repeats, mut cursors) = (self.window.ids.len(), 0, Loop::default());
         loop {
             if self.intake.stopped() {
                 return Err(Ended::Stopped);
@@ -166,20 +205,27 @@ impl<I: Intake> Ozone<I> {
                 );
                 Ended::Failed(Failure::Later { reason, wait: None })
             })?;
+            let (events, count) = (page.events.taken, page.events.count);
+            if count > MAX_EVENTS {
+                let reason = format!(
+                    "queryEvents: a page of {count} events, and {PAGE} were asked for: is the service of --labeler-did an Ozone?"
+                );
+                return Err(Ended::Failed(Failure::Later { reason, wait: None }));
+            }
             pages += 1;
             self.link.metrics.ozone_pages.inc();
             self.link.connected();
-            if page.events.is_empty() {
+            if events.is_empty() {
                 return Ok(Round { caught_up: true, pages });
             }
             let before = self.fresh;
             let read_at = Instant::now();
-            self.hand_over(&page)?;
+            self.hand_over(&events)?;
             // Held up by the output: what committed late meanwhile stands behind the cursor.
             let held_up = read_at.elapsed() > self.reading.look_back / 2;
             // Without anything new another round would not come further than this one.
             if self.fresh > before {
-                if page.events.len() < PAGE {
+                if count < PAGE {
                     return Ok(Round { caught_up: true, pages });
                 }
                 let (now_ms, high_water_ms) = (time::now_ms(), self.high_water_ms.unwrap_or(0));
@@ -192,7 +238,7 @@ impl<I: Intake> Ozone<I> {
             cursor = page.cursor.or(cursor);
             let Some(next) = &cursor else { return Ok(Round { caught_up: true, pages }) };
             // More repeats than there are events to repeat: the server goes round, whatever its cursors are.
-            repeats += page.events.len() - (self.fresh - before) as usize;
+            repeats += count - (self.fresh - before) as usize;
             if cursors.closes(next) || repeats > known {
                 log::warn!(
                     at_most = 1, event = "endless_pages", host = self.link.name;
@@ -204,9 +250,9 @@ impl<I: Intake> Ozone<I> {
         }
     }
 
-    fn hand_over(&mut self, page: &Page<'_>) -> Result<(), Ended> {
+    fn hand_over(&mut self, events: &[LazyValue<'_>]) -> Result<(), Ended> {
         let mut frames = Frames::default();
-        for event in &page.events {
+        for event in events {
             let raw = event.as_raw_str();
             let (id, ms) = match json_input::part::<Stamp<'_>>(event) {
                 Ok(Stamp { id, created_at }) => {
@@ -216,35 +262,65 @@ impl<I: Intake> Ozone<I> {
                 // Without an id it is known again by what it says.
                 Err(_) => (hash(raw), None),
             };
-            if !self.seen.insert(id) {
+            if !self.window.ids.insert(id) {
                 self.link.metrics.ozone_repeats.inc();
                 continue;
             }
             // A clock that ran ahead must not hide what comes after it was put right.
             self.high_water_ms = self.high_water_ms.max(ms.map(|ms| ms.min(time::now_ms())));
-            // One without a time is never forgotten when nothing came before it.
-            self.window.push((ms.or(self.high_water_ms).unwrap_or(i64::MAX), id));
+            // One without a time is never forgotten when nothing came before it. One of the future is in each round until then.
+            self.window.entries.push((ms.or(self.high_water_ms).unwrap_or(i64::MAX), id));
             self.fresh += 1;
             frames.push(raw.as_bytes(), Seen::Json);
         }
         let Some(frames) = frames.take() else { return Ok(()) };
         self.link.received(&frames);
         let high_water_ms = self.high_water_ms.unwrap_or(0);
-        self.forget_before(high_water_ms - self.reading.look_back.as_millis() as i64);
-        let position = OzonePosition { high_water_ms, window: Arc::new(self.window.clone()) };
+        self.window.forget_before(high_water_ms - self.reading.look_back.as_millis() as i64);
+        if self.window.forget_above(OzonePosition::MAX_WINDOW) && !std::mem::replace(&mut self.full, true) {
+            log::warn!(
+                event = "window_full", host = self.link.name;
+                "{}: over {} events are in the look-back window or in the future: the oldest are forgotten, and may be delivered again",
+                self.link.name,
+                OzonePosition::MAX_WINDOW
+            );
+        }
+        let position = OzonePosition { high_water_ms, window: Arc::new(self.window.entries.clone()) };
         self.intake.put(Work::Ozone(frames), Some(Position::Ozone(position))).map_err(|Stopped| Ended::Stopped)
+    }
+}
+
+/// Events that were handed over and that a later round reads again, in the order in which they came.
+struct Window {
+    /// `(createdAt, id)`.
+    entries: Vec<(i64, u64)>,
+    ids: HashSet<u64>,
+}
+
+impl Window {
+    fn new(entries: Vec<(i64, u64)>) -> Self {
+        Window { ids: entries.iter().map(|(_, id)| *id).collect(), entries }
     }
 
     /// Events older than the next round reads need not be known any more.
     fn forget_before(&mut self, ms: i64) {
-        let seen = &mut self.seen;
-        self.window.retain(|(at, id)| {
+        let ids = &mut self.ids;
+        self.entries.retain(|(at, id)| {
             let keep = *at >= ms;
             if !keep {
-                seen.remove(id);
+                ids.remove(id);
             }
             keep
         });
+    }
+
+    /// Keeps the `most` that came last. Whether there were more.
+    fn forget_above(&mut self, most: usize) -> bool {
+        let excess = self.entries.len().saturating_sub(most);
+        for (_, id) in self.entries.drain(..excess) {
+            self.ids.remove(&id);
+        }
+        excess > 0
     }
 }
 
@@ -296,6 +372,33 @@ mod tests {
         }
         let mut seen = Loop::default();
         assert!(!(0..10_000).any(|cursor: i32| seen.closes(&cursor.to_string())));
+    }
+
+    #[test]
+    fn a_window_keeps_what_came_last() {
+        let mut window = Window::new((1..=10).map(|id| (i64::MAX - id, id as u64)).collect());
+        assert!(!window.forget_above(10));
+        assert!(window.forget_above(4));
+        assert_eq!(window.entries.iter().map(|(_, id)| *id).collect::<Vec<_>>(), [7, 8, 9, 10]);
+        assert!(window.ids.len() == 4 && window.entries.iter().all(|(_, id)| window.ids.contains(id)));
+        window.forget_before(i64::MAX - 8);
+        assert_eq!(window.entries.len(), 2);
+        assert_eq!(window.ids.len(), 2);
+    }
+
+    #[test]
+    fn of_a_long_list_only_the_first_events_are_taken() {
+        let page =
+            |events: usize, rest: &str| format!(r#"{{"cursor":"c","events":[{}]{rest}}}"#, vec!["1"; events].join(","));
+        for events in [0, 1, MAX_EVENTS, MAX_EVENTS + 1, 300_000] {
+            let text = page(events, "");
+            let read: Page<'_> = json_input::read(text.as_bytes(), DEEPEST).expect("a page");
+            assert_eq!((read.events.taken.len(), read.events.count), (events.min(MAX_EVENTS), events));
+            assert_eq!(read.cursor.as_deref(), Some("c"));
+            assert!(json_input::read::<Page<'_>>(page(events, "]").as_bytes(), DEEPEST).is_err());
+        }
+        let error = json_input::read::<Page<'_>>(br#"{"events":"Bearer x"}"#, DEEPEST).err();
+        assert_eq!(error.as_deref(), Some("invalid type: string, expected a sequence at line 1 column 20"));
     }
 
     #[test]

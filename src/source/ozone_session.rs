@@ -15,8 +15,8 @@ use crate::metrics::Metrics;
 pub const PAGE: usize = 100;
 /// One request, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// A page of 100 events was 60 kB (measured); one event may carry long comments.
-const MAX_ANSWER: u64 = 32 << 20;
+/// A page of 100 events was 60 kB (measured). Ozone takes events of up to 100 kB, so that a page has 10 MB at most.
+const MAX_ANSWER: u64 = 12 << 20;
 /// Answers without events: tokens, errors, and what `GET /` gives.
 const MAX_SMALL: u64 = 1 << 20;
 /// A token is renewed so long before it expires, or when half its life is over.

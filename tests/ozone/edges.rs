@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD};
+use atkafka_fixtures::ozone::{Draft, IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD};
 
 use super::support::*;
-use super::{SOON, bridge, fails, late, line_ids, start, wait_lines};
+use super::{SOON, bridge, fails, late, line_ids, now_ms, start, wait_lines};
 
 /// Answers each request with these bytes, and then again and again with `tail`.
 fn server(head: &'static [u8], tail: &'static [u8]) -> String {
@@ -108,6 +108,40 @@ fn an_answer_without_an_end_is_given_up() {
     let bridge = to_host(&format!("http://{at}"));
     bridge.wait("another attempt", SOON, |b| b.log_contains("again in"));
     assert!(bridge.peak_memory() < 60 << 20, "{}", bridge.peak_memory());
+}
+
+#[test]
+fn a_page_of_far_more_events_than_asked_for_is_refused_and_takes_little_memory() {
+    for (events, says) in
+        [(5_000_000, "a page of 5000000 events, and 100 were asked for"), (16_000_000, "queryEvents: ")]
+    {
+        let ozone = answering("queryEvents", 200, &format!(r#"{{"events":[{}1]}}"#, "1,".repeat(events - 1)));
+        let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
+        bridge.wait(says, SOON, |b| b.log_contains(says));
+        bridge.wait("another attempt", SOON, |_| ozone.stats().queries.len() >= 2);
+        assert!(bridge.peak_memory() < 100 << 20, "{}", bridge.peak_memory());
+        assert_eq!(bridge.lines().len(), 0);
+        ozone.answer_raw("queryEvents", None);
+        ozone.add(&late(1, 0));
+        wait_lines(&bridge, 1);
+        assert_eq!(bridge.stop().0, Some(0));
+    }
+}
+
+#[test]
+fn an_event_of_the_future_comes_once_and_hides_nothing() {
+    let ozone = start(OzoneConfig::default());
+    let ahead = |ms| Draft { created_ms: Some(now_ms() + ms), ..late(1, 0) };
+    let future = [ozone.add(&ahead(3_600_000)), ozone.add(&ahead(4_000))];
+    let bridge = bridge(&ozone, &["--poll-interval", "100ms", "--look-back", "1s"]);
+    wait_lines(&bridge, 2);
+    // Past the look-back, and past the time of one of them.
+    thread::sleep(Duration::from_secs(8));
+    let now = ozone.add(&late(2, 0));
+    wait_lines(&bridge, 3);
+    let mut ids = line_ids(&bridge);
+    ids.sort_unstable();
+    assert_eq!(ids, [future[0], future[1], now], "each once");
 }
 
 #[test]

@@ -206,6 +206,11 @@ impl Health {
         self.with(|s| s.sources.get_mut(index).map(|source| source.delivered = Some((lag, Instant::now()))));
     }
 
+    /// The lag of the last delivery of source `index`; `None` before the first.
+    pub fn delivered_lag(&self, index: usize) -> Option<f64> {
+        self.with(|s| s.sources.get(index)?.delivered.map(|(lag, _)| lag))
+    }
+
     /// By source, how many seconds it is behind: at the last delivery, and more while nothing is delivered. `None` where
     /// nothing is known yet.
     pub fn lags(&self) -> Vec<Option<f64>> {

@@ -3,6 +3,10 @@
 
 #[path = "hostile/deep.rs"]
 mod deep;
+#[path = "support/flood.rs"]
+mod flood;
+#[path = "hostile/floods.rs"]
+mod floods;
 #[path = "hostile/memory.rs"]
 mod memory;
 #[path = "hostile/seqs.rs"]
@@ -645,26 +649,28 @@ fn a_message_over_the_limit_is_passed_and_reported_as_a_gap() {
 /// A line error comes once; a message that the host keeps comes with each connection, and must not hold us for ever.
 #[test]
 fn a_message_that_breaks_every_connection_is_passed_and_reported_as_a_gap() {
-    let mut s = Script::new(6);
-    s.good(30);
-    // What stands behind the broken message is given up with it.
-    let seq = s.next();
-    s.frames.push(Commit::new(DID, REV).frame(seq));
-    s.events.push((0, "info over_limit".into()));
-    s.good(30);
-    let mut config = RelayConfig { numbering: Numbering::AsIs, ..s.config() };
-    // A masked frame, which no server may send.
-    config.faults.inject.push(Inject::raw(30, vec![0x82, 0x81, 1, 2, 3, 4, 5]));
-    let relay = Relay::start(config).expect("a relay");
-    let bridge = Bridge::start(&["firehose", "relay", "--relay-host", &relay.url(), "--cursor", "oldest"]);
-    bridge.wait_delivered(s.seq, PATIENCE);
-    bridge.wait("every event is out", PATIENCE, |b| b.lines().len() >= s.events.len());
-    let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
-    compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
-    assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 1.0);
-    assert_eq!(bridge.metric("atkafka_dead_letters"), 1.0, "one letter a message");
-    let (code, _) = bridge.stop();
-    assert_eq!(code, Some(0));
+    for rule in [CursorRule::Exclusive, CursorRule::Inclusive] {
+        let mut s = Script::new(6);
+        s.good(30);
+        // What stands behind the broken message is given up with it.
+        let seq = s.next();
+        s.frames.push(Commit::new(DID, REV).frame(seq));
+        s.events.push((0, "info over_limit".into()));
+        s.good(30);
+        let mut config = RelayConfig { cursor: rule, numbering: Numbering::AsIs, ..s.config() };
+        // A masked frame, which no server may send.
+        config.faults.inject.push(Inject::raw(30, vec![0x82, 0x81, 1, 2, 3, 4, 5]));
+        let relay = Relay::start(config).expect("a relay");
+        let bridge = Bridge::start(&["firehose", "relay", "--relay-host", &relay.url(), "--cursor", "oldest"]);
+        bridge.wait_delivered(s.seq, PATIENCE);
+        bridge.wait("every event is out", PATIENCE, |b| b.lines().len() >= s.events.len());
+        let parse = |line: &String| said(&sonic_rs::from_str(line).expect("JSON"));
+        compare(&bridge.lines().iter().map(parse).collect::<Vec<_>>(), &s.events);
+        assert_eq!(bridge.metric("atkafka_gaps{kind=\"over_limit\"}"), 1.0);
+        assert_eq!(bridge.metric("atkafka_dead_letters"), 1.0, "one letter a message");
+        let (code, _) = bridge.stop();
+        assert_eq!(code, Some(0));
+    }
 }
 
 /// A host that answers each upgrade and then sends no websocket, until it is well again: what it has is not passed over.

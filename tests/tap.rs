@@ -1,5 +1,7 @@
 //! Tap: its messages as events, its acknowledgements behind the broker's, and what is killed, dropped, refused or silent.
 
+#[path = "support/flood.rs"]
+mod endless;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -664,6 +666,23 @@ fn a_dead_link_is_left_after_a_minute_and_a_living_one_is_not() {
     assert!(killed.is_ok());
     assert_eq!((stats.outbox, stats.connections), (0, 1), "one connection for all of it");
     assert!(reading.join().expect("read") >= 60_000);
+}
+
+/// Live events hold their accounts in Tap until they are acknowledged.
+#[test]
+fn pings_without_end_hold_back_neither_messages_nor_acknowledgements_nor_a_stop() {
+    let tail = format!(r#""rev":"{REV}","collection":"a.b.c","rkey":"k","action":"delete""#);
+    let text = |id| match TapEvent::record("did:plc:a", true, &tail).message {
+        TapMessage::Rest(rest) => wire::message(wire::TEXT, format!(r#"{{"id":{id},{rest}"#).as_bytes()),
+        TapMessage::Raw(..) => unreachable!("records have an id"),
+    };
+    let tap = endless::Flood::start((1..=3).flat_map(text).collect(), wire::message(wire::PING, b"x"));
+    let bridge = start(&tap.url(), &[]);
+    bridge.wait("the lines", SOON, |b| b.lines().len() == 3);
+    bridge.wait("the acknowledgements", SOON, |_| tap.texts().len() == 3);
+    assert!(tap.texts().iter().all(|text| text.contains(r#""type":"ack""#)), "{:?}", tap.texts());
+    assert_eq!(bridge.get("/readyz").map(|(status, _)| status), Some(200));
+    stop(bridge);
 }
 
 // --- speed ----------------------------------------------------------------------------------

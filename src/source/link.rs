@@ -11,6 +11,8 @@ use crate::metrics::{Metrics, SourceMetrics};
 
 /// How often a reader that waits looks whether it should stop.
 pub const LOOK_UP: Duration = Duration::from_millis(500);
+/// A socket may never run dry, of pings alone: what was read goes on, and timers and the end are looked at, this often.
+pub const LATE: Duration = Duration::from_millis(100);
 
 /// Why a connection ended, or did not come about.
 pub enum Ended {

@@ -1,7 +1,8 @@
 //! Whether a host that was busy has fallen silent. No socket; the clock is handed in.
 //!
 //! A relay whose fan-out hangs answers pings and sends nothing any more. Only a host that gave events steadily is
-//! suspected: a quiet one may send nothing for days.
+//! suspected: a quiet one may send nothing for days. What comes of a backlog says nothing: a quiet host too gives its
+//! events of days in minutes.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,9 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const TELL: Duration = Duration::from_secs(10);
 /// Busy: over one event a second in each of so many parts, which have this length together.
 const PARTS: u32 = 3;
+/// Events older than so many seconds are of a backlog. Those that a quiet host has of so long come in an instant, which
+/// makes no busy part.
+pub const NEAR: f64 = 300.0;
 /// Between connections that bring nothing, which wait twice as long each time.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -41,14 +45,15 @@ impl Pace {
         self.connected = Some(now);
     }
 
-    /// An event came.
-    pub fn event(&mut self, now: Instant) {
+    /// An event came. `near`: whether the host's events are of about now; asked once a part.
+    pub fn event(&mut self, now: Instant, near: impl Fn() -> bool) {
         (self.last, self.left) = (Some(now), 0);
         let (since, events) = self.part.get_or_insert((now, 0));
         *events = events.saturating_add(1);
         let (lasted, events) = (now - *since, *events);
         if lasted >= self.part_length() {
-            self.busy = if f64::from(events) > lasted.as_secs_f64() { self.busy.saturating_add(1) } else { 0 };
+            let busy = f64::from(events) > lasted.as_secs_f64() && near();
+            self.busy = if busy { self.busy.saturating_add(1) } else { 0 };
             self.part = Some((now, 0));
         }
     }
@@ -79,15 +84,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Events at a steady rate for so long.
-    fn steady(pace: &mut Pace, from: Instant, a_second: f64, seconds: u32) -> Instant {
+    /// Events at a steady rate for so long, of now or of a backlog.
+    fn events(pace: &mut Pace, from: Instant, a_second: f64, seconds: u32, near: bool) -> Instant {
         let mut now = from;
         pace.connected(now);
         while now - from < SECOND * seconds {
-            pace.event(now);
+            pace.event(now, || near);
             now += SECOND.div_f64(a_second);
         }
         now
+    }
+
+    fn steady(pace: &mut Pace, from: Instant, a_second: f64, seconds: u32) -> Instant {
+        events(pace, from, a_second, seconds, true)
     }
 
     #[test]
@@ -103,8 +112,24 @@ mod tests {
             pace.connected(now);
             assert!(pace.silent(now).is_some(), "a connection alone is no event");
         }
-        pace.event(now);
+        pace.event(now, || true);
         assert_eq!(pace.silent(now + SECOND * 5), None);
+    }
+
+    #[test]
+    fn a_quiet_host_that_gave_a_backlog_is_let_alone_and_a_busy_one_is_not() {
+        let day = SECOND * 86_400;
+        let mut pace = Pace::new(Some(PATIENCE));
+        let now = events(&mut pace, Instant::now(), 1_000.0, 200, false);
+        // The last of it is of now, and so is an event each minute.
+        let now = steady(&mut pace, now, 1_000.0, 5);
+        let now = steady(&mut pace, now + SECOND * 60, 1.0 / 60.0, 600);
+        assert_eq!((pace.silent(now + day), pace.leave(now + day)), (None, None));
+        let mut pace = Pace::new(Some(PATIENCE));
+        let now = events(&mut pace, Instant::now(), 1_000.0, 200, false);
+        assert_eq!((pace.silent(now + day), pace.leave(now + day)), (None, None));
+        let now = steady(&mut pace, now, 10.0, 130);
+        assert!(pace.silent(now + SECOND * 15).is_some() && pace.leave(now + SECOND * 100).is_some());
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::diagnosis::{Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
-use super::link::{self, Ended, LOOK_UP, Link};
-use super::pace::{PATIENCE, Pace};
+use super::link::{self, Ended, LATE, LOOK_UP, Link};
+use super::pace::{NEAR, PATIENCE, Pace};
 use super::past::{Past, Way};
 use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
 use super::socket::{Event, Socket};
@@ -62,6 +62,8 @@ pub struct Relay<I> {
     broken: u32,
     /// The way past a message that breaks each of them.
     past: Option<Past>,
+    /// When [`Relay::in_between`] last did something.
+    looked: Instant,
 }
 
 /// `saved` is what a restart goes on behind, `reached` the last seq read.
@@ -107,6 +109,7 @@ impl<I: Intake> Relay<I> {
             fresh: 0,
             broken: 0,
             past: None,
+            looked: Instant::now(),
         }
     }
 
@@ -149,6 +152,13 @@ impl<I: Intake> Relay<I> {
         Ended::Again(PAST)
     }
 
+    /// Whether an event with this seq shows that the connection got past the place where others broke. Two do not, since
+    /// each connection may begin with them: the cursor's own event, where cursors are inclusive, and the one behind a jump
+    /// that is not confirmed. A lower one is of a host that counts anew.
+    fn is_past(&self, seq: Option<u64>) -> bool {
+        seq.is_some_and(|seq| seq != self.resume.cursor() && seq != self.resume.last())
+    }
+
     /// This connection does not break where others did.
     fn unbroken(&mut self) -> Result<(), Ended> {
         self.broken = 0;
@@ -178,11 +188,14 @@ impl<I: Intake> Relay<I> {
         if event {
             self.heard();
         }
-        self.unbroken()?;
+        if self.is_past(seq) {
+            self.unbroken()?;
+        }
         self.release(seq)?;
         let mut position = None;
         if let Some(seq) = seq {
-            if self.resume.last() == 0 && self.start == Start::Live {
+            let begins = self.resume.last() == 0 && self.start == Start::Live;
+            if begins {
                 self.intake.begin(position_of((seq - 1, seq - 1)))?;
             }
             match self.resume.judge(seq) {
@@ -193,6 +206,10 @@ impl<I: Intake> Relay<I> {
                 }
                 Verdict::New => {}
                 Verdict::Gap(gap) => self.gap(gap, None)?,
+            }
+            if begins {
+                // It cannot wait for a second one, and without its seq the next connection would be live again.
+                self.resume.settle();
             }
             self.fresh += 1;
             position = Some((self.resume.cursor(), seq));
@@ -249,6 +266,7 @@ impl<I: Intake> Relay<I> {
 
     fn read(&mut self, socket: &mut Socket, asked: Option<u64>, began: Instant) -> Ended {
         loop {
+            let before = self.frames.list.len();
             let step = match socket.read() {
                 Event::Binary(bytes) => self.binary(&bytes),
                 Event::Text(text) => self.text(&text),
@@ -258,9 +276,9 @@ impl<I: Intake> Relay<I> {
                 Event::Broken(reason) => Err(self.broken(asked, reason)),
                 Event::TooLong(size, start) => self.too_long(size, &start),
             };
-            // Timers also run while frames never stop.
-            let step = step
-                .and_then(|()| if self.frames.list.is_empty() { socket.tick().map_err(Ended::Lost) } else { Ok(()) });
+            // Whatever was not added to a hand-over: messages that are, fill it sooner or later, and cost no clock.
+            let added = self.frames.list.len() > before;
+            let step = step.and_then(|()| if added { Ok(()) } else { self.in_between(socket) });
             if let Err(ended) = step {
                 return ended;
             }
@@ -274,6 +292,21 @@ impl<I: Intake> Relay<I> {
             Some(found) => Err(Ended::Lost(format!("its messages are JSON: {}", found.in_place_of(Meant::Relay)))),
             None => Ok(()),
         }
+    }
+
+    /// More may be there to be read, without end: hands over what waited long enough, and runs the timers. Of silence it
+    /// says nothing: after a hand-over that took long, events may be there.
+    fn in_between(&mut self, socket: &mut Socket) -> Result<(), Ended> {
+        let now = Instant::now();
+        if now - self.looked < LATE {
+            return Ok(());
+        }
+        self.looked = now;
+        self.nothing_more()?;
+        if self.intake.stopped() {
+            return Err(Ended::Stopped);
+        }
+        socket.tick().map_err(Ended::Lost)
     }
 
     /// Nothing is there to be read now: hands over, runs the timers, and waits.
@@ -313,7 +346,8 @@ impl<I: Intake> Relay<I> {
 
     /// An event came, whether new or not.
     fn heard(&mut self) {
-        self.pace.event(Instant::now());
+        let near = || self.link.health.delivered_lag(self.link.index).is_none_or(|lag| lag < NEAR);
+        self.pace.event(Instant::now(), near);
         if std::mem::take(&mut self.told_silent) {
             self.link.health.silent(self.link.index, None);
         }
@@ -348,8 +382,11 @@ impl<I: Intake> Relay<I> {
             Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
         }
         self.heard();
-        self.unbroken()?;
-        let Some(seq) = frame::seq(&bytes[body..]) else {
+        let seq = frame::seq(&bytes[body..]);
+        if self.is_past(seq) {
+            self.unbroken()?;
+        }
+        let Some(seq) = seq else {
             return Ok(self.keep(bytes, Seen::BadSeq, None)?);
         };
         if self.past.is_some() {
@@ -383,7 +420,7 @@ impl<I: Intake> Relay<I> {
         Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some((self.resume.cursor(), seq)))?)
     }
 
-    /// Nothing is there to be read now: what was read goes on, but for a first frame that waits for a second one.
+    /// Nothing more is waited for: what was read goes on, but for a first frame that waits for a second one.
     fn nothing_more(&mut self) -> Result<(), Stopped> {
         match self.alone {
             Some((_, since)) if since.elapsed() < AGREE && !self.intake.stopped() => Ok(()),

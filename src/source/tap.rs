@@ -5,12 +5,12 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Host;
 use super::diagnosis::{self, Answer, Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
-use super::link::{self, Ended, LOOK_UP, Link};
+use super::link::{self, Ended, LATE, LOOK_UP, Link};
 use super::ozone_answer::{HIDDEN, repeats};
 use super::socket::{Event, Socket};
 use crate::checkpoint::acks::AckQueue;
@@ -32,6 +32,8 @@ pub struct Tap<I> {
     fresh: u64,
     /// Counts the connections: acknowledgements belong to one.
     connection: u64,
+    /// When [`Tap::in_between`] last did something.
+    looked: Instant,
 }
 
 impl<I: Intake> Tap<I> {
@@ -45,7 +47,7 @@ impl<I: Intake> Tap<I> {
         health: Arc<Health>,
     ) -> Self {
         let link = Link::new(name, index, metrics, health);
-        Tap { host, intake, link, acks, frames: Frames::default(), fresh: 0, connection: 0 }
+        Tap { host, intake, link, acks, frames: Frames::default(), fresh: 0, connection: 0, looked: Instant::now() }
     }
 
     /// Reads until the end is asked for, and a moment longer: what is in flight is still acknowledged.
@@ -80,6 +82,7 @@ impl<I: Intake> Tap<I> {
 
     fn read(&mut self, socket: &mut Socket) -> Ended {
         loop {
+            let before = self.frames.list.len();
             let step = match socket.read() {
                 Event::Text(text) => self.keep(text.as_bytes(), Seen::Json, || Found::by_text(&text)),
                 Event::Binary(bytes) => self.keep(&bytes, Seen::Binary, || Found::by_binary(&bytes)),
@@ -99,17 +102,28 @@ impl<I: Intake> Tap<I> {
                     Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {MAX_MESSAGE}")))
                 }
             };
-            let step = step.and_then(|()| {
-                if self.frames.list.is_empty() {
-                    self.send_acks(socket)?;
-                    socket.tick().map_err(Ended::Lost)?;
-                }
-                Ok(())
-            });
+            let added = self.frames.list.len() > before;
+            let step = step.and_then(|()| if added { Ok(()) } else { self.in_between(socket) });
             if let Err(ended) = step {
                 return ended;
             }
         }
+    }
+
+    /// More may be there to be read, without end: hands over what waited long enough, acknowledges, and runs the timers.
+    fn in_between(&mut self, socket: &mut Socket) -> Result<(), Ended> {
+        let now = Instant::now();
+        if now - self.looked >= LATE {
+            self.looked = now;
+            self.hand_over()?;
+            if self.intake.stopped() {
+                return Err(Ended::Stopped);
+            }
+        } else if !self.frames.list.is_empty() {
+            return Ok(());
+        }
+        self.send_acks(socket)?;
+        socket.tick().map_err(Ended::Lost)
     }
 
     /// `found`: what sends such a message, if it is the first one.

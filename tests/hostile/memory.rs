@@ -64,7 +64,8 @@ fn what_is_too_much_of_a_frame_is_one_dead_letter_and_the_rest_arrives() {
     assert_eq!((has(1), has(3), has(5)), (1, 1, 1));
     assert!((1..10).contains(&has(2)), "the first ones of it: {} {:?}", has(2), bridge.log());
     assert!((1_000..40_000).contains(&has(4)), "{}", has(4));
-    assert_eq!(bridge.metric("atkafka_bytes_in_flight"), 0.0, "everything is given back");
+    // A moment after the last line, on a busy machine.
+    bridge.wait("everything is given back", SOON, |b| b.metric("atkafka_bytes_in_flight") == 0.0);
     assert_eq!(bridge.stop().0, Some(0));
 }
 

@@ -97,16 +97,49 @@ fn a_large_message_that_is_no_event_costs_none() {
 
 #[test]
 fn a_message_that_breaks_connections_between_sparse_seqs_is_passed_alone() {
-    let list: Vec<Vec<u8>> = [1, 2, 1_002, 1_003, 1_004].map(identity).to_vec();
-    let mut config = RelayConfig::script(list);
-    // What stands right behind it is met only with it.
-    config.faults.inject = vec![Inject::raw(2, MASKED.to_vec())];
-    let relay = Relay::start(config).expect("a relay");
-    let bridge = start(&relay, &["--cursor=oldest"]);
-    arrives(&bridge, &["1", "2", "over_limit", "1003", "1004"]);
-    assert_eq!(bridge.metric("atkafka_dead_letters{reason=\"bad_frame\"}"), 1.0);
-    assert_eq!(bridge.metric("atkafka_dead_letters"), 1.0);
-    assert_eq!(bridge.stop().0, Some(0));
+    // What stands right behind it is met only with it. Before the second one stands an event whose jump is not confirmed:
+    // it comes again on each connection.
+    let places = [(2, ["1", "2", "over_limit", "1003", "1004"]), (3, ["1", "2", "1002", "over_limit", "1004"])];
+    let passed = |cursor, (before, expected): (u64, [&str; 5])| {
+        let list: Vec<Vec<u8>> = [1, 2, 1_002, 1_003, 1_004].map(identity).to_vec();
+        let mut config = RelayConfig { cursor, ..RelayConfig::script(list) };
+        config.faults.inject = vec![Inject::raw(before, MASKED.to_vec())];
+        let relay = Relay::start(config).expect("a relay");
+        let bridge = start(&relay, &["--cursor=oldest"]);
+        arrives(&bridge, &expected);
+        assert_eq!(bridge.metric("atkafka_dead_letters{reason=\"bad_frame\"}"), 1.0);
+        assert_eq!(bridge.metric("atkafka_dead_letters"), 1.0);
+        assert_eq!(bridge.stop().0, Some(0));
+    };
+    std::thread::scope(|scope| {
+        for place in places {
+            for cursor in [CursorRule::Exclusive, CursorRule::Inclusive] {
+                scope.spawn(move || passed(cursor, place));
+            }
+        }
+    });
+}
+
+/// Nothing may come behind it for days, and the connection may end before something does.
+#[test]
+fn a_live_start_whose_first_event_is_too_large_begins_there() {
+    let list = vec![large(5_000), identity(5_001), identity(5_002)];
+    let mut config = RelayConfig { from_start: false, live_limit: Some(0), ..RelayConfig::script(list) };
+    (config.faults.drop_every, config.faults.drop_times) = (Some(1), Some(1));
+    for (limit, expected) in [(1, &["over_limit"][..]), (3, &["over_limit", "5001", "5002"])] {
+        let relay = Relay::start(config.clone()).expect("a relay");
+        let state = folder("state");
+        let bridge = start(&relay, &["--state-dir", state.to_str().expect("UTF-8")]);
+        bridge.wait("a live connection", PATIENCE, |_| relay.stats().connections.len() == 1);
+        // Nothing that comes to be after the end of the first connection is new to a second one that is live.
+        relay.set_live_limit(limit);
+        arrives(&bridge, expected);
+        bridge.wait("its position", PATIENCE, |_| saved(&state) == Some(4_999 + limit));
+        bridge.wait("a second connection", PATIENCE, |_| relay.stats().connections.len() == 2);
+        let cursors: Vec<_> = relay.stats().connections.iter().map(|c| c.cursor.clone()).collect();
+        assert_eq!(cursors, [None, Some("5000".to_string())]);
+        assert_eq!(bridge.stop().0, Some(0));
+    }
 }
 
 /// Connections in ten seconds, and the log.

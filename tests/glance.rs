@@ -368,9 +368,7 @@ fn the_lag_grows_while_the_broker_is_away_and_the_cause_is_named_with_its_age() 
     assert!(status == 503 && why.starts_with(&format!("output: {servers}: ")) && why.contains("(for "), "{why}");
     assert!(!why.contains("in flight waits"), "the cause, not what follows from it: {why}");
     bridge.wait("the log says it", SOON, |b| {
-        b.log()
-            .iter()
-            .any(|l| l.contains("INFO  output: ") && l.contains("(for ") && l.contains("delivered 0/s, lag "))
+        b.log().iter().any(|l| l.contains("INFO  output: ") && l.contains("(for ") && l.contains("delivered 0/s, lag "))
     });
     cluster.broker_up(1).expect("up");
     bridge.wait("it flows again", SOON, |b| lag(b) < 2.0 && ready(b).0 == 200);

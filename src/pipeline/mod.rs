@@ -42,6 +42,7 @@ use producer::{Lane, Producer};
 const QUEUE: usize = 256;
 /// Readers may be in the middle of connecting when all is delivered: they hold nothing, and are not waited for longer.
 /// Tap's reader still sends acknowledgements, for which it needs the processor: on a busy machine half a second was too short.
+/// The other threads have nothing left to do; the one that serves the Kafka client may be in a call of some seconds.
 const FAREWELL: Duration = Duration::from_millis(1500);
 
 /// One upstream to read.
@@ -75,6 +76,7 @@ pub struct Pipeline {
     permits: Arc<Permits>,
     metrics: Arc<Metrics>,
     ended: Receiver<Result<(), Failed>>,
+    readers: Vec<JoinHandle<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -94,7 +96,7 @@ impl Pipeline {
         let (jobs_in, jobs) = bounded(QUEUE);
         let (batches_in, batches) = bounded(QUEUE);
         let (ended_in, ended) = bounded(1);
-        let mut threads = Vec::new();
+        let (mut readers, mut threads) = (Vec::new(), Vec::new());
 
         let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
         let lanes = parts
@@ -111,7 +113,7 @@ impl Pipeline {
             let intake = Intake::new(i, handed_over, jobs_in, permits_of, metrics.clone(), beginnings_in.clone());
             let read = source.read;
             let failing = permits.clone();
-            threads.push(spawn(&format!("reader-{i}"), move || {
+            readers.push(spawn(&format!("reader-{i}"), move || {
                 if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
                     failing.fail(Failed::Run(format!("reader {i} panicked: a bug, please report it")));
                 }
@@ -186,7 +188,7 @@ impl Pipeline {
             }
         }));
         permits.report(&metrics);
-        Pipeline { permits, metrics, ended, threads }
+        Pipeline { permits, metrics, ended, readers, threads }
     }
 
     /// Asks for the end: nothing new is read, what is in flight is delivered.
@@ -207,16 +209,14 @@ impl Pipeline {
         })
     }
 
-    /// Joins what ends by itself in a moment.
+    /// Gives the readers a moment to end by themselves.
     pub fn join(self) {
         let until = Instant::now() + FAREWELL;
-        for thread in self.threads {
-            while !thread.is_finished() && Instant::now() < until {
-                thread::sleep(Duration::from_millis(5));
-            }
-            if thread.is_finished() {
-                let _ = thread.join();
-            }
+        while self.readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(5));
+        }
+        for thread in self.readers.into_iter().chain(self.threads).filter(JoinHandle::is_finished) {
+            let _ = thread.join();
         }
     }
 }

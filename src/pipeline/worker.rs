@@ -1,7 +1,7 @@
 //! A worker: takes any job, gives its batch. It keeps no state between jobs but buffers.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -61,6 +61,10 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
     }
 }
 
+/// Bytes of a frame that is decoded alone. Honest ones are mostly far below it.
+const LARGE: usize = 1 << 20;
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// One job. A panic on a frame takes only that frame: it becomes a dead letter.
 pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
     let mut out = Batch::answering(job);
@@ -72,6 +76,13 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
             for at in &frames.list {
                 let frame = &frames.bytes[at.range.clone()];
                 let mark = out.mark();
+                // Text of control characters becomes six times as long. The room for that is taken at once, since a Vec that
+                // grows holds both copies; and one worker at a time has it, so that it does not count once for each.
+                let alone =
+                    (frame.len() > LARGE).then(|| ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+                if alone.is_some() {
+                    out.bytes.reserve_exact(6 * frame.len());
+                }
                 let decode = || match &job.work {
                     Work::Tap(_) => decoder.tap(frame, &at.seen, &mut out),
                     Work::Ozone(_) => decoder.ozone(frame, &mut out),
@@ -88,6 +99,9 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
                 if let Some((reason, detail)) = instead {
                     out.back_to(&mark);
                     out.bury(DeadLetter { reason, detail: detail.into(), seq: 0, bytes: frame.to_vec() });
+                }
+                if alone.is_some() {
+                    out.shrink();
                 }
                 out.unreadable += usize::from(out.dead[mark.dead..].iter().any(|d| d.reason.is_of_a_whole_frame()));
             }

@@ -31,9 +31,27 @@ fn deletes(seq: u64) -> Vec<u8> {
     Commit::new("did:plc:hostilehostilehostile22", "3mptbypluud2a").ops(ops).frame(seq)
 }
 
+/// A text that is six times as long in JSON.
+fn nuls(seq: u64) -> Vec<u8> {
+    builder::identity_frame(
+        seq,
+        "did:plc:hostilehostilehostile22",
+        "2026-01-01T00:00:00Z",
+        Some(&"\0".repeat(5_300_000)),
+    )
+}
+
 #[test]
 fn frames_that_swell_stay_under_the_memory_limit_while_nothing_is_delivered() {
-    let list: Vec<Vec<u8>> = (1..=120).map(|seq| if seq % 3 == 0 { deletes(seq) } else { swelling(seq) }).collect();
+    stays_under_the_limit((1..=120).map(|seq| if seq % 3 == 0 { deletes(seq) } else { swelling(seq) }).collect());
+}
+
+#[test]
+fn frames_of_control_characters_stay_under_the_memory_limit_while_nothing_is_delivered() {
+    stays_under_the_limit((1..=40).map(nuls).collect());
+}
+
+fn stays_under_the_limit(list: Vec<Vec<u8>>) {
     let relay = Relay::start(RelayConfig::script(list)).expect("a relay");
     let (url, state) = (relay.url(), folder("state"));
     let args = ["firehose", "relay", "--relay-host", &url, "--cursor=oldest", "--memory-limit", "64MiB"];

@@ -154,7 +154,7 @@ kafka_port=$(scripts/kafka.sh free-port --port $((20000 + $$ % 100 * 100)))
 for suite; do
   if [ ! -f "$out/$suite.tar" ]; then
     echo "== $suite, by mmdebstrap"
-    mmdebstrap --variant=minbase --include=ca-certificates "$suite" "$out/$suite.tar.new" "${MIRROR:-http://deb.debian.org/debian}" \
+    mmdebstrap --format=tar --variant=minbase --include=ca-certificates "$suite" "$out/$suite.tar.new" "${MIRROR:-http://deb.debian.org/debian}" \
       >"$out/$suite.log" 2>&1 || die "mmdebstrap failed, see $out/$suite.log"
     mv "$out/$suite.tar.new" "$out/$suite.tar"
   fi

@@ -43,7 +43,8 @@ build() {
   owner=$(stat -c %U .)
   echo "install.sh: $BIN is missing or older than its source: building it, as $owner"
   if [ "$(id -u)" = 0 ] && [ "$owner" != root ]; then
-    runuser --login "$owner" --command "cd '$PWD' && CARGO_TARGET_DIR='$target' scripts/build.sh" </dev/null ||
+    # It is in sbin, which is not in everybody's PATH.
+    PATH=$PATH:/usr/sbin:/sbin runuser --login "$owner" --command "cd '$PWD' && CARGO_TARGET_DIR='$target' scripts/build.sh" </dev/null ||
       { echo "install.sh: the build failed; run make build as $owner, then make install as root" >&2; exit 1; }
   else
     scripts/build.sh

@@ -86,11 +86,20 @@ try "timeout -s INT 20 make run-relay RELAY_HOST=ws://127.0.0.1:$relay ARGS='--m
 [ "$(grep -c '"did"' /tmp/said)" = 3 ] || { cat "/tmp/log-$who"; die 'make run-relay wrote no events'; }
 if grep 'Compiling' "/tmp/log-$who"; then die 'make run-relay compiles again'; fi
 
-say 'make demo'
-timed try 'make demo' >/tmp/demo || { tail -n 40 /tmp/demo; die 'make demo failed'; }
+keep=''
+[ "$who" = user ] || keep=' KEEP=1'
+say "make demo$keep"
+timed try "make demo$keep" >/tmp/demo || { tail -n 40 /tmp/demo; die 'make demo failed'; }
 not_compiled 'make demo'
 tail -n 25 /tmp/demo
 grep -q '^demo: [0-9]* records delivered' /tmp/demo || die 'the demo delivered nothing'
+left=$(sed -nE 's/^  (scripts\/kafka.sh stop --clean .*)/\1/p' /tmp/demo)
+if [ -n "$keep" ]; then
+  try "${left/stop --clean/topics}" | grep -qx demo || die 'the demo left no broker with its topic'
+  try "$left" | grep '^stopped kafka ' || die "the demo's broker is not stopped by: $left"
+elif [ -n "$left" ]; then
+  die 'the demo leaves a broker unasked'
+fi
 
 say 'make kafka, events into it, make kafka-stop'
 timed try "make kafka KAFKA_PORT=$kafka"

@@ -344,3 +344,23 @@ fn has_start(text: &str, word: &str) -> bool {
     text.match_indices(word)
         .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':'))
 }
+
+/// Without the recorded data a test of them is ignored, and says so; it must not pass, and not be silent.
+#[test]
+fn every_test_of_recorded_data_is_ignored_where_they_are_not() {
+    let ignored = r#"#[cfg_attr(not(recorded_data), ignore = "needs the recorded data"#;
+    let (mut marked, mut wrong) = (0, Vec::new());
+    for path in rust_files("tests").into_iter().filter(|p| !name(p).starts_with("tests/tidy.rs")) {
+        let text = read(&path);
+        for test in text.split("#[test]\n").skip(1) {
+            let body = test.split("\n}\n").next().unwrap_or_default();
+            let reads = body.contains(" shared(") || body.contains("(shared(");
+            marked += usize::from(body.starts_with(ignored));
+            if reads && !body.starts_with(ignored) {
+                wrong.push(format!("{}: {}", name(&path), body.lines().next().unwrap_or_default()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(marked >= 10, "{marked}: the reader of tests reads them");
+}

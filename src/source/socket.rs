@@ -209,6 +209,24 @@ impl Socket {
         Ok(())
     }
 
+    /// Says goodbye and waits, `longest` at most, until the host does as well. A connection that is closed with something
+    /// unread in it is reset, and what was written last may be lost with it.
+    pub fn leave(mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        let _ = self.ws.close(None);
+        self.unwritten = true;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if self.flush().is_err() {
+                return;
+            }
+            match self.read() {
+                Event::Closed(_) | Event::Broken(_) => return,
+                Event::Nothing => self.wait(left, None),
+                _ => {}
+            }
+        }
+    }
+
     /// Says goodbye, as far as the socket takes it at once.
     pub fn close(mut self) {
         let _ = self.ws.close(None);

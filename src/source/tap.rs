@@ -75,8 +75,10 @@ impl<I: Intake> Tap<I> {
         let ended = self.hand_over().map_or_else(|stopped| stopped, |()| ended);
         if let Ended::Stopped = ended {
             self.last_acks(&mut socket);
+            socket.leave(GOODBYE);
+        } else {
+            socket.close();
         }
-        socket.close();
         ended
     }
 
@@ -216,5 +218,7 @@ pub fn check(host: &Host) -> Result<(), String> {
     }
 }
 
+/// Until Tap has read the last acknowledgements, at a stop.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// The check of `/health`, to its end.
 const HEALTH: Duration = Duration::from_secs(5);

@@ -197,7 +197,7 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
     Run::new(tap.logging)?.go(tap.writing, |run, _, _| {
         tap.host.client.announce(&tap.host.url(""));
         match tap::check(&tap.host) {
-            Ok(()) => log::info!(event = "connected", host = tap.host.name; "{}: /health is well", tap.host.name),
+            Ok(()) => log::info!(event = "connected", host = tap.host.name; "{}: /health is ok", tap.host.name),
             // The first connection says so too, and where it stands.
             Err(e) => log::debug!("{e}; connecting all the same"),
         }
@@ -238,16 +238,14 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
         if let Some(seq) = saved {
             log::info!(event = "position", host = name, seq = seq; "{name}: going on behind the saved seq {seq}");
         }
-        let total = reading.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|found| found.len()).sum();
-        told.total.store(total, Ordering::Relaxed);
         let (called, metrics, health) = (name.clone(), run.metrics.clone(), run.health.clone());
         let read = Box::new(move |intake| {
-            Replay::new(&called, reading, saved, intake, told, metrics, &health).run();
+            Replay::new(&called, reading, saved, intake, told, metrics, health).run();
         });
         Ok(vec![Source { name, keep, is_live: false, read }])
     })?;
     if let Some(why) = progress.failure() {
-        return Err(Failure::Run(why));
+        return Err(Failure::Run(why.into()));
     }
     match progress.frames.load(Ordering::Relaxed) {
         0 if progress.done.load(Ordering::Relaxed) && !progress.resumed.load(Ordering::Relaxed) => {

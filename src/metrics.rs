@@ -255,6 +255,18 @@ impl Metrics {
         }
     }
 
+    /// A frame that was taken before.
+    pub fn repeated_frame(&self) {
+        self.received_frames.inc();
+        self.repeats.inc();
+    }
+
+    /// A frame of a kind that is not known.
+    pub fn unknown_frame(&self) {
+        self.received_frames.inc();
+        self.unknown_frames.inc();
+    }
+
     pub fn dead_letter(&self, reason: Reason) -> &IntCounter {
         &self.dead_letters[reason as usize]
     }

@@ -17,6 +17,11 @@ pub enum Position {
 }
 
 impl Position {
+    /// Of a stream of frames: `saved` is what a restart goes on behind, `reached` the last seq read.
+    pub fn of_seqs((saved, reached): (u64, u64)) -> Self {
+        Position::Relay(RelayPosition { seq: saved, time_ms: 0 }, reached)
+    }
+
     /// Time of the newest event up to here, in milliseconds since 1970; 0 when unknown.
     pub fn time_ms(&self) -> i64 {
         match self {

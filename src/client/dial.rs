@@ -64,11 +64,10 @@ pub fn race(addresses: &[SocketAddr], until: Instant, stopped: &dyn Fn() -> bool
             failed.extend(under_way.iter().map(|(_, address)| format!("{address}: connection timed out")));
             return Err(named(&failed));
         }
-        let wait = (next.min(until) - now).min(LOOK_UP);
-        let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
+        let longest = (next.min(until) - now).min(LOOK_UP);
         let mut fds: Vec<PollFd<'_>> = under_way.iter().map(|(fd, _)| PollFd::new(fd, PollFlags::OUT)).collect();
         // An error here (a signal) only ends the wait early.
-        let _ = poll(&mut fds, Some(&timeout));
+        let _ = wait(&mut fds, longest);
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         for i in (0..ready.len()).rev().filter(|i| ready[*i]) {
             let (socket, address) = under_way.swap_remove(i);
@@ -121,6 +120,12 @@ fn named(failed: &[String]) -> String {
     let more = failed.len().saturating_sub(NAMED);
     let text = failed[..failed.len() - more].join(", ");
     if more == 0 { text } else { format!("{text}, and {more} more") }
+}
+
+/// Waits for one of `fds` to be ready, `longest` at most. Gives how many are; a signal ends it with an error.
+pub fn wait(fds: &mut [PollFd<'_>], longest: Duration) -> rustix::io::Result<usize> {
+    let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
+    poll(fds, Some(&timeout))
 }
 
 #[cfg(test)]

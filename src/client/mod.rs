@@ -4,7 +4,7 @@
 pub mod dial;
 pub mod proxy;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -194,6 +194,18 @@ pub fn retry_after(text: &str) -> Option<Duration> {
         }
     };
     Some(Duration::from_secs(seconds.min(3600)))
+}
+
+/// As a part of a URL: what is not a letter, a digit or one of `-._~` is written by its bytes.
+pub fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for b in text.bytes() {
+        match b.is_ascii_alphanumeric() || b"-._~".contains(&b) {
+            true => out.push(b as char),
+            false => drop(write!(out, "%{b:02X}")),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

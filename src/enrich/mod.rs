@@ -274,7 +274,7 @@ impl Knowledge {
 
     /// Where the caches are over their limit, each gives up the same part of what it holds.
     fn make_room(&self) {
-        let [documents, created, profiles] = self.sizes().map(|(_, _, bytes)| bytes);
+        let (documents, created, profiles) = (self.documents.bytes(), self.created.bytes(), self.profiles.bytes());
         let (held, limit) = (documents + created + profiles, self.settings.cache);
         if held <= limit {
             return;

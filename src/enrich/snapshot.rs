@@ -167,7 +167,7 @@ fn parse(line: &[u8]) -> io::Result<Line<'_>> {
 }
 
 fn created(text: &str) -> io::Result<Value> {
-    let ms = time::parse_ms(text).ok_or_else(|| io::Error::other("a creation time is none"))?;
+    let ms = time::parse_ms(text).ok_or_else(|| io::Error::other("a creation time is not valid"))?;
     Ok(Value::Created(Arc::new(Created { text: text.into(), ms })))
 }
 

@@ -9,7 +9,7 @@ use super::decode::Decoder;
 use super::event_writer::EventWriter;
 use crate::atproto::{json, json_input};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{Action, When};
+use crate::event::{Action, Head, When};
 
 /// What is looked at; kinds that are not known pass like the others.
 #[derive(Deserialize)]
@@ -69,7 +69,8 @@ impl Decoder<'_> {
         // `tools.ozone.moderation.defs#modEventTag` -> `ozone#modEventTag`
         let kind = view.event.kind.rsplit('#').next().unwrap_or_default();
         let name = format!("ozone#{kind}");
-        let mut event = EventWriter::begin_alone(out, &self.rules, did, &name, Action::Ozone, when);
+        let head = Head { did: Some(did), when, ..Head::of(Action::Ozone) };
+        let mut event = EventWriter::begin_alone(out, &self.rules, head, &name);
         json::raw(event.body(), text);
         event.finish();
         self.handled.ozone(kind);

@@ -36,12 +36,11 @@ impl<'b, 'h> EventWriter<'b, 'h> {
     /// Begins an event of the common form: what `head` says, then the body. `collection` is that of the record; empty for
     /// events that have none.
     pub fn begin(batch: &'b mut Batch, rules: &Rules, head: Head<'h>, collection: &str) -> Self {
-        let did = head.did.unwrap_or_default();
-        let mut writer = Self::at_key(batch, rules, did, collection, head.action, head.when, head.seq);
+        let mut writer = Self::at_key(batch, rules, &head, collection);
         event::open(&mut writer.batch.bytes, writer.format, &head);
         writer.body = writer.batch.bytes.len();
         writer.inside = true;
-        if rules.enrich && !did.is_empty() {
+        if rules.enrich && head.did.is_some_and(|did| !did.is_empty()) {
             writer.forget = Some(match head.action {
                 Action::Identity => Forget::Identity,
                 _ if collection == PROFILE => Forget::Profile,
@@ -52,15 +51,8 @@ impl<'b, 'h> EventWriter<'b, 'h> {
     }
 
     /// Begins an event that is its body alone, as upstream gave it; in Osprey's envelope it is called `name`.
-    pub fn begin_alone(
-        batch: &'b mut Batch,
-        rules: &Rules,
-        key: &str,
-        name: &str,
-        action: Action,
-        when: When<'h>,
-    ) -> Self {
-        let mut writer = Self::at_key(batch, rules, key, "", action, when, None);
+    pub fn begin_alone(batch: &'b mut Batch, rules: &Rules, head: Head<'h>, name: &str) -> Self {
+        let mut writer = Self::at_key(batch, rules, &head, "");
         if writer.format == Format::Osprey {
             osprey::open(&mut writer.batch.bytes, name);
         }
@@ -68,25 +60,17 @@ impl<'b, 'h> EventWriter<'b, 'h> {
         writer
     }
 
-    fn at_key(
-        batch: &'b mut Batch,
-        rules: &Rules,
-        key: &str,
-        collection: &str,
-        action: Action,
-        when: When<'h>,
-        seq: Option<u64>,
-    ) -> Self {
+    fn at_key(batch: &'b mut Batch, rules: &Rules, head: &Head<'h>, collection: &str) -> Self {
         let start = batch.bytes.len();
-        batch.bytes.extend_from_slice(key.as_bytes());
+        batch.bytes.extend_from_slice(head.did.unwrap_or_default().as_bytes());
         let key = start..batch.bytes.len();
         batch.bytes.extend_from_slice(collection.as_bytes());
         let collection = key.end..batch.bytes.len();
         EventWriter {
             format: rules.format,
-            action,
-            when,
-            seq: seq.unwrap_or(0),
+            action: head.action,
+            when: head.when,
+            seq: head.seq.unwrap_or(0),
             key,
             collection,
             forget: None,

@@ -488,7 +488,7 @@ impl Librdkafka {
     }
 }
 
-/// Callbacks of the admin client: they only keep the newest error.
+/// Callbacks of the admin client: what they hear is reported as that of the producer is.
 struct AdminContext(Context);
 
 impl ClientContext for AdminContext {

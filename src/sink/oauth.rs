@@ -4,7 +4,6 @@
 //! Neither the secret nor a token gets into any text, nor anything that the endpoint says but the name of an error: it may
 //! say back what it was told.
 
-use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -16,6 +15,7 @@ use super::kafka_options::OAuth;
 use super::locked;
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::time::now_ms;
+use crate::client::percent_encoded;
 
 /// One request, to its last byte.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -147,15 +147,7 @@ fn unreachable(e: ureq::Error) -> String {
 
 /// As forms are encoded, which RFC 6749 (2.3.1) asks of both halves of the login.
 fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for b in text.bytes() {
-        match b {
-            b if b.is_ascii_alphanumeric() || b"-._~".contains(&b) => out.push(b as char),
-            b' ' => out.push('+'),
-            b => drop(write!(out, "%{b:02X}")),
-        }
-    }
-    out
+    percent_encoded(text).replace("%20", "+")
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
         (400, Meant::Tap) => "is Tap in webhook mode? Unset TAP_WEBHOOK_URL there".into(),
         (401, Meant::Tap) => "Tap has an admin password: give it with --tap-password or --tap-password-file".into(),
         (401, _) => format!("it wants a login, as no relay does: is {flag} {name}?"),
-        (403, _) => "it lets this client or address in no more: a firewall, a block list?".into(),
+        (403, _) => "it no longer lets this client or address in: a firewall, a block list?".into(),
         (502..=504, _) => format!("the server in front of the {} says that it is away", meant.short()),
         (200..=299 | 404 | 405 | 501, _) => match ask(host, meant) {
             Some(found) => found,
@@ -323,7 +323,9 @@ pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
             format!("its certificate is not trusted: is {flag} right? A CA of your own is given with --ca-file")
         }
         () if tls && has(&["unexpected eof", "connection reset", "handshake", "disconnected"]) => {
-            format!("it hung up before TLS stood: if the server speaks none at this port, give {flag} with {plain}")
+            format!(
+                "it hung up before the TLS handshake was finished: if the server speaks none at this port, give {flag} with {plain}"
+            )
         }
         () if !tls
             && has(&[

@@ -3,6 +3,7 @@
 use data_encoding::BASE64;
 
 use super::diagnosis::{Answer, LONGEST, XrpcError};
+use crate::client::percent_encoded;
 
 /// In place of words that repeat a secret.
 pub const HIDDEN: &str = "(its words are not shown: they repeat the password)";
@@ -41,16 +42,7 @@ pub fn repeats(said: &str, secrets: &[String]) -> bool {
 fn repeats_one(said: &str, password: &str) -> bool {
     let escaped = sonic_rs::to_vec(&password).unwrap_or_default();
     let escaped = String::from_utf8_lossy(&escaped);
-    let in_url: String = password
-        .bytes()
-        .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-_.~".contains(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect();
+    let in_url = percent_encoded(password);
     let base64 = BASE64.encode(password.as_bytes());
     let forms = [password, escaped.trim_matches('"'), &in_url, base64.trim_end_matches('=')];
     !password.is_empty() && forms.iter().any(|form| said.contains(form))

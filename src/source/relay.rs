@@ -15,7 +15,7 @@ use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
 use super::socket::{Event, Socket};
 use super::{Host, Start};
 use crate::atproto::frame::{self, ErrorBody, Kind};
-use crate::checkpoint::{Position, RelayPosition};
+use crate::checkpoint::Position;
 use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::log::plain::plain;
@@ -64,11 +64,6 @@ pub struct Relay<I> {
     past: Option<Past>,
     /// When [`Relay::in_between`] last did something.
     looked: Instant,
-}
-
-/// `saved` is what a restart goes on behind, `reached` the last seq read.
-fn position_of((saved, reached): (u64, u64)) -> Position {
-    Position::Relay(RelayPosition { seq: saved, time_ms: 0 }, reached)
 }
 
 impl<I: Intake> Relay<I> {
@@ -194,18 +189,12 @@ impl<I: Intake> Relay<I> {
         self.release(seq)?;
         let mut position = None;
         if let Some(seq) = seq {
-            let begins = self.resume.last() == 0 && self.start == Start::Live;
+            let begins = self.begins();
             if begins {
-                self.intake.begin(position_of((seq - 1, seq - 1)))?;
+                self.intake.begin(Position::of_seqs((seq - 1, seq - 1)))?;
             }
-            match self.resume.judge(seq) {
-                Verdict::Repeat => {
-                    self.link.metrics.received_frames.inc();
-                    self.link.metrics.repeats.inc();
-                    return Ok(());
-                }
-                Verdict::New => {}
-                Verdict::Gap(gap) => self.gap(gap, None)?,
+            if !self.is_new(seq)? {
+                return Ok(());
             }
             if begins {
                 // It cannot wait for a second one, and without its seq the next connection would be live again.
@@ -361,8 +350,7 @@ impl<I: Intake> Relay<I> {
         match kind {
             Kind::Error => return self.error_frame(&bytes[body..]),
             Kind::Unknown => {
-                self.link.metrics.received_frames.inc();
-                self.link.metrics.unknown_frames.inc();
+                self.link.metrics.unknown_frame();
                 return Ok(());
             }
             Kind::Info => {
@@ -393,16 +381,10 @@ impl<I: Intake> Relay<I> {
             // Said below, and with a better reason than an old cursor.
             self.resume.told_outdated();
         }
-        let begins = self.resume.last() == 0 && self.start == Start::Live;
+        let begins = self.begins();
         self.release(Some(seq))?;
-        match self.resume.judge(seq) {
-            Verdict::Repeat => {
-                self.link.metrics.received_frames.inc();
-                self.link.metrics.repeats.inc();
-                return Ok(());
-            }
-            Verdict::New => {}
-            Verdict::Gap(gap) => self.gap(gap, None)?,
+        if !self.is_new(seq)? {
+            return Ok(());
         }
         if self.past.take().is_some() {
             self.link.metrics.dead_letter(Reason::BadFrame).inc();
@@ -418,6 +400,24 @@ impl<I: Intake> Relay<I> {
             self.alone = Some((seq, Instant::now()));
         }
         Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some((self.resume.cursor(), seq)))?)
+    }
+
+    /// Whether the next event is the first of a live start.
+    fn begins(&self) -> bool {
+        self.resume.last() == 0 && self.start == Start::Live
+    }
+
+    /// Whether the event with this seq is new. A repeat is counted, and a gap is reported.
+    fn is_new(&mut self, seq: u64) -> Result<bool, Stopped> {
+        match self.resume.judge(seq) {
+            Verdict::Repeat => {
+                self.link.metrics.repeated_frame();
+                return Ok(false);
+            }
+            Verdict::New => {}
+            Verdict::Gap(gap) => self.gap(gap, None)?,
+        }
+        Ok(true)
     }
 
     /// Nothing more is waited for: what was read goes on, but for a first frame that waits for a second one.
@@ -437,7 +437,7 @@ impl<I: Intake> Relay<I> {
         let lowest = second.map_or(first, |second| second.min(first)) - 1;
         let agreed = second.is_none_or(|second| second >= first && second - first <= JUMP);
         self.position = Some((if agreed { first } else { lowest }, first));
-        self.intake.begin(position_of((lowest, lowest)))
+        self.intake.begin(Position::of_seqs((lowest, lowest)))
     }
 
     /// Says a gap in the metric, the log, and an `info` event, with which `position` is reached.
@@ -460,7 +460,7 @@ impl<I: Intake> Relay<I> {
         );
         self.hand_over()?;
         let notice = Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) };
-        self.intake.put(notice, reached.map(position_of))
+        self.intake.put(notice, reached.map(Position::of_seqs))
     }
 
     fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
@@ -520,7 +520,7 @@ impl<I: Intake> Relay<I> {
         if let Some((_, seq)) = reached {
             self.link.gauges.last_seq_received.set(seq as i64);
         }
-        self.intake.put(Work::Frames(frames), reached.map(position_of))
+        self.intake.put(Work::Frames(frames), reached.map(Position::of_seqs))
     }
 }
 

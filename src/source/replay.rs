@@ -8,19 +8,21 @@ use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
 use super::job::{Frames, Intake, Seen, Stopped, Work};
+use super::link::Link;
 use super::relay::MAX_MESSAGE;
 use super::resume::{Resume, Verdict};
 use crate::atproto::frame::{self, Kind};
-use crate::checkpoint::{Position, RelayPosition};
+use crate::checkpoint::Position;
+use crate::client::dial::wait;
 use crate::health::Health;
-use crate::metrics::{Metrics, SourceMetrics};
+use crate::metrics::Metrics;
 
 /// What begins a zstd file: its magic number, which as a length would be a frame of 4 GB.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -55,35 +57,27 @@ pub struct Reading {
 pub struct Progress {
     /// Frames that were handed over.
     pub frames: AtomicU64,
-    /// Bytes of the files that were read, as they are on the disk.
-    pub bytes: AtomicU64,
-    /// Bytes of all files; 0 where that is not known.
-    pub total: AtomicU64,
     /// Everything was read.
     pub done: AtomicBool,
     /// It went on behind a saved position.
     pub resumed: AtomicBool,
     /// The lowest and the highest seq that were seen.
-    pub seqs: Mutex<Option<(u64, u64)>>,
-    failed: Mutex<Option<String>>,
+    seqs: OnceLock<(u64, u64)>,
+    failed: OnceLock<String>,
 }
 
 impl Progress {
     /// `: they have seq 1 to 9`, or nothing where no frame has a seq.
     pub fn extent(&self) -> String {
-        match *self.seqs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+        match self.seqs.get() {
             Some((lowest, highest)) => format!(": they have seq {lowest} to {highest}"),
             None => String::new(),
         }
     }
 
     /// Why it did not come to the end of the files: one line.
-    pub fn failure(&self) -> Option<String> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.failed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
     }
 }
 
@@ -92,7 +86,7 @@ impl Progress {
 pub fn first_seq(path: &Path, stop: &AtomicBool) -> Result<Option<u64>, String> {
     let stopped = || stop.load(Ordering::Relaxed);
     let find = || {
-        let mut input = Recording::open(path, Arc::default(), &stopped)?;
+        let mut input = Recording::open(path, &stopped)?;
         while !stopped() && input.frames < FIRST_FRAMES && input.at < FIRST_BYTES {
             match input.next()? {
                 Next::Frame => {}
@@ -126,7 +120,7 @@ pub fn extent(path: &Path, stop: &AtomicBool) -> Result<Option<Extent>, String> 
     let stopped = || stop.load(Ordering::Relaxed);
     let mut last_seq = None;
     let mut read = || {
-        let mut input = Recording::open(path, Arc::default(), &stopped)?;
+        let mut input = Recording::open(path, &stopped)?;
         let cut_at = loop {
             if stopped() {
                 return Err(Fault::Stopped);
@@ -163,8 +157,7 @@ pub struct Replay<I> {
     began: Instant,
     handed_over: u64,
     progress: Arc<Progress>,
-    gauges: SourceMetrics,
-    metrics: Arc<Metrics>,
+    link: Link,
 }
 
 impl<I: Intake> Replay<I> {
@@ -176,12 +169,11 @@ impl<I: Intake> Replay<I> {
         intake: I,
         progress: Arc<Progress>,
         metrics: Arc<Metrics>,
-        health: &Health,
+        health: Arc<Health>,
     ) -> Self {
         progress.resumed.store(saved.is_some(), Ordering::Relaxed);
-        let gauges = metrics.source(name);
-        gauges.connected.set(1);
-        health.source(0, Ok(()));
+        let link = Link::new(name, 0, metrics, health);
+        link.connected();
         Replay {
             behind: saved.unwrap_or(reading.from_seq.saturating_sub(1)),
             reading,
@@ -194,8 +186,7 @@ impl<I: Intake> Replay<I> {
             began: Instant::now(),
             handed_over: 0,
             progress,
-            gauges,
-            metrics,
+            link,
         }
     }
 
@@ -209,13 +200,16 @@ impl<I: Intake> Replay<I> {
                 Err(Fault::Stopped) => return,
                 Err(Fault::File(why) | Fault::CutOff(why)) => {
                     // What came before it is whole, and is delivered.
-                    *self.progress.lock() = Some(format!("{}: {why}", path.display()));
+                    // Set once: the reader ends with it.
+                    let _ = self.progress.failed.set(format!("{}: {why}", path.display()));
                     let _ = self.hand_over();
                     return;
                 }
             }
         }
-        *self.progress.seqs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.seen;
+        if let Some(seen) = self.seen {
+            let _ = self.progress.seqs.set(seen);
+        }
         if self.hand_over().and_then(|()| self.last_position()).is_ok() {
             self.progress.done.store(true, Ordering::Relaxed);
         }
@@ -226,7 +220,7 @@ impl<I: Intake> Replay<I> {
         self.resume.settle();
         match self.resume.cursor() {
             seq if self.handed_over > 0 && seq > 0 => {
-                self.intake.put(Work::Frames(Frames::default()), Some(at((seq, seq))))
+                self.intake.put(Work::Frames(Frames::default()), Some(Position::of_seqs((seq, seq))))
             }
             _ => Ok(()),
         }
@@ -235,7 +229,7 @@ impl<I: Intake> Replay<I> {
     fn file(&mut self, path: &Path) -> Result<Wants, Fault> {
         // The file may be a pipe that has nothing for a long time.
         self.hand_over()?;
-        let mut input = Recording::open(path, self.progress.clone(), &|| self.intake.stopped())?;
+        let mut input = Recording::open(path, &|| self.intake.stopped())?;
         loop {
             let next = input.next()?;
             if let Next::Later = next {
@@ -263,8 +257,7 @@ impl<I: Intake> Replay<I> {
         };
         match kind {
             Kind::Error | Kind::Unknown => {
-                self.metrics.received_frames.inc();
-                self.metrics.unknown_frames.inc();
+                self.link.metrics.unknown_frame();
                 return Ok(Wants::More);
             }
             Kind::Info => return self.keep(bytes, Seen::Frame { kind, body, seq: 0 }, None),
@@ -282,8 +275,7 @@ impl<I: Intake> Replay<I> {
         self.beyond = 0;
         match self.resume.judge(seq) {
             Verdict::Repeat => {
-                self.metrics.received_frames.inc();
-                self.metrics.repeats.inc();
+                self.link.metrics.repeated_frame();
                 return Ok(Wants::More);
             }
             // What is missing in a recording was missing for who made it, and is nobody's fault now.
@@ -324,20 +316,14 @@ impl<I: Intake> Replay<I> {
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
-        self.metrics.received_frames.inc_by(frames.list.len() as u64);
-        self.metrics.received_bytes.inc_by(frames.bytes.len() as u64);
+        self.link.received(&frames);
         self.progress.frames.fetch_add(frames.list.len() as u64, Ordering::Relaxed);
         let position = self.position.take();
         if let Some((_, reached)) = position {
-            self.gauges.last_seq_received.set(reached as i64);
+            self.link.gauges.last_seq_received.set(reached as i64);
         }
-        self.intake.put(Work::Frames(frames), position.map(at))
+        self.intake.put(Work::Frames(frames), position.map(Position::of_seqs))
     }
-}
-
-/// `saved` is what a next run goes on behind, `reached` the last seq read.
-fn at((saved, reached): (u64, u64)) -> Position {
-    Position::Relay(RelayPosition { seq: saved, time_ms: 0 }, reached)
 }
 
 /// Whether the next frame is wanted.
@@ -390,7 +376,7 @@ struct Recording {
 }
 
 impl Recording {
-    fn open(path: &Path, progress: Arc<Progress>, stopped: &dyn Fn() -> bool) -> Result<Self, Fault> {
+    fn open(path: &Path, stopped: &dyn Fn() -> bool) -> Result<Self, Fault> {
         let failed = |e: io::Error| Fault::File(format!("cannot be read: {e}"));
         let file = match path.to_str() {
             // Not the library's: it has a buffer of its own, which nothing shows to be empty.
@@ -401,7 +387,7 @@ impl Recording {
         if kind.is_dir() {
             return Err(Fault::File("is a directory".into()));
         }
-        let mut input = Counted { input: file, may_wait: !kind.is_file(), has_waited: false, progress };
+        let mut input = Patient { input: file, may_wait: !kind.is_file(), has_waited: false };
         // A pipe may give single bytes.
         let (mut beginning, mut length) = ([0; ZSTD_MAGIC.len()], 0);
         while length < beginning.len() {
@@ -494,17 +480,16 @@ fn is_pause(e: &io::Error) -> bool {
     matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// Counts what is read of a file. A pipe is not waited for longer than [`LOOK_UP`]: what it gave is to be handed over
-/// meanwhile, and a stop seen.
-struct Counted {
+/// A file, or a pipe that is not waited for longer than [`LOOK_UP`]: what it gave is to be handed over meanwhile, and a stop
+/// seen.
+struct Patient {
     input: File,
     may_wait: bool,
     /// It had nothing when it was asked last.
     has_waited: bool,
-    progress: Arc<Progress>,
 }
 
-impl Read for Counted {
+impl Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.may_wait && !self.is_ready() {
             self.has_waited = true;
@@ -512,18 +497,16 @@ impl Read for Counted {
         }
         let n = self.input.read(buffer)?;
         self.has_waited = false;
-        self.progress.bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
 }
 
-impl Counted {
+impl Patient {
     fn is_ready(&self) -> bool {
         // The first time not at all, so that what was read is handed over at once.
         let patience = if self.has_waited { LOOK_UP } else { Duration::ZERO };
-        let timeout = Timespec { tv_sec: 0, tv_nsec: patience.subsec_nanos().into() };
         let mut fds = [PollFd::new(&self.input, PollFlags::IN)];
         // What cannot be waited for is read: that tells why.
-        !matches!(poll(&mut fds, Some(&timeout)), Ok(0) | Err(Errno::INTR))
+        !matches!(wait(&mut fds, patience), Ok(0) | Err(Errno::INTR))
     }
 }

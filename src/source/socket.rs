@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::{HeaderName, HeaderValue};
 use tungstenite::protocol::WebSocketConfig;
@@ -17,6 +17,7 @@ use super::Host;
 use super::diagnosis::{self, Answer, Meant};
 use super::transport::{self, Open, Patience, Refused, Transport};
 use super::trim::Trim;
+use crate::client::dial;
 
 /// A ping goes out this often, whether or not data flows.
 pub const PING_EVERY: Duration = Duration::from_secs(30);
@@ -167,14 +168,13 @@ impl Socket {
 
     /// Waits for bytes, `longest` at most; also for room where something waits to be written, and for `wake`.
     pub fn wait(&self, longest: Duration, wake: Option<&dyn AsFd>) {
-        let timeout = Timespec { tv_sec: longest.as_secs() as i64, tv_nsec: longest.subsec_nanos().into() };
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.unwritten);
         let mut fds = vec![PollFd::new(&self.fd, flags)];
         let wake = wake.map(AsFd::as_fd);
         fds.extend(wake.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         // An error here (a signal) only ends the wait early.
-        let _ = poll(&mut fds, Some(&timeout));
+        let _ = dial::wait(&mut fds, longest);
     }
 
     /// Puts a text message behind what waits to be written.

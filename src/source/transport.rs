@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use native_tls::{TlsConnector, TlsStream};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use ureq::{Proxy, ProxyProtocol};
 
 use super::Host;
@@ -112,9 +112,8 @@ impl<'a> Patience<'a> {
         if left.is_zero() || (self.stopped)() {
             return Err("no answer to the handshake in time".into());
         }
-        let timeout = Timespec { tv_sec: 0, tv_nsec: left.min(LOOK_UP).subsec_nanos().into() };
         // What is written here is small, and waits for nothing but what comes back.
-        let _ = poll(&mut [PollFd::new(self.fd, PollFlags::IN)], Some(&timeout));
+        let _ = dial::wait(&mut [PollFd::new(self.fd, PollFlags::IN)], left.min(LOOK_UP));
         Ok(())
     }
 }

@@ -1,20 +1,80 @@
 //! From the command line, the environment and `.env` to the arguments of one command, whichever place of the line a
 //! flag stood at. argh has neither environment nor `--a=b` nor flags before the command: this gives it what it wants.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind, Optionality};
 
-use super::flags::TopLevel;
-use super::{Invalid, help, invalid};
+use super::commands::TopLevel;
+use super::meant::{unknown_flag, unknown_word};
+use super::{Checked, Invalid, dotenv, help, invalid};
 
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Asked {
-    /// Arguments for argh, command words first.
-    Run(Vec<String>),
+    /// A command: its words, and its flags in the order of their declaration.
+    Run(Vec<String>, Vec<Given>),
     /// A text to print, and then to end well.
     Print(String),
+}
+
+/// One value of a flag. A flag that repeats has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    pub flag: &'static str,
+    /// `None`: a switch that is on.
+    pub value: Option<String>,
+    /// The variable that it comes from; `None`: the command line.
+    pub variable: Option<String>,
+}
+
+/// Where values come from.
+pub(super) struct Input<'a> {
+    /// The command line as it was typed, without the program's name.
+    pub line: &'a [String],
+    /// What the flags of the command are set to, wherever it comes from.
+    pub given: &'a [Given],
+    pub env: &'a Environment,
+}
+
+impl Input<'_> {
+    /// Whether a flag is set.
+    pub fn has(&self, flag: &str) -> bool {
+        self.given.iter().any(|given| given.flag == flag)
+    }
+
+    /// The values of a flag.
+    pub fn values(&self, flag: &str) -> impl Iterator<Item = &str> {
+        self.given.iter().filter(move |given| given.flag == flag).filter_map(|given| given.value.as_deref())
+    }
+
+    /// The first value of a flag.
+    pub fn value(&self, flag: &str) -> Option<&str> {
+        self.values(flag).next()
+    }
+}
+
+/// The variables that count: the process's own, and those of `.env` that it does not have.
+#[derive(Debug, Default)]
+pub struct Environment {
+    pub(super) all: HashMap<String, String>,
+    /// Names of those that came from `.env`.
+    pub(super) from_file: HashSet<String>,
+}
+
+/// The variables that count: `.env` in the working directory, and over it the process's own.
+pub fn environment(own: impl Iterator<Item = (String, String)>) -> Checked<Environment> {
+    let mut all = HashMap::new();
+    // Only here: a `.env` of a parent directory is of another program.
+    if let Some(text) = dotenv::text_file(".env", ".env", dotenv::SMALL, dotenv::Takes::Files)? {
+        all.extend(dotenv::parse(".env", &text)?);
+    }
+    let mut from_file: HashSet<String> = all.keys().cloned().collect();
+    for (name, value) in own {
+        from_file.remove(&name);
+        all.insert(name, value);
+    }
+    Ok(Environment { all, from_file })
 }
 
 /// The variables of a flag, the one that counts first.
@@ -58,7 +118,7 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     flags_below(&top, &mut all);
 
     let mut words: Vec<&str> = Vec::new();
-    let mut given: Vec<(String, Option<String>)> = Vec::new();
+    let mut typed: Vec<(String, Option<String>)> = Vec::new();
     let (mut help, mut version) = (false, false);
     // The switch just before, which a word may have been meant for.
     let mut switch = None;
@@ -88,7 +148,7 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
                 if value.as_deref().is_some_and(|value| value.trim().is_empty()) {
                     return Err(invalid(name, "", "a value has to follow, and it is empty"));
                 }
-                given.push((name.to_string(), value));
+                typed.push((name.to_string(), value));
             }
             _ => {
                 if let (Some(name), Ok(_)) = (before, boolean("", arg)) {
@@ -120,7 +180,7 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
             &format!("one of these has to follow: {} (--help says more)", command_names(command)),
         ));
     }
-    for (name, _) in &given {
+    for (name, _) in &typed {
         if !command.flags.iter().any(|f| f.long == name) {
             let mut commands = Vec::new();
             help::runnable(&mut commands, "", &top);
@@ -131,10 +191,10 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
         }
     }
 
-    let mut out: Vec<String> = words.iter().map(|w| w.to_string()).collect();
+    let mut out = Vec::new();
     for flag in command.flags.iter().filter(|f| f.long != "--help") {
         let on_line: Vec<Option<&str>> =
-            given.iter().filter(|(n, _)| n == flag.long).map(|(_, v)| v.as_deref()).collect();
+            typed.iter().filter(|(n, _)| n == flag.long).map(|(_, v)| v.as_deref()).collect();
         let from_env = || {
             variables(flag.long).into_iter().find_map(|name| {
                 // Compose passes an unset variable on as an empty one.
@@ -142,29 +202,35 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
             })
         };
         if is_switch(flag) {
-            let on = match (on_line.last(), from_env()) {
-                (Some(None), _) => true,
-                (Some(Some(value)), _) => boolean(flag.long, value)?,
+            let (on, variable) = match (on_line.last(), from_env()) {
+                (Some(None), _) => (true, None),
+                (Some(Some(value)), _) => (boolean(flag.long, value)?, None),
                 // Programs of Node.js have a variable of that name for something else, such as DEBUG=*.
-                (None, Some((name, value))) if name == "DEBUG" => boolean(&name, &value).unwrap_or(false),
-                (None, Some((name, value))) => boolean(&name, &value)?,
-                (None, None) => false,
+                (None, Some((name, value))) if name == "DEBUG" => (boolean(&name, &value).unwrap_or(false), Some(name)),
+                (None, Some((name, value))) => (boolean(&name, &value)?, Some(name)),
+                (None, None) => (false, None),
             };
             if on {
-                out.push(flag.long.to_string());
+                out.push(Given { flag: flag.long, value: None, variable });
             }
         } else if !on_line.is_empty() {
             if on_line.len() > 1 && flag.optionality != Optionality::Repeating {
                 return Err(invalid(flag.long, "", "given more than once"));
             }
             for value in on_line.into_iter().flatten() {
-                out.extend([flag.long.to_string(), value.to_string()]);
+                out.push(Given { flag: flag.long, value: Some(value.to_string()), variable: None });
             }
-        } else if let Some((_, value)) = from_env() {
-            out.extend([flag.long.to_string(), value]);
+        } else if let Some((name, value)) = from_env() {
+            out.push(Given { flag: flag.long, value: Some(value), variable: Some(name) });
         }
     }
-    Ok(Asked::Run(out))
+    Ok(Asked::Run(words.iter().map(|w| w.to_string()).collect(), out))
+}
+
+/// What argh is given: the words of the command, then its flags.
+pub(super) fn arguments(words: &[String], given: &[Given]) -> Vec<String> {
+    let flags = given.iter().flat_map(|given| [Some(given.flag.to_string()), given.value.clone()]);
+    words.iter().cloned().map(Some).chain(flags).flatten().collect()
 }
 
 fn flags_below<'a>(command: &'a CommandInfoWithArgs, out: &mut Vec<&'a FlagInfo<'static>>) {
@@ -178,7 +244,7 @@ fn is_switch(flag: &FlagInfo<'_>) -> bool {
     matches!(flag.kind, FlagInfoKind::Switch)
 }
 
-fn command_names(command: &CommandInfoWithArgs) -> String {
+pub(super) fn command_names(command: &CommandInfoWithArgs) -> String {
     command.commands.iter().map(|c| c.name).collect::<Vec<_>>().join(", ")
 }
 
@@ -190,97 +256,18 @@ pub fn boolean(name: &str, value: &str) -> Result<bool, Invalid> {
     }
 }
 
-/// Names that other programs have for flags and commands of ours.
-const MEANT: &[(&[&str], &str)] = &[
-    (&["--brokers", "--broker", "--bootstrap-server", "--kafka", "--servers", "-b"], "--bootstrap-servers"),
-    (&["--topic", "-t"], "--output-topic"),
-    (&["--dlq", "--dlq-topic", "--dead-letter"], "--dead-letter-topic"),
-    (&["--host", "--url", "--relay", "--relay-url", "--upstream"], "--relay-host"),
-    (&["--tap", "--tap-url"], "--tap-host"),
-    (&["--pds", "--pds-url"], "--pds-host"),
-    (&["--plc", "--plc-url", "--plc-directory"], "--plc-host"),
-    (&["--appview", "--appview-host", "--api"], "--api-host"),
-    (&["--collections", "--collection", "--matched-collections", "--wanted-collections"], "--watched-collections"),
-    (&["--dids", "--did", "--wanted-dids"], "--watched-dids"),
-    (&["--services", "--matched-services"], "--watched-services"),
-    (&["--user", "--username"], "--sasl-username"),
-    (&["--partitions"], "--topic-partitions"),
-    (&["--replication", "--replication-factor"], "--topic-replication"),
-    (&["--metrics", "--metrics-port", "--metrics-address", "--listen", "--port"], "--metrics-listen-address"),
-    (&["--osprey"], "--osprey-compatible"),
-    (&["--verbose", "-vv", "-d"], "--debug"),
-    (&["--memory", "--max-memory"], "--memory-limit"),
-    (&["--threads"], "--workers"),
-    (&["--since", "--seq", "--from"], "--cursor"),
-    (&["--state", "--data-dir", "--cursor-file"], "--state-dir"),
-    (&["--codec", "--compression-type"], "--compression"),
-    (&["-X", "--producer-property", "--config"], "--kafka-config"),
-];
-
-/// Names the flag that was probably meant, by its meaning or its letters.
-fn unknown_flag(name: &str, all: &[&FlagInfo<'_>]) -> Invalid {
-    let meant = MEANT.iter().find(|(others, _)| others.contains(&name)).map(|(_, ours)| *ours);
-    let close =
-        || all.iter().map(|f| f.long).min_by_key(|long| distance(long, name)).filter(|l| distance(l, name) <= 3);
-    match meant.or_else(close) {
-        Some(flag) => invalid(name, "", &format!("no such flag; did you mean {flag}?")),
-        None => invalid(name, "", "no such flag; --help lists them"),
-    }
-}
-
-/// A word that stands where none is expected, or that is no command here.
-fn unknown_word(word: &str, words: &[&str], command: &CommandInfoWithArgs, top: &CommandInfoWithArgs) -> Invalid {
-    if command.commands.is_empty() {
-        let before: Vec<&str> = words.iter().copied().take_while(|w| w != &word).collect();
-        return invalid("", word, &format!("no word is expected behind {}, only flags", before.join(" ")));
-    }
-    let mut commands = Vec::new();
-    help::runnable(&mut commands, "", top);
-    // `atkafka relay` for `atkafka firehose relay`.
-    let whole = commands.iter().find(|(name, _)| name.split(' ').next_back() == Some(word));
-    let close = || {
-        let names = command.commands.iter().map(|c| c.name);
-        names.min_by_key(|name| distance(name, word)).filter(|name| distance(name, word) <= 2)
-    };
-    let meant = match word {
-        "ozone" => Some("ozone-events"),
-        "jetstream" | "subscribe" | "firehose-relay" => Some("firehose relay"),
-        "health" => Some("healthcheck"),
-        _ => whole.map(|(name, _)| name.as_str()).or_else(close),
-    };
-    let names = command_names(command);
-    let allowed = match meant {
-        Some(meant) => format!("no such command; did you mean {meant}? Allowed here: {names}"),
-        None => format!("no such command; allowed here: {names}"),
-    };
-    invalid("command", word, &allowed)
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let up = row[j + 1];
-            row[j + 1] = (corner + usize::from(x != *y)).min(up + 1).min(row[j] + 1);
-            corner = up;
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
+    use argh::FromArgs;
+
     use super::*;
+    use crate::config::meant::MEANT;
 
     fn run(line: &str, env: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let args: Vec<String> = line.split_whitespace().map(str::to_string).collect();
         let env = env.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         match sort_out(&args, &env) {
-            Ok(Asked::Run(args)) => Ok(args),
+            Ok(Asked::Run(words, given)) => Ok(arguments(&words, &given)),
             Ok(Asked::Print(text)) => Ok(vec![text]),
             Err(e) => Err(e.to_string()),
         }
@@ -383,6 +370,4 @@ mod tests {
         }
         assert!(run("--help", &[]).expect("help")[0].contains("firehose relay"));
     }
-
-    use argh::FromArgs;
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::flags::Enriching;
 use super::values::{duration, list, number, service_url, size};
-use super::{Checked, invalid};
+
 use crate::client::Client;
+use crate::config::{Checked, Input, invalid};
 use crate::enrich::Settings;
 
 /// Where documents come from when only a filter of services needs them.
@@ -21,25 +22,32 @@ const ACCOUNT: usize = 4 << 10;
 const DEFAULT_CONCURRENCY: u64 = 256;
 const DEFAULT_RATE: u64 = 5_000;
 
+/// Flags that mean nothing where nothing is looked up.
+const LOOK_UPS_ONLY: &[&str] = &[
+    "--metadata-timeout",
+    "--metadata-required",
+    "--metadata-cache",
+    "--metadata-ttl",
+    "--metadata-snapshot",
+    "--lookup-concurrency",
+    "--lookup-rate",
+    "--allow-private-did-web",
+];
+
 /// `None`: nothing is looked up.
-pub(super) fn settings(f: &Enriching, state_dir: Option<&Path>, client: &Client) -> Checked<Option<Settings>> {
+pub(super) fn settings(
+    f: &Enriching,
+    state_dir: Option<&Path>,
+    client: &Client,
+    input: &Input<'_>,
+) -> Checked<Option<Settings>> {
     let has_services = !list(&f.watched_services).is_empty() || !list(&f.ignored_services).is_empty();
     if !has_services && f.unresolved_services.is_some() {
         return Err(invalid("--unresolved-services", "", "goes with --watched-services or --ignored-services"));
     }
     if f.plc_host.is_none() && f.api_host.is_none() && !has_services {
-        let useless = [
-            ("--metadata-timeout", f.metadata_timeout.is_some()),
-            ("--metadata-required", f.metadata_required),
-            ("--metadata-cache", f.metadata_cache.is_some()),
-            ("--metadata-ttl", f.metadata_ttl.is_some()),
-            ("--metadata-snapshot", f.metadata_snapshot),
-            ("--lookup-concurrency", f.lookup_concurrency.is_some()),
-            ("--lookup-rate", f.lookup_rate.is_some()),
-            ("--allow-private-did-web", f.allow_private_did_web),
-        ];
-        return match useless.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => Err(invalid(flag, "", "needs --plc-host, --api-host or a list of services")),
+        return match LOOK_UPS_ONLY.iter().find(|flag| input.has(flag)) {
+            Some(flag) => Err(invalid(flag, "", "needs --plc-host, --api-host or a list of services")),
             None => Ok(None),
         };
     }

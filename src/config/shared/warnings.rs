@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::{Input, layers, values};
+use super::values;
+use crate::config::{Input, layers};
 use crate::filter::Lists;
 
 /// Flags that hold a secret, with the better place for it.
@@ -34,7 +35,7 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
     }
     for flag in SECRETS {
         let file_flag = format!("{flag}-file");
-        if let Some(path) = value_of(input, &file_flag).filter(|path| others_may_read(path)) {
+        if let Some(path) = input.value(&file_flag).filter(|path| others_may_read(path)) {
             out.push(format!("{file_flag} {path:?}: every user of this machine may read it; chmod o-r ends that"));
         }
     }
@@ -42,19 +43,19 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
     if SECRETS.iter().any(in_dot_env) && others_may_read(".env") {
         out.push(".env holds a password, and every user of this machine may read it; chmod o-r ends that".into());
     }
-    let plain = value_of(input, "--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("PLAIN"));
-    let protocol_given = input.args.iter().any(|arg| arg.contains("security.protocol="));
-    if plain && !input.args.iter().any(|arg| arg == "--tls") && !protocol_given {
+    let plain = input.value("--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("PLAIN"));
+    let protocol_given = input.values("--kafka-config").any(|value| value.contains("security.protocol="));
+    if plain && !input.has("--tls") && !protocol_given {
         out.push("--sasl-mechanism PLAIN without --tls: user and password go over the network as they are".into());
     }
-    let oauth = value_of(input, "--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("OAUTHBEARER"));
-    if oauth && !input.args.iter().any(|arg| arg == "--tls") && !protocol_given {
+    let oauth = input.value("--sasl-mechanism").is_some_and(|name| name.eq_ignore_ascii_case("OAUTHBEARER"));
+    if oauth && !input.has("--tls") && !protocol_given {
         out.push("--sasl-mechanism OAUTHBEARER without --tls: tokens go over the network as they are".into());
     }
-    if let Some(url) = value_of(input, "--sasl-oauth-token-url").filter(|url| url.starts_with("http://")) {
+    if let Some(url) = input.value("--sasl-oauth-token-url").filter(|url| url.starts_with("http://")) {
         out.push(format!("--sasl-oauth-token-url {url}: the client's secret goes over the network as it is"));
     }
-    let limit = value_of(input, "--memory-limit").and_then(|text| values::memory(text).ok());
+    let limit = input.value("--memory-limit").and_then(|text| values::memory(text).ok());
     let machine = rustix::system::sysinfo();
     let has = machine.totalram as u128 * u128::from(machine.mem_unit.max(1));
     if let Some(limit) = limit.filter(|limit| *limit as u128 > has) {
@@ -72,11 +73,6 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
         }
     }
     out
-}
-
-/// The value of a flag, wherever it came from.
-fn value_of<'a>(input: &'a Input<'_>, flag: &str) -> Option<&'a str> {
-    input.args.iter().position(|arg| arg == flag).and_then(|at| input.args.get(at + 1)).map(String::as_str)
 }
 
 fn others_may_read(path: &str) -> bool {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::flags::Writing;
 use super::values::{client, one_of, secret, service_url};
-use super::{Checked, invalid};
+use crate::config::{Checked, invalid};
 use crate::sink::kafka_options::{Mechanism, OAuth, Sasl};
 
 pub(super) fn sasl(f: &Writing, env: &HashMap<String, String>) -> Checked<Option<Sasl>> {

@@ -4,22 +4,22 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::dotenv::{SMALL, Takes, limited_file, text_file};
-use super::{Checked, invalid};
 use crate::client::Client;
 use crate::client::proxy::Proxies;
+use crate::config::dotenv::{SMALL, Takes, limited_file, text_file};
+use crate::config::{Checked, invalid};
 use crate::source::pace::PATIENCE;
 use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
 const LEAST_MEMORY: usize = 16 << 20;
 /// The system's own bundle has 250 kB.
-pub(super) const CA_FILE: u64 = 4 << 20;
+pub(crate) const CA_FILE: u64 = 4 << 20;
 /// Two million DIDs.
 const DID_FILE: u64 = 64 << 20;
 
 /// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..split].parse().ok()?;
     let unit = match &text[split..] {
@@ -33,7 +33,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// A DID, or `@file` with one a line; blank lines and those that start with `#` are passed over.
-pub(super) fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
+pub(crate) fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
     let mut out = Vec::new();
     for item in list(given) {
         match item.strip_prefix('@') {
@@ -55,12 +55,12 @@ pub(super) fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
 }
 
 /// A list flag: repeated, or with commas, or both.
-pub(super) fn list(given: &[String]) -> Vec<String> {
+pub(crate) fn list(given: &[String]) -> Vec<String> {
     given.iter().flat_map(|v| v.split(',')).map(str::trim).filter(|v| !v.is_empty()).map(str::to_string).collect()
 }
 
 /// One of `--bootstrap-servers`: `host:port`. What people write instead is answered with what to write.
-pub(super) fn server(text: &str) -> Checked<()> {
+pub(crate) fn server(text: &str) -> Checked<()> {
     let wrong = |allowed: String| Err(invalid("--bootstrap-servers", text, &allowed));
     let (scheme, rest) = text.split_once("://").map_or((None, text), |(scheme, rest)| (Some(scheme), rest));
     let rest = rest.split('/').next().unwrap_or_default();
@@ -98,7 +98,7 @@ pub(super) fn server(text: &str) -> Checked<()> {
 }
 
 /// `--kafka-config`: pairs with commas between. A piece without `=` belongs to the value before it.
-pub(super) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
+pub(crate) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
     let mut out: Vec<(String, String)> = Vec::new();
     for text in given {
         let from = out.len();
@@ -118,7 +118,7 @@ pub(super) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
     Ok(out)
 }
 
-pub(super) fn start(text: Option<&str>) -> Checked<Start> {
+pub(crate) fn start(text: Option<&str>) -> Checked<Start> {
     match text {
         None | Some("live") => Ok(Start::Live),
         Some("oldest") => Ok(Start::At(0)),
@@ -130,7 +130,7 @@ pub(super) fn start(text: Option<&str>) -> Checked<Start> {
 }
 
 /// `--silence`.
-pub(super) fn silence(text: Option<&str>) -> Checked<Option<Duration>> {
+pub(crate) fn silence(text: Option<&str>) -> Checked<Option<Duration>> {
     let Some(text) = text else { return Ok(Some(PATIENCE)) };
     if text == "off" {
         return Ok(None);
@@ -143,7 +143,7 @@ pub(super) fn silence(text: Option<&str>) -> Checked<Option<Duration>> {
 }
 
 /// The URL of a service that is asked by HTTP, without a slash at the end.
-pub(super) fn service_url(flag: &str, url: &str) -> Checked<String> {
+pub(crate) fn service_url(flag: &str, url: &str) -> Checked<String> {
     let wrong = || invalid(flag, url, "a URL such as https://plc.directory or http://localhost:2582");
     let uri: tungstenite::http::Uri = url.parse().map_err(|_| wrong())?;
     let authority = uri.authority().ok_or_else(wrong)?;
@@ -157,7 +157,7 @@ pub(super) fn service_url(flag: &str, url: &str) -> Checked<String> {
 }
 
 /// How hosts are spoken to.
-pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>, env: &HashMap<String, String>) -> Checked<Client> {
+pub(crate) fn client(contact: Option<&str>, ca_file: Option<&str>, env: &HashMap<String, String>) -> Checked<Client> {
     if let Some(bad) =
         contact.filter(|c| c.is_empty() || !c.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'(' && b != b')'))
     {
@@ -172,7 +172,7 @@ pub(super) fn client(contact: Option<&str>, ca_file: Option<&str>, env: &HashMap
 }
 
 /// An upstream's URL. `http` and `https` mean the websocket of the same host; a path is a prefix and kept.
-pub(super) fn host(flag: &str, url: &str, client: &Client) -> Checked<Host> {
+pub(crate) fn host(flag: &str, url: &str, client: &Client) -> Checked<Host> {
     const ALLOWED: &str = "a URL such as wss://bsky.network or ws://localhost:2470";
     let uri: tungstenite::http::Uri = url.parse().map_err(|_| invalid(flag, url, ALLOWED))?;
     let tls = match uri.scheme_str() {
@@ -207,7 +207,7 @@ pub(super) fn host(flag: &str, url: &str, client: &Client) -> Checked<Host> {
     })
 }
 
-pub(super) fn listen(text: &str) -> Checked<Option<SocketAddr>> {
+pub(crate) fn listen(text: &str) -> Checked<Option<SocketAddr>> {
     if text == "none" {
         return Ok(None);
     }
@@ -218,13 +218,13 @@ pub(super) fn listen(text: &str) -> Checked<Option<SocketAddr>> {
         .map_err(|_| invalid("--metrics-listen-address", text, "ip:port such as 0.0.0.0:6009, or none"))
 }
 
-pub(super) fn memory(text: &str) -> Checked<usize> {
+pub(crate) fn memory(text: &str) -> Checked<usize> {
     let wrong = || invalid("--memory-limit", text, "at least 16MiB, as bytes or with MB, MiB, GB, GiB");
     size(text).filter(|bytes| *bytes >= LEAST_MEMORY).ok_or_else(wrong)
 }
 
 /// `64MiB`, `1GB`; a bare number means bytes.
-pub(super) fn size(text: &str) -> Option<usize> {
+pub(crate) fn size(text: &str) -> Option<usize> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: usize = text[..split].parse().ok()?;
     let unit: usize = match text[split..].trim().to_ascii_lowercase().as_str() {
@@ -240,7 +240,7 @@ pub(super) fn size(text: &str) -> Option<usize> {
     number.checked_mul(unit)
 }
 
-pub(super) fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclusive<u64>) -> Checked<Option<u64>> {
+pub(crate) fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclusive<u64>) -> Checked<Option<u64>> {
     text.map(|text| match text.parse::<u64>() {
         Ok(n) if range.contains(&n) => Ok(n),
         _ if *range.end() == u64::MAX => Err(invalid(flag, text, &format!("a number from {}", range.start()))),
@@ -249,7 +249,7 @@ pub(super) fn number(flag: &str, text: Option<&str>, range: std::ops::RangeInclu
     .transpose()
 }
 
-pub(super) fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)]) -> Checked<Option<T>> {
+pub(crate) fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)]) -> Checked<Option<T>> {
     text.map(|text| {
         names
             .iter()
@@ -261,7 +261,7 @@ pub(super) fn one_of<T: Copy>(flag: &str, text: Option<&str>, names: &[(&str, T)
 }
 
 /// `value` without the user and password of a URL, so that an error can quote it.
-pub(super) fn without_user_info(value: &str) -> String {
+pub(crate) fn without_user_info(value: &str) -> String {
     let (scheme, rest) = value.find("://").map_or(("", value), |at| value.split_at(at + 3));
     match rest.rsplit_once('@') {
         Some((user, host)) if !scheme.is_empty() || user.contains(':') => format!("{scheme}***@{host}"),
@@ -282,7 +282,7 @@ pub(super) fn without_user_info(value: &str) -> String {
 
 /// A password, from the flag (or its variable) or from a file: blanks and line ends at the end, and a byte order mark, are
 /// not part of it.
-pub(super) fn secret(
+pub(crate) fn secret(
     flag: &str,
     value: &Option<String>,
     file_flag: &str,
@@ -303,7 +303,7 @@ pub(super) fn secret(
     }
 }
 
-pub(super) fn is_topic(name: &str) -> bool {
+pub(crate) fn is_topic(name: &str) -> bool {
     (1..=249).contains(&name.len())
         && !matches!(name, "." | "..")
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))

@@ -2,9 +2,9 @@
 
 use argh::{ArgsInfo, CommandInfoWithArgs, FlagInfo, FlagInfoKind};
 
-use super::flags::TopLevel;
-use super::help;
-use super::layers::variables;
+use super::{examples, runnable};
+use crate::config::commands::TopLevel;
+use crate::config::layers::variables;
 
 const DESCRIPTION: &str = "\
 Takes AT Protocol events and writes each to a Kafka topic, or without brokers to standard output, one a line. The position is
@@ -42,7 +42,7 @@ const SERVICE: (&str, &str) =
 pub fn page() -> String {
     let top = TopLevel::get_args_info();
     let mut commands = Vec::new();
-    help::runnable(&mut commands, "", &top);
+    runnable(&mut commands, "", &top);
     // A flag of several commands is described once.
     let shared = |flag: &&FlagInfo<'_>| commands.iter().filter(|(_, c)| has(c, flag)).count() > 1;
 
@@ -76,7 +76,7 @@ pub fn page() -> String {
     list(&mut out, "FILES", FILES);
     list(&mut out, "EXIT STATUS", EXIT_STATUS);
     out += ".SH EXAMPLES\n";
-    let examples = commands.iter().flat_map(|(name, _)| help::examples(name));
+    let examples = commands.iter().flat_map(|(name, _)| examples(name));
     for (what, line) in examples.chain(&[SERVICE]) {
         out += &format!("{}\n.PP\n.RS 4\n.nf\n{}\n.fi\n.RE\n.PP\n", text(what), text(line));
     }

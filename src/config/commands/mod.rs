@@ -1,0 +1,96 @@
+//! One file per command, with its flags (`Flags`), the checked value that `main` receives, the function that turns the one
+//! into the other (`checked`), and its examples. A new command is one more file and one line in each list below.
+
+mod healthcheck;
+mod ozone;
+mod printed;
+mod record;
+mod relay;
+mod replay;
+mod tap;
+
+use std::net::SocketAddr;
+
+use argh::{ArgsInfo, FromArgs};
+
+use super::{Checked, Input};
+pub use ozone::Ozone;
+pub use record::Record;
+pub use relay::Relay;
+pub use replay::Replay;
+pub use tap::Tap;
+
+/// What to do.
+pub enum Command {
+    Relay(Relay),
+    Tap(Tap),
+    Replay(Replay),
+    Ozone(Ozone),
+    Record(Record),
+    /// Which of `/healthz` and `/readyz` to ask, and where.
+    Healthcheck(&'static str, SocketAddr),
+    /// A text to print.
+    Print(String),
+}
+
+/// AT Protocol events to Kafka: nothing lost, in order.
+#[derive(FromArgs, ArgsInfo, Debug)]
+pub(super) struct TopLevel {
+    #[argh(subcommand)]
+    words: Words,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+enum Words {
+    Firehose(Firehose),
+    Ozone(ozone::Flags),
+    Record(record::Flags),
+    Healthcheck(healthcheck::Flags),
+    Completions(printed::Completions),
+    Man(printed::Man),
+}
+
+/// Reads repository events.
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand, name = "firehose")]
+struct Firehose {
+    #[argh(subcommand)]
+    mode: Mode,
+}
+
+#[derive(FromArgs, ArgsInfo, Debug)]
+#[argh(subcommand)]
+enum Mode {
+    Relay(relay::Flags),
+    Tap(tap::Flags),
+    Replay(replay::Flags),
+}
+
+impl TopLevel {
+    pub(super) fn checked(self, input: &Input<'_>) -> Checked<Command> {
+        match self.words {
+            Words::Firehose(Firehose { mode: Mode::Relay(f) }) => relay::checked(f, input).map(Command::Relay),
+            Words::Firehose(Firehose { mode: Mode::Tap(f) }) => tap::checked(f, input).map(Command::Tap),
+            Words::Firehose(Firehose { mode: Mode::Replay(f) }) => replay::checked(f, input).map(Command::Replay),
+            Words::Ozone(f) => ozone::checked(f, input).map(Command::Ozone),
+            Words::Record(f) => record::checked(f, input).map(Command::Record),
+            Words::Healthcheck(f) => healthcheck::checked(f),
+            Words::Completions(f) => Ok(Command::Print(printed::completions(&f))),
+            Words::Man(_) => Ok(Command::Print(super::help::man::page())),
+        }
+    }
+}
+
+/// Three command lines of a command: what for, and the line.
+type Examples = [(&'static str, &'static str); 3];
+
+/// The examples of each command that has flags.
+pub(super) const EXAMPLES: &[(&str, Examples)] = &[
+    ("firehose relay", relay::EXAMPLES),
+    ("firehose tap", tap::EXAMPLES),
+    ("firehose replay", replay::EXAMPLES),
+    ("ozone-events", ozone::EXAMPLES),
+    ("record", record::EXAMPLES),
+    ("healthcheck", healthcheck::EXAMPLES),
+];

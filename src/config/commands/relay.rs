@@ -1,0 +1,66 @@
+//! `firehose relay`: its flags, and what they mean.
+
+use std::time::Duration;
+
+use super::Examples;
+use crate::config::shared::values::{client, host, list, silence, start};
+use crate::config::shared::{Logging, Writing, logging, writing};
+use crate::config::{Checked, DEFAULT_RELAY, Input, invalid};
+use crate::source::{Host, Start};
+
+command_flags! {
+    /// Reads the firehose of a relay, or of a PDS.
+    #[argh(subcommand, name = "relay")]
+    (writing, enriching)
+    {
+        /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
+        #[argh(option, arg_name = "url")]
+        pub relay_host: Vec<String>,
+        /// where the first start begins: live, oldest or a seq; ignored once a position is saved (default live)
+        #[argh(option, arg_name = "start")]
+        pub cursor: Option<String>,
+        /// connect again when a host that gave over one event a second gives none for so long, 1s..24h, or off (default 90s)
+        #[argh(option, arg_name = "time")]
+        pub silence: Option<String>,
+    }
+}
+
+/// `firehose relay`.
+pub struct Relay {
+    pub hosts: Vec<Host>,
+    pub start: Start,
+    /// How long a busy host may be silent; `None`: for ever.
+    pub silence: Option<Duration>,
+    pub writing: Writing,
+    pub logging: Logging,
+}
+
+pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
+    let (w, enriching) = (f.writing(), f.enriching());
+    let client = client(enriching.contact.as_deref(), w.ca_file.as_deref(), &input.env.all)?;
+    let mut hosts = Vec::new();
+    let given = list(&f.relay_host);
+    for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
+        let host = host("--relay-host", &url, &client)?;
+        if hosts.iter().any(|h: &Host| h.name == host.name) {
+            return Err(invalid("--relay-host", &url, "the same host twice"));
+        }
+        hosts.push(host);
+    }
+    let start = start(f.cursor.as_deref())?;
+    let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
+    let silence = silence(f.silence.as_deref())?;
+    Ok(Relay { hosts, start, silence, writing: writing(&w, Some((&enriching, &client)), input)?, logging })
+}
+
+pub(super) const EXAMPLES: Examples = [
+    ("The public firehose on standard output, one event a line:", "atkafka firehose relay"),
+    (
+        "Into a topic of a local broker:",
+        "atkafka firehose relay --bootstrap-servers localhost:9092 --output-topic atproto-events",
+    ),
+    (
+        "Only posts and likes, from the oldest event that the relay still has:",
+        "atkafka firehose relay --cursor oldest --watched-collections app.bsky.feed.post,app.bsky.feed.like",
+    ),
+];

@@ -1,19 +1,23 @@
-//! Who is behind an event: the account's DID document, its age and its profile, and how much of that is known.
-//!
-//! Nothing here starts a thread or waits: [`Knowledge`] answers from the caches, [`directory`] makes one request at a
-//! time for whoever calls it, and `pipeline::enricher` decides which look-ups are made.
+//! Who is behind an event: the account's DID document, its age and its profile. It owns the caches of them
+//! ([`Knowledge`], which workers read), decides which look-ups are made ([`lookups`]) and makes them ([`directory`]). It knows
+//! neither batches nor how an event is written, and starts no thread: those of `pipeline::enricher` and `pipeline::fetcher`
+//! run it.
 
+mod answers;
 pub mod cache;
 pub mod directory;
 pub mod document;
 pub mod gate;
+pub mod lookups;
+mod public;
+pub mod question;
+mod request;
 pub mod snapshot;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::atproto::time;
 use crate::client::Client;
 use crate::metrics::{CacheHits, LookedUp, Metrics};
 use cache::{Cache, Clock, Found, Weigh, block};
@@ -145,13 +149,13 @@ fn counted(bytes: usize) -> usize {
 
 /// What is known of an account. What was not asked for, has no answer, or was not answered in time is absent.
 #[derive(Debug, Clone, Default)]
-pub struct Account {
+pub struct AccountData {
     pub document: Option<Arc<Document>>,
     pub created: Option<Arc<Created>>,
     pub profile: Option<Arc<[u8]>>,
 }
 
-impl Account {
+impl AccountData {
     pub fn set(&mut self, value: Value) {
         match value {
             Value::Document(document) => self.document = Some(document),
@@ -209,9 +213,9 @@ impl Knowledge {
     }
 
     /// What is known of `did` now. What has to be looked up is given to `miss`.
-    pub fn look(&self, did: &str, forget: Forget, now_ms: i64, mut miss: impl FnMut(Kind)) -> Account {
+    pub fn look(&self, did: &str, forget: Forget, now_ms: i64, mut miss: impl FnMut(Kind)) -> AccountData {
         self.forget(did, forget);
-        let mut account = Account::default();
+        let mut account = AccountData::default();
         for kind in Kind::ALL {
             if !self.wants(kind, did) {
                 continue;
@@ -260,9 +264,9 @@ impl Knowledge {
         }
     }
 
-    /// Keeps an answer.
-    pub fn learn(&self, kind: Kind, did: &str, answer: &Answer) {
-        let until_ms = time::now_ms().saturating_add(answer.ttl.as_millis() as i64);
+    /// Keeps an answer that came at `now_ms`.
+    pub fn learn(&self, kind: Kind, did: &str, answer: &Answer, now_ms: i64) {
+        let until_ms = now_ms.saturating_add(answer.ttl.as_millis() as i64);
         let found = answer.found.clone();
         match kind {
             Kind::Document => self.documents.put(did, found.and_then(Value::document), until_ms),

@@ -134,7 +134,8 @@ impl Knowledge {
 
     fn take(&self, line: &[u8]) -> io::Result<bool> {
         let line = parse(line)?;
-        let left = line.until.saturating_sub(time::now_ms());
+        let now = time::now_ms();
+        let left = line.until.saturating_sub(now);
         let text = line.text.as_deref();
         let (kind, value) = match &*line.kind {
             "did_doc" => (Kind::Document, text.map(|json| self.document(&line, json)).transpose()?),
@@ -146,7 +147,7 @@ impl Knowledge {
         // A clock that was wrong then must not make an entry last for ever now.
         let ttl = Duration::from_millis(left).min(kind.ttl(&self.settings));
         let found = value.map_or(Found::Absent, Found::Value);
-        self.learn(kind, &line.did, &Answer { found, ttl });
+        self.learn(kind, &line.did, &Answer { found, ttl }, now);
         Ok(true)
     }
 

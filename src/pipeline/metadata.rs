@@ -8,7 +8,7 @@ use super::batch::{Batch, Hole};
 use super::permits::Permits;
 use crate::atproto::time;
 use crate::enrich::document::Document;
-use crate::enrich::{Account, Forget, Kind, Knowledge};
+use crate::enrich::{AccountData, Forget, Kind, Knowledge};
 use crate::event;
 use crate::filter::Filter;
 use crate::metrics::Metrics;
@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 pub struct Unfinished {
     pub batch: Batch,
     /// One for each hole.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<AccountData>,
     pub missing: Vec<Missing>,
 }
 
@@ -63,7 +63,7 @@ impl Metadata {
     }
 
     /// What is known of the account of each hole, and what has to be looked up.
-    pub fn look(&self, batch: &Batch) -> (Vec<Account>, Vec<Missing>) {
+    pub fn look(&self, batch: &Batch) -> (Vec<AccountData>, Vec<Missing>) {
         let now = time::now_ms();
         let mut missing = Vec::new();
         let accounts = batch.holes.iter().enumerate().map(|(index, hole)| {
@@ -74,7 +74,7 @@ impl Metadata {
     }
 
     /// Fills the holes with `accounts`, one for each, and leaves out the records whose PDS the filter does not let pass.
-    pub fn fill(&self, batch: &mut Batch, accounts: &[Account]) {
+    pub fn fill(&self, batch: &mut Batch, accounts: &[AccountData]) {
         let (added, brief) = self.room(batch, accounts);
         let old = std::mem::take(&mut batch.bytes);
         let mut filled = std::mem::take(&mut batch.holes).into_iter().zip(accounts).peekable();
@@ -110,7 +110,7 @@ impl Metadata {
 
     /// How many bytes the metadata may add to a batch, and whether documents and profiles are left out for lack of room: a
     /// thousand small ops of one account with a long document could become a hundred times their frames.
-    fn room(&self, batch: &mut Batch, accounts: &[Account]) -> (usize, bool) {
+    fn room(&self, batch: &mut Batch, accounts: &[AccountData]) -> (usize, bool) {
         if !self.writes() {
             return (0, false);
         }
@@ -131,7 +131,7 @@ impl Metadata {
         settings.write_documents || settings.api.is_some()
     }
 
-    fn passes(&self, account: &Account) -> bool {
+    fn passes(&self, account: &AccountData) -> bool {
         let pds = account.document.as_ref().and_then(|d| d.pds.as_deref());
         if pds.is_none() {
             self.missing.pds_host.inc();
@@ -143,7 +143,7 @@ impl Metadata {
         passes
     }
 
-    fn write(&self, out: &mut Vec<u8>, did: &str, hole: &Hole, account: &Account, brief: bool) {
+    fn write(&self, out: &mut Vec<u8>, did: &str, hole: &Hole, account: &AccountData, brief: bool) {
         let settings = &self.knowledge.settings;
         let document = account.document.as_ref().filter(|_| settings.write_documents);
         let created = account.created.as_ref();
@@ -175,7 +175,7 @@ fn count(counter: &IntCounter, missing: bool) {
 }
 
 /// What an account adds to an event at most: a host and a handle have 253 characters at most.
-fn size(account: &Account, brief: bool) -> usize {
+fn size(account: &AccountData, brief: bool) -> usize {
     let parts = |d: &Document| d.pds.as_ref().map_or(0, |p| p.len()) + d.handle.as_ref().map_or(0, |h| h.len());
     let few = 160 + account.document.as_deref().map_or(0, parts) + account.created.as_ref().map_or(0, |c| c.text.len());
     let json = account.document.as_ref().map_or(0, |d| d.json.len()) + account.profile.as_ref().map_or(0, |p| p.len());

@@ -8,13 +8,14 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use atkafka::atproto::frame;
+use atkafka::decode::batch::Job;
+use atkafka::decode::{Rules, Workbench, relay};
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::batch::Job;
-use atkafka::pipeline::decode::{Decoder, Rules};
 use atkafka::pipeline::worker;
-use atkafka::source::job::{FrameAt, Frames, Seen, Work};
+use atkafka::source::job::{Frames, Work};
+use atkafka::source::stream::Arrival;
 use atkafka_fixtures::frames;
 use criterion::{Criterion, Throughput};
 use sha2::{Digest, Sha256};
@@ -65,7 +66,7 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
         // A bench lives as long as its process.
         let metrics: &'static Metrics = Box::leak(Box::default());
         let filter = Filter::new(&Lists::default()).expect("no filter");
-        let mut decoder = Decoder::new(Rules { format, filter, verify, enrich: false }, metrics);
+        let mut decoder = Workbench::new(Rules { format, filter, verify, enrich: false }, metrics);
         Box::new(move || {
             for job in &jobs {
                 black_box(worker::work(&mut decoder, job));
@@ -111,17 +112,14 @@ fn jobs(frames: &[Vec<u8>]) -> Vec<Job> {
     let job = |(ordinal, some): (usize, &[Vec<u8>])| {
         let mut frames = Frames::default();
         for frame in some {
-            let (kind, body) = frame::header(frame).expect("a frame");
-            let start = frames.bytes.len();
-            frames.bytes.extend_from_slice(frame);
-            let seen = Seen::Frame { kind, body, seq: frame::seq(&frame[body..]).unwrap_or(0) };
-            frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
+            frames.push(frame, Arrival::of(frame).seen().expect("a frame"));
         }
         let (work, received) = (Work::Frames(frames), Instant::now());
         Job {
             source: 0,
             ordinal: ordinal as u64,
             work,
+            decode: relay::message,
             position: None,
             received,
             arrived_ms: 0,

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use atkafka::client::Client;
+use atkafka::decode::Rules;
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::decode::Rules;
 use atkafka::pipeline::{Parts, Pipeline, Source};
 use atkafka::sink::lines::Lines;
 use atkafka::source::relay::Relay as Reader;
@@ -77,6 +77,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
             name: "relay".into(),
             keep: atkafka::pipeline::checkpointer::Keep::Nowhere,
             is_live: true,
+            decode: atkafka::decode::relay::message,
             read,
         }],
         sink: Box::new(Lines::new(Counting(written.clone()))),

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A [reader](source) looks at a message's kind and seq, takes a [permit](pipeline::permits) and hands frames over
-//! as a job with the next ordinal. Any [worker](pipeline::worker) takes any job: it decodes, verifies, filters and encodes,
-//! and gives one batch with the same ordinal. With [enrichment](enrich), a batch of unknown accounts waits at the
+//! as a job with the next ordinal. Any [worker](pipeline::worker) takes any job: the source's [decoder](decode) decodes,
+//! verifies, filters and encodes, and gives one batch with the same ordinal. With [enrichment](enrich), a batch of unknown accounts waits at the
 //! [enricher](pipeline::enricher) for their look-ups, or the deadline. The [producer](pipeline::producer) puts batches back
 //! [in order](pipeline::sequencer), gives the records to the [sink], and moves the [frontier](pipeline::tracker) past each
 //! batch that is acknowledged whole. The [checkpoint] saves the frontier, and the permits come back. So the cursor never
@@ -34,6 +34,7 @@ pub mod checkpoint;
 pub mod enrich;
 pub mod source;
 pub mod sink;
+pub mod decode;
 pub mod pipeline;
 pub mod http;
 pub mod record;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use atkafka::checkpoint::acks::AckQueue;
 use atkafka::checkpoint::file::{StateFile, Stored};
-use atkafka::checkpoint::{OzonePosition, RelayPosition};
+use atkafka::checkpoint::{OzonePosition, SeqPosition};
 use atkafka::config::{self, Command, Logging, Output, Writing};
+use atkafka::decode;
 use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
@@ -25,8 +26,9 @@ use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
 use atkafka::source::Start;
 use atkafka::source::ozone::Ozone;
+use atkafka::source::recording;
 use atkafka::source::relay::Relay;
-use atkafka::source::replay::{self, Progress, Replay};
+use atkafka::source::replay::{Progress, Replay};
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
@@ -165,7 +167,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
     Run::new(relay.logging)?.go(relay.writing, |run, writing, output| {
         let mut sources = Vec::new();
         for (index, host) in relay.hosts.into_iter().enumerate() {
-            let (keep, saved) = run.position::<RelayPosition>(writing, "relay", &host.name, output)?;
+            let (keep, saved) = run.position::<SeqPosition>(writing, "relay", &host.name, output)?;
             let saved = saved.map(|p| p.seq);
             if let Some(seq) = saved {
                 log::info!(
@@ -187,7 +189,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             let read = Box::new(move |intake| {
                 Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
             });
-            sources.push(Source { name, keep, is_live: true, read });
+            sources.push(Source { name, keep, is_live: true, decode: decode::relay::message, read });
         }
         Ok(sources)
     })
@@ -212,7 +214,7 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
             let (host, called, metrics, health) =
                 (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
             let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
-            sources.push(Source { name, keep, is_live: true, read });
+            sources.push(Source { name, keep, is_live: true, decode: decode::tap::message, read });
         }
         Ok(sources)
     })
@@ -229,9 +231,9 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
             false => ("stdin".to_string(), Keep::Nowhere, None),
             true => {
                 let first = reading.files[0].canonicalize().map_err(|e| Failure::Run(format!("--file: {e}")))?;
-                let seq = replay::first_seq(&first, &run.stop).map_err(Failure::Run)?.unwrap_or(0);
+                let seq = recording::first_seq(&first, &run.stop).map_err(Failure::Run)?.unwrap_or(0);
                 let name = format!("{}#{seq}", first.display());
-                let (keep, saved) = run.position::<RelayPosition>(writing, "replay", &name, output)?;
+                let (keep, saved) = run.position::<SeqPosition>(writing, "replay", &name, output)?;
                 (name, keep, saved.map(|p| p.seq))
             }
         };
@@ -242,7 +244,7 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
         let read = Box::new(move |intake| {
             Replay::new(&called, reading, saved, intake, told, metrics, health).run();
         });
-        Ok(vec![Source { name, keep, is_live: false, read }])
+        Ok(vec![Source { name, keep, is_live: false, decode: decode::relay::message, read }])
     })?;
     if let Some(why) = progress.failure() {
         return Err(Failure::Run(why.into()));
@@ -276,7 +278,7 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
         let read = Box::new(move |intake| {
             Ozone::new(ozone.account, &ozone.name, 0, ozone.reading, saved, intake, metrics, health).run()
         });
-        Ok(vec![Source { name, keep, is_live: true, read }])
+        Ok(vec![Source { name, keep, is_live: true, decode: decode::ozone::message, read }])
     })
 }
 

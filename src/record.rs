@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::Position;
 use crate::source::job::{Intake, Stopped, Work};
-use crate::source::replay;
+use crate::source::recording;
 
 /// An intake that writes frames away, until enough are there.
 pub struct Recorder {
@@ -86,7 +86,7 @@ pub fn new(
             if !path.is_file() {
                 return Err(wrong("is not a regular file, so that nothing can be behind its last frame".into()));
             }
-            let Some(there) = replay::extent(path, &stop).map_err(wrong)? else {
+            let Some(there) = recording::extent(path, &stop).map_err(wrong)? else {
                 // Nothing is written, since nobody knows behind what.
                 let (recorder, recording) = opened(None);
                 return Ok((recorder, recording, None));

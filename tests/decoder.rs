@@ -16,13 +16,14 @@ use atkafka::atproto::frame::{self, Kind};
 use atkafka::atproto::json::{Oddities, Oddity};
 use atkafka::atproto::{cid, json, time};
 use atkafka::dead_letter::Reason;
+use atkafka::decode::batch::{self, Batch, Job};
+use atkafka::decode::{Rules, Workbench, relay};
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::batch::{self, Batch, Job};
-use atkafka::pipeline::decode::{Decoder, Rules};
 use atkafka::pipeline::worker;
-use atkafka::source::job::{FrameAt, Frames, Seen, Work};
+use atkafka::source::job::{Frames, Work};
+use atkafka::source::stream::Arrival;
 use atkafka_fixtures::frames;
 use atkafka_fixtures::network::builder::{self, Commit, Op};
 use data_encoding::{BASE64, BASE64_NOPAD};
@@ -607,30 +608,24 @@ fn text(value: &sonic_rs::Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value:?} is not text")).to_string()
 }
 
-fn decoder(metrics: &Metrics) -> Decoder<'_> {
+fn decoder(metrics: &Metrics) -> Workbench<'_> {
     let filter = Filter::new(&Lists::default()).expect("no filter");
-    Decoder::new(Rules { format: Format::Plain, filter, verify: true, enrich: false }, metrics)
+    Workbench::new(Rules { format: Format::Plain, filter, verify: true, enrich: false }, metrics)
 }
 
 /// Frames through the whole worker, as a reader hands them over.
-fn work(decoder: &mut Decoder<'_>, list: &[&[u8]]) -> Batch {
+fn work(decoder: &mut Workbench<'_>, list: &[&[u8]]) -> Batch {
     let mut frames = Frames::default();
     for bytes in list {
-        let seen = match frame::header(bytes) {
-            Err(detail) => Seen::Bad(detail),
-            // The reader keeps these to itself.
-            Ok((Kind::Error | Kind::Unknown, _)) => continue,
-            Ok((kind @ Kind::Info, body)) => Seen::Frame { kind, body, seq: 0 },
-            Ok((kind, body)) => match frame::seq(&bytes[body..]) {
-                Some(seq) => Seen::Frame { kind, body, seq },
-                None => Seen::BadSeq,
-            },
-        };
-        let start = frames.bytes.len();
-        frames.bytes.extend_from_slice(bytes);
-        frames.list.push(FrameAt { range: start..frames.bytes.len(), seen });
+        // The reader keeps the others to itself.
+        if let Some(seen) = Arrival::of(bytes).seen() {
+            frames.push(bytes, seen);
+        }
     }
     let (work, received, arrived_ms) = (Work::Frames(frames), Instant::now(), time::now_ms());
-    let (cost, room) = (work.bytes(), batch::room(&work, usize::MAX));
-    worker::work(decoder, &Job { source: 0, ordinal: 0, work, position: None, received, arrived_ms, cost, room })
+    let (cost, room, decode) = (work.bytes(), batch::room(&work, usize::MAX), relay::message);
+    worker::work(
+        decoder,
+        &Job { source: 0, ordinal: 0, work, decode, position: None, received, arrived_ms, cost, room },
+    )
 }

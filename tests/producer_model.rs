@@ -13,13 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use atkafka::checkpoint::{Position, RelayPosition};
+use atkafka::checkpoint::Position;
 use atkafka::dead_letter::Reason;
+use atkafka::decode;
+use atkafka::decode::batch::{Batch, Job, Record};
 use atkafka::event::osprey::Snowflake;
 use atkafka::event::{Action, Format};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::batch::{Batch, Job, Record};
 use atkafka::pipeline::checkpointer::{self, Keep};
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Producer};
@@ -308,7 +309,8 @@ fn schedule(seed: u64) {
                 source,
                 ordinal,
                 work: Work::Notice { name: "scripted", message: String::new() },
-                position: Some(Position::Relay(RelayPosition { seq: ordinal + 1, time_ms: 0 }, ordinal + 1)),
+                decode: decode::relay::message,
+                position: Some(Position::of_seqs((ordinal + 1, ordinal + 1))),
                 received: Instant::now(),
                 arrived_ms: 0,
                 cost: 2_000,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::TapPosition;
+use super::Acks;
 
 /// What may be acknowledged, and a descriptor that wakes whoever polls the socket. Bounded by what is in flight.
 pub struct AckQueue {
@@ -42,18 +42,18 @@ impl AckQueue {
     }
 
     /// These events are safe in the broker. Gives how many are acknowledged with it.
-    pub fn push(&self, position: &TapPosition) -> usize {
+    pub fn push(&self, acks: &Acks) -> usize {
         let mut waiting = self.waiting();
-        if position.connection != waiting.connection {
+        if acks.connection != waiting.connection {
             return 0;
         }
         let was_empty = waiting.ids.is_empty();
-        waiting.ids.extend_from_slice(&position.ids);
+        waiting.ids.extend_from_slice(&acks.ids);
         if was_empty && !waiting.ids.is_empty() {
             // Fails only when the counter is full: then the reader is awake already.
             let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
         }
-        position.ids.len()
+        acks.ids.len()
     }
 
     /// Takes all, and lets the descriptor sleep.
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn acks_of_an_old_connection_are_never_given_out() {
         let queue = AckQueue::new().expect("a descriptor");
-        let acks = |connection, ids: &[u64]| TapPosition { connection, ids: ids.to_vec(), messages: 0, time_ms: 0 };
+        let acks = |connection, ids: &[u64]| Acks { connection, ids: ids.to_vec(), messages: 0 };
         queue.connected(1);
         queue.push(&acks(1, &[1, 2]));
         queue.push(&acks(1, &[3]));

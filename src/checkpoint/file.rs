@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::State;
 use crate::atproto::{json_input, time};
 
 /// What the file holds. Unknown fields of a later version are passed over.
@@ -29,6 +30,16 @@ struct Saved<T> {
     saved_at: String,
     #[serde(flatten)]
     position: T,
+}
+
+/// In place of a position that is written already.
+#[derive(Serialize)]
+struct Nothing {}
+
+/// The members of two objects of JSON in one, and the end of the line.
+fn joined(head: &str, position: &str) -> String {
+    let (head, position) = (head.trim_end_matches('}'), position.trim_start_matches('{'));
+    format!("{head},{position}\n")
 }
 
 const VERSION: u32 = 1;
@@ -118,17 +129,17 @@ impl StateFile {
 
     /// Replaces the file: a temporary one is written and synced, renamed over it, and the directory synced. Fails with what
     /// went wrong and what to do about it.
-    pub fn save<T: Stored>(&mut self, position: &T) -> Result<(), String> {
-        let saved = Saved {
+    pub fn save(&mut self, state: &dyn State, time_ms: i64) -> Result<(), String> {
+        let head = Saved {
             version: VERSION,
             host: self.host.clone(),
             output: self.output.clone(),
             cluster: self.cluster.clone(),
             saved_at: time::format_ms(time::now_ms()),
-            position,
+            position: Nothing {},
         };
-        let mut bytes = sonic_rs::to_vec(&saved).map_err(|e| e.to_string())?;
-        bytes.push(b'\n');
+        let head = sonic_rs::to_string(&head).map_err(|e| e.to_string())?;
+        let bytes = joined(&head, &state.json(time_ms)?).into_bytes();
         // What no start would read must not take the place of a position that can be read.
         if too_large(bytes.len()) {
             return Err(format!(
@@ -284,7 +295,7 @@ fn file_name(text: &str) -> String {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use super::super::{OzonePosition, RelayPosition};
+    use super::super::{OzonePosition, SeqPosition};
     use super::*;
 
     fn dir(name: &str) -> PathBuf {
@@ -293,32 +304,32 @@ mod tests {
         dir
     }
 
-    fn open(dir: &Path) -> (StateFile, Option<RelayPosition>) {
+    fn open(dir: &Path) -> (StateFile, Option<SeqPosition>) {
         StateFile::open(dir, "relay", "h", "o").expect("open")
     }
 
     fn refused(dir: &Path) -> String {
-        let error = StateFile::open::<RelayPosition>(dir, "relay", "h", "o").err().expect("refused");
+        let error = StateFile::open::<SeqPosition>(dir, "relay", "h", "o").err().expect("refused");
         assert!(!error.contains('\n'), "{error}");
         error
     }
 
-    fn at(seq: u64) -> RelayPosition {
-        RelayPosition { seq, time_ms: 1 }
+    fn at(seq: u64) -> SeqPosition {
+        SeqPosition { seq, time_ms: 1 }
     }
 
     #[test]
     fn saved_positions_come_back_and_may_go_down() {
         let dir = dir("back");
         let (mut file, first) = StateFile::open(&dir, "relay", "bsky.network", "events").expect("open");
-        assert_eq!(first, None::<RelayPosition>);
+        assert_eq!(first, None::<SeqPosition>);
         for seq in [31_527_015_322, 7] {
-            file.save(&at(seq)).expect("saved");
+            file.save(&at(seq), 1).expect("saved");
         }
         drop(file);
-        let (_, again) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "events").expect("open");
+        let (_, again) = StateFile::open::<SeqPosition>(&dir, "relay", "bsky.network", "events").expect("open");
         assert_eq!(again.map(|p| p.seq), Some(7), "a host that was reset counts from below");
-        let (_, other) = StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "other").expect("open");
+        let (_, other) = StateFile::open::<SeqPosition>(&dir, "relay", "bsky.network", "other").expect("open");
         assert_eq!(other, None, "each output has its own");
         assert!(fs::read_dir(&dir).expect("dir").all(|e| !e.expect("entry").path().ends_with(".tmp")));
     }
@@ -366,11 +377,11 @@ mod tests {
         let read = |name: &str| {
             fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/state").join(name)).expect("a fixture")
         };
-        let relay = |name: &str| parse::<RelayPosition>(&read(name)).expect("read");
+        let relay = |name: &str| parse::<SeqPosition>(&read(name)).expect("read");
         for (name, cluster) in [("relay-0.1.json", None), ("relay-0.2.json", Some("4L6g3nShT-eMCtK--X86sw"))] {
             let saved = relay(name);
             assert_eq!((saved.host.as_str(), saved.output.as_str()), ("bsky.network", "atproto-events"));
-            assert_eq!(saved.position, RelayPosition { seq: 31_527_015_322, time_ms: 1_795_517_559_073 });
+            assert_eq!(saved.position, SeqPosition { seq: 31_527_015_322, time_ms: 1_795_517_559_073 });
             assert_eq!(saved.cluster.as_deref(), cluster, "{name}");
         }
         for (name, cluster) in [("ozone-0.1.json", None), ("ozone-0.2.json", Some("4L6g3nShT-eMCtK--X86sw"))] {
@@ -386,9 +397,9 @@ mod tests {
     fn what_is_written_is_the_newest_format() {
         let dir = dir("format");
         let (mut file, _) =
-            StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", "atproto-events").expect("open");
+            StateFile::open::<SeqPosition>(&dir, "relay", "bsky.network", "atproto-events").expect("open");
         file.set_cluster("4L6g3nShT-eMCtK--X86sw");
-        file.save(&RelayPosition { seq: 31_527_015_322, time_ms: 1_795_517_559_073 }).expect("saved");
+        file.save(&SeqPosition { seq: 31_527_015_322, time_ms: 0 }, 1_795_517_559_073).expect("saved");
         let without_time = |text: &str| {
             let (before, rest) = text.split_once("\"saved_at\":\"").expect("a time");
             format!("{before}{}", &rest[24..])
@@ -401,8 +412,8 @@ mod tests {
     #[test]
     fn the_file_of_another_host_or_output_is_refused() {
         let dir = dir("other");
-        let (mut file, _) = StateFile::open::<RelayPosition>(&dir, "relay", "other", "o").expect("open");
-        file.save(&at(5)).expect("saved");
+        let (mut file, _) = StateFile::open::<SeqPosition>(&dir, "relay", "other", "o").expect("open");
+        file.save(&at(5), 1).expect("saved");
         fs::copy(file.path(), dir.join("relay-h~o.json")).expect("copied");
         let error = refused(&dir);
         assert!(error.contains("of other into o, not of h into o"), "{error}");
@@ -427,8 +438,8 @@ mod tests {
         };
         let (mut file, _) = open();
         let largest = ozone(OzonePosition::MAX_WINDOW);
-        file.save(&largest).expect("saved");
-        let error = file.save(&ozone(1_700_000)).expect_err("refused");
+        file.save(&largest, 0).expect("saved");
+        let error = file.save(&ozone(1_700_000), 0).expect_err("refused");
         assert!(error.contains("MiB") && error.contains("64"), "{error}");
         drop(file);
         assert_eq!(fs::read_dir(&dir).expect("dir").count(), 2, "the file and its lock");
@@ -442,19 +453,19 @@ mod tests {
         let (mut file, _) = open(&dir);
         let lock = dir.join("relay-h~o.lock");
         fs::remove_file(&lock).expect("removed");
-        file.save(&at(1)).expect("saved");
+        file.save(&at(1), 1).expect("saved");
         assert!(refused(&dir).contains("another atkafka"), "locked again");
         fs::remove_file(&lock).expect("removed");
         let other = open(&dir);
-        assert!(file.save(&at(2)).expect_err("not ours any more").contains("another atkafka"));
+        assert!(file.save(&at(2), 1).expect_err("not ours any more").contains("another atkafka"));
         assert_eq!(other.1, Some(at(1)));
         drop(other);
-        file.save(&at(2)).expect("ours again");
+        file.save(&at(2), 1).expect("ours again");
         fs::remove_dir_all(&dir).expect("removed");
-        let error = file.save(&at(3)).expect_err("no directory");
+        let error = file.save(&at(3), 1).expect_err("no directory");
         assert!(error.contains("was deleted: create it again"), "{error}");
         fs::create_dir(&dir).expect("created");
-        file.save(&at(3)).expect("saved");
+        file.save(&at(3), 1).expect("saved");
         assert!(refused(&dir).contains("another atkafka"));
     }
 
@@ -466,7 +477,7 @@ mod tests {
         fs::write(&victim, "mine").expect("written");
         let (mut file, _) = open(&dir);
         symlink(&victim, dir.join("relay-h~o.json.tmp")).expect("linked");
-        file.save(&at(1)).expect("saved");
+        file.save(&at(1), 1).expect("saved");
         assert_eq!(fs::read(&victim).expect("read"), b"mine");
         assert!(fs::symlink_metadata(file.path()).expect("there").is_file());
         drop(file);
@@ -509,9 +520,9 @@ mod tests {
         let topic = "T".repeat(249);
         for output in [&topic[..], &topic[..248]] {
             let (mut file, first) =
-                StateFile::open::<RelayPosition>(&dir, "relay", "bsky.network", output).expect("open");
+                StateFile::open::<SeqPosition>(&dir, "relay", "bsky.network", output).expect("open");
             assert_eq!(first, None, "each has its own");
-            file.save(&at(output.len() as u64)).expect("saved");
+            file.save(&at(output.len() as u64), 0).expect("saved");
         }
         assert_eq!(
             name("relay", "bsky.network", &topic)[160..],
@@ -521,6 +532,6 @@ mod tests {
         // As long as 0.1 could have them: these stay.
         let longest = "a".repeat(MAX_NAME - "relay-h~".len());
         assert_eq!(name("relay", "h", &longest), format!("relay-h~{longest}"));
-        StateFile::open::<RelayPosition>(&dir, "relay", "h", &longest).expect("open").0.save(&at(1)).expect("saved");
+        StateFile::open::<SeqPosition>(&dir, "relay", "h", &longest).expect("open").0.save(&at(1), 1).expect("saved");
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use crate::checkpoint::Position;
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::file::StateFile;
+use crate::checkpoint::{Payload, Position};
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -130,14 +130,14 @@ impl Frontier {
 
     /// Everything of `source` up to `position` is acknowledged.
     pub fn moved(&mut self, source: usize, position: Position) {
-        if let Position::Tap(position) = &position {
-            self.metrics.tap_events.sub(position.messages as i64);
+        if let Payload::Acks(acknowledged) = &position.payload {
+            self.metrics.tap_events.sub(acknowledged.messages as i64);
             if let Some(acks) = &self.acks[source] {
-                self.metrics.tap_acks.add(acks.push(position) as i64);
+                self.metrics.tap_acks.add(acks.push(acknowledged) as i64);
             }
             return;
         }
-        let seq = position.seq().unwrap_or(0);
+        let seq = position.seq.unwrap_or(0);
         self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[source] = Some(position);
         if seq.abs_diff(self.woke_at[source]) >= SEQS {
             self.woke_at[source] = seq;
@@ -191,8 +191,9 @@ impl Checkpointer {
                 continue;
             };
             let Some(position) = position else { continue };
+            let Payload::State(state) = &position.payload else { continue };
             let waits = slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last;
-            if slot.saved.as_ref() == Some(&position) {
+            if slot.saved.as_ref().is_some_and(|saved| saved.is(&position)) {
                 // It began where the file stands already.
                 if let Some(begun) = slot.begun.take() {
                     let _ = begun.send(());
@@ -206,11 +207,7 @@ impl Checkpointer {
                 file.set_cluster(id);
             }
             self.health.saving(Some(Instant::now()));
-            let result = match &position {
-                Position::Relay(relay, _) => file.save(relay),
-                Position::Ozone(ozone) => file.save(ozone),
-                Position::Tap(_) => Ok(()),
-            };
+            let result = file.save(state.as_ref(), position.time_ms);
             self.health.saving(None);
             let path = file.path().display();
             match result {
@@ -264,7 +261,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::checkpoint::RelayPosition;
+    use crate::checkpoint::SeqPosition;
 
     fn folder(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("atkafka-checkpointer-{name}-{}", std::process::id()));
@@ -273,11 +270,11 @@ mod tests {
     }
 
     fn keep(dir: &Path, host: &str) -> Keep {
-        Keep::File(StateFile::open::<RelayPosition>(dir, "relay", host, "o").expect("open").0)
+        Keep::File(StateFile::open::<SeqPosition>(dir, "relay", host, "o").expect("open").0)
     }
 
     fn at(seq: u64) -> Position {
-        Position::Relay(RelayPosition { seq, time_ms: 0 }, seq)
+        Position::of_seqs((seq, seq))
     }
 
     #[test]

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
-use super::batch::Batch;
 use super::fetcher::{Answered, Pool};
 use super::metadata::{Metadata, Unfinished};
 use crate::atproto::time;
+use crate::decode::batch::Batch;
 use crate::enrich::Knowledge;
 use crate::enrich::directory::Directory;
 use crate::enrich::lookups::{Arrival, LookUps, Now, Wanted};

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use super::batch::{self, Job};
 use super::checkpointer::Beginning;
 use super::permits::{Failed, Permits};
 use crate::atproto::time;
 use crate::checkpoint::Position;
+use crate::decode::Decode;
+use crate::decode::batch::{self, Job};
 use crate::metrics::Metrics;
 use crate::source::job::{self, Stopped, Work};
 
@@ -21,6 +22,7 @@ const PER_FRAME: usize = 512;
 
 pub struct Intake {
     source: usize,
+    decode: Decode,
     ordinal: u64,
     /// The same for the producer, which sees by it that a batch is missing.
     handed_over: Arc<AtomicU64>,
@@ -33,13 +35,14 @@ pub struct Intake {
 impl Intake {
     pub fn new(
         source: usize,
+        decode: Decode,
         handed_over: Arc<AtomicU64>,
         jobs: Sender<Job>,
         permits: Arc<Permits>,
         metrics: Arc<Metrics>,
         beginnings: Sender<Beginning>,
     ) -> Self {
-        Intake { source, ordinal: 0, handed_over, jobs, permits, metrics, beginnings }
+        Intake { source, decode, ordinal: 0, handed_over, jobs, permits, metrics, beginnings }
     }
 }
 
@@ -50,7 +53,8 @@ impl job::Intake for Intake {
         let (received, arrived_ms) = (Instant::now(), time::now_ms());
         let room = batch::room(&work, self.permits.share());
         self.permits.acquire(frames, cost + room)?;
-        let job = Job { source: self.source, ordinal: self.ordinal, work, position, received, arrived_ms, cost, room };
+        let (source, ordinal, decode) = (self.source, self.ordinal, self.decode);
+        let job = Job { source, ordinal, work, decode, position, received, arrived_ms, cost, room };
         self.ordinal += 1;
         self.handed_over.store(self.ordinal, Ordering::Relaxed);
         self.metrics.queue_depth.inc();

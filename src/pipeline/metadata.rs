@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use prometheus::IntCounter;
 
-use super::batch::{Batch, Hole};
 use super::permits::Permits;
 use crate::atproto::time;
+use crate::decode::batch::{Batch, Hole};
 use crate::enrich::document::Document;
 use crate::enrich::{AccountData, Forget, Kind, Knowledge};
 use crate::event;

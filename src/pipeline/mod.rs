@@ -1,12 +1,7 @@
 //! Readers, workers and the producer, tied together. The only place that starts threads.
 
-pub mod batch;
 pub mod checkpointer;
-pub mod decode;
-pub mod decode_ozone;
-pub mod decode_tap;
 pub mod enricher;
-pub mod event_writer;
 pub mod fetcher;
 pub mod intake;
 pub mod metadata;
@@ -24,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
+use crate::decode::{Decode, Rules};
 use crate::enrich::Knowledge;
 use crate::enrich::directory::Directory;
 use crate::event::osprey::Snowflake;
@@ -31,7 +27,6 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::sink::Sink;
 use checkpointer::Keep;
-use decode::Rules;
 use enricher::Enricher;
 use intake::Intake;
 use metadata::Metadata;
@@ -51,6 +46,8 @@ pub struct Source {
     pub keep: Keep,
     /// Whether its events are of now, so that their age at delivery says how far it is behind.
     pub is_live: bool,
+    /// What becomes of each message that `read` hands over.
+    pub decode: Decode,
     /// Reads until the intake says stopped, or to the end of what it reads. When all sources have ended, what they gave is
     /// delivered, however long it takes, and the pipeline ends well.
     pub read: Box<dyn FnOnce(Intake) + Send>,
@@ -110,7 +107,8 @@ impl Pipeline {
         for (i, source) in parts.sources.into_iter().enumerate() {
             keeps.push(source.keep);
             let (handed_over, jobs_in, permits_of) = (handed_over[i].clone(), jobs_in.clone(), permits.clone());
-            let intake = Intake::new(i, handed_over, jobs_in, permits_of, metrics.clone(), beginnings_in.clone());
+            let intake =
+                Intake::new(i, source.decode, handed_over, jobs_in, permits_of, metrics.clone(), beginnings_in.clone());
             let read = source.read;
             let failing = permits.clone();
             readers.push(spawn(&format!("reader-{i}"), move || {

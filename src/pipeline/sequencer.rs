@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::batch::Batch;
+use crate::decode::batch::Batch;
 
 /// A ring from the next ordinal on. Its size is bounded by the permits: each batch in it holds some.
 #[derive(Default)]
@@ -46,8 +46,8 @@ impl Sequencer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::Job;
     use super::*;
+    use crate::decode::{self, batch::Job};
     use crate::source::job::Work;
     use std::time::Duration;
 
@@ -56,6 +56,7 @@ mod tests {
             source: 0,
             ordinal,
             work: Work::Notice { name: "", message: String::new() },
+            decode: decode::relay::message,
             position: None,
             received: Instant::now(),
             arrived_ms: 0,

@@ -6,12 +6,12 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::batch::{Batch, Job};
-use super::decode::{Decoder, Rules};
 use super::metadata::{Metadata, Unfinished};
 use super::permits::Permits;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::metrics::{Handled, Metrics};
+use crate::decode::batch::{Batch, Job};
+use crate::decode::{Rules, Workbench};
+use crate::metrics::Metrics;
 use crate::source::job::Work;
 
 /// Where a worker puts what it made.
@@ -25,13 +25,12 @@ pub struct Outlets {
 
 /// Works until no reader is left, or nobody takes the batches.
 pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Outlets) {
-    let mut decoder = Decoder::new(rules, &metrics);
-    let mut handled = Handled::new(&metrics);
+    let mut bench = Workbench::new(rules, &metrics);
     for job in jobs {
         metrics.queue_depth.dec();
         let began = Instant::now();
-        let mut batch = work(&mut decoder, &job);
-        for name in decoder.rules().filter.unmatched() {
+        let mut batch = work(&mut bench, &job);
+        for name in bench.rules().filter.unmatched() {
             log::warn!(
                 at_most = 100, event = "filter"; "no record of {name} among the first 10,000: a name counts as a whole, {name}.* takes all below it"
             );
@@ -53,7 +52,7 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
             }
             metadata.fill(&mut batch, &accounts);
         }
-        batch.count(&mut handled);
+        bench.count(&batch);
         metrics.decode_seconds.observe(began.elapsed().as_secs_f64());
         if outlets.batches.send(batch).is_err() {
             return;
@@ -66,11 +65,11 @@ const LARGE: usize = 1 << 20;
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// One job. A panic on a frame takes only that frame: it becomes a dead letter.
-pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
+pub fn work(bench: &mut Workbench<'_>, job: &Job) -> Batch {
     let mut out = Batch::answering(job);
     match &job.work {
-        Work::Notice { name, message } => decoder.notice(name, message, &mut out),
-        Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => {
+        Work::Notice { name, message } => bench.notice(name, message, &mut out),
+        Work::Frames(frames) => {
             // JSON takes about a fifth of a frame, whose MST nodes are left behind (measured).
             out.bytes.reserve(frames.bytes.len() / 4);
             for at in &frames.list {
@@ -83,11 +82,7 @@ pub fn work(decoder: &mut Decoder<'_>, job: &Job) -> Batch {
                 if alone.is_some() {
                     out.bytes.reserve_exact(6 * frame.len());
                 }
-                let decode = || match &job.work {
-                    Work::Tap(_) => decoder.tap(frame, &at.seen, &mut out),
-                    Work::Ozone(_) => decoder.ozone(frame, &mut out),
-                    _ => decoder.frame(frame, &at.seen, &mut out),
-                };
+                let decode = || (job.decode)(bench, frame, &at.seen, &mut out);
                 let panicked = catch_unwind(AssertUnwindSafe(decode)).is_err();
                 let instead = if panicked {
                     Some((Reason::Panic, "the program panicked on it: a bug, please report it with the bytes"))

@@ -7,12 +7,8 @@ use crate::checkpoint::Position;
 
 /// Work for any worker. Each piece gives one batch, in the order in which the reader handed it over.
 pub enum Work {
-    /// Some frames, in the order of the wire.
+    /// Some messages, in the order of the wire. The source's decoder knows what they are.
     Frames(Frames),
-    /// Tap's messages, JSON texts, in the order of the wire. The worker notes their ids in the position.
-    Tap(Frames),
-    /// Events of an Ozone page, JSON objects.
-    Ozone(Frames),
     /// Something that the reader has to say: becomes an `info` event.
     Notice { name: &'static str, message: String },
 }
@@ -21,7 +17,7 @@ impl Work {
     /// Frames inside.
     pub fn frames(&self) -> usize {
         match self {
-            Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.list.len(),
+            Work::Frames(frames) => frames.list.len(),
             Work::Notice { .. } => 0,
         }
     }
@@ -29,7 +25,7 @@ impl Work {
     /// Bytes that it holds.
     pub fn bytes(&self) -> usize {
         match self {
-            Work::Frames(frames) | Work::Tap(frames) | Work::Ozone(frames) => frames.bytes.len(),
+            Work::Frames(frames) => frames.bytes.len(),
             Work::Notice { message, .. } => message.len(),
         }
     }

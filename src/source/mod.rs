@@ -1,7 +1,9 @@
-//! Where events come from: each source is a reader that turns an upstream into jobs.
+//! Where events come from: each source has a reader here, which turns an upstream into jobs, and a decoder in
+//! [`decode`](crate::decode). `main` pairs them; nobody else knows which sources there are.
 
 pub mod backoff;
 pub mod diagnosis;
+mod gaps;
 pub mod job;
 pub mod link;
 pub mod ozone;
@@ -9,13 +11,18 @@ mod ozone_answer;
 pub mod ozone_session;
 pub mod pace;
 mod past;
+pub mod recording;
 pub mod relay;
 pub mod replay;
 pub mod resume;
+mod silence;
 pub mod socket;
+mod stepping;
+pub mod stream;
 pub mod tap;
 mod transport;
 mod trim;
+pub mod websocket;
 
 use data_encoding::BASE64;
 

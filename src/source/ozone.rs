@@ -6,20 +6,18 @@
 //! that only followed the cursor would be such a forward cursor.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
 use sha2::{Digest, Sha256};
 
 use super::backoff::Backoff;
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::{self, Link};
-use super::ozone_session::{Account, Failure, PAGE, Session};
-use crate::atproto::json_input::{self, LazyValue};
-use crate::atproto::{json, time};
+use super::ozone_session::{Account, Failure, Session};
+use crate::atproto::json_input::LazyValue;
+use crate::atproto::ozone::{MAX_EVENTS, PAGE, Page, Stamp};
+use crate::atproto::time;
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -30,12 +28,6 @@ const PAGE_REST: Duration = Duration::from_millis(100);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Events as old as this are committed: a round over them may be as long as it likes.
 const SETTLED_MS: i64 = 600_000;
-
-/// Events of a page that are taken. One that has more was not made by an Ozone, which gives what it is asked for.
-const MAX_EVENTS: usize = 10 * PAGE;
-
-/// Levels of a page; an event stands three levels down.
-const DEEPEST: usize = json::MAX_DEPTH as usize + 3;
 
 /// How the events are read.
 #[derive(Debug, Clone)]
@@ -65,56 +57,6 @@ struct Round {
     /// Whether it ended with the newest event.
     caught_up: bool,
     pages: u32,
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    #[serde(borrow)]
-    events: Events<'a>,
-    #[serde(default)]
-    cursor: Option<String>,
-}
-
-/// The first [`MAX_EVENTS`], and how many there are: a value takes many times the bytes of a short text.
-struct Events<'a> {
-    taken: Vec<LazyValue<'a>>,
-    count: usize,
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Taking;
-        impl<'de> Visitor<'de> for Taking {
-            type Value = Events<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a sequence")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Events<'de>, A::Error> {
-                let mut taken = Vec::new();
-                while taken.len() < MAX_EVENTS {
-                    let Some(event) = list.next_element()? else { break };
-                    taken.push(event);
-                }
-                let mut count = taken.len();
-                // To the end: where the list is no JSON, that is what is wrong.
-                while count >= MAX_EVENTS && list.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok(Events { taken, count })
-            }
-        }
-        deserializer.deserialize_seq(Taking)
-    }
-}
-
-#[derive(Deserialize)]
-struct Stamp<'a> {
-    #[serde(borrow)]
-    id: LazyValue<'a>,
-    #[serde(borrow, default, rename = "createdAt")]
-    created_at: std::borrow::Cow<'a, str>,
 }
 
 impl<I: Intake> Ozone<I> {
@@ -199,7 +141,7 @@ impl<I: Intake> Ozone<I> {
                 return Err(Ended::Stopped);
             }
             let body = self.session.page(created_after.as_deref(), cursor.as_deref()).map_err(Ended::Failed)?;
-            let page: Page<'_> = json_input::read(&body, DEEPEST).map_err(|what| {
+            let page = Page::read(&body).map_err(|what| {
                 let reason = format!(
                     "queryEvents: the answer is no page of events ({what}): is the service of --labeler-did an Ozone?"
                 );
@@ -254,7 +196,7 @@ impl<I: Intake> Ozone<I> {
         let mut frames = Frames::default();
         for event in events {
             let raw = event.as_raw_str();
-            let (id, ms) = match json_input::part::<Stamp<'_>>(event) {
+            let (id, ms) = match Stamp::of(event) {
                 Ok(Stamp { id, created_at }) => {
                     let id = id.as_raw_str();
                     (id.parse().unwrap_or_else(|_| hash(id)), time::parse_ms(&created_at))
@@ -274,7 +216,7 @@ impl<I: Intake> Ozone<I> {
             frames.push(raw.as_bytes(), Seen::Json);
         }
         let Some(frames) = frames.take() else { return Ok(()) };
-        self.link.received(&frames);
+        self.link.received(&frames, None);
         let high_water_ms = self.high_water_ms.unwrap_or(0);
         self.window.forget_before(high_water_ms - self.reading.look_back.as_millis() as i64);
         if self.window.forget_above(OzonePosition::MAX_WINDOW) && !std::mem::replace(&mut self.full, true) {
@@ -285,8 +227,10 @@ impl<I: Intake> Ozone<I> {
                 OzonePosition::MAX_WINDOW
             );
         }
-        let position = OzonePosition { high_water_ms, window: Arc::new(self.window.entries.clone()) };
-        self.intake.put(Work::Ozone(frames), Some(Position::Ozone(position))).map_err(|Stopped| Ended::Stopped)
+        let state = OzonePosition { high_water_ms, window: Arc::new(self.window.entries.clone()) };
+        self.intake
+            .put(Work::Frames(frames), Some(Position::of_state(high_water_ms, Arc::new(state))))
+            .map_err(|Stopped| Ended::Stopped)
     }
 }
 
@@ -392,12 +336,12 @@ mod tests {
             |events: usize, rest: &str| format!(r#"{{"cursor":"c","events":[{}]{rest}}}"#, vec!["1"; events].join(","));
         for events in [0, 1, MAX_EVENTS, MAX_EVENTS + 1, 300_000] {
             let text = page(events, "");
-            let read: Page<'_> = json_input::read(text.as_bytes(), DEEPEST).expect("a page");
+            let read = Page::read(text.as_bytes()).expect("a page");
             assert_eq!((read.events.taken.len(), read.events.count), (events.min(MAX_EVENTS), events));
             assert_eq!(read.cursor.as_deref(), Some("c"));
-            assert!(json_input::read::<Page<'_>>(page(events, "]").as_bytes(), DEEPEST).is_err());
+            assert!(Page::read(page(events, "]").as_bytes()).is_err());
         }
-        let error = json_input::read::<Page<'_>>(br#"{"events":"Bearer x"}"#, DEEPEST).err();
+        let error = Page::read(br#"{"events":"Bearer x"}"#).err();
         assert_eq!(error.as_deref(), Some("invalid type: string, expected a sequence at line 1 column 20"));
     }
 

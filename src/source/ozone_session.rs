@@ -7,12 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
+use crate::atproto::ozone::PAGE;
 use crate::atproto::time;
 use crate::client::{self, Client};
 use crate::metrics::Metrics;
 
-/// Events of a page: the most that Ozone gives.
-pub const PAGE: usize = 100;
 /// One request, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// A page of 100 events was 60 kB (measured). Ozone takes events of up to 100 kB, so that a page has 10 MB at most.

@@ -1,20 +1,25 @@
 //! The reader of a relay (or a PDS): `com.atproto.sync.subscribeRepos`.
 //!
-//! It reads messages, looks only at their kind and seq, and hands them over. It owns reconnecting, pings, the cursor
-//! that it asks for, and the detection of gaps. Nothing else.
+//! It looks only at a message's kind and seq, and hands it over. It owns the cursor that it asks for, the detection of gaps
+//! and of silence, and what the host's own messages mean. The connection itself is the [`websocket`](super::websocket)
+//! module's; what is in a frame the decoder's. It runs on a reader thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::diagnosis::{Found, Meant};
-use super::job::{Frames, Intake, Seen, Stopped, Work};
-use super::link::{self, Ended, LATE, LOOK_UP, Link};
-use super::pace::{NEAR, PATIENCE, Pace};
-use super::past::{Past, Way};
-use super::resume::{Gap, JUMP, Resume, SEQ_GAP, Verdict};
-use super::socket::{Event, Socket};
+use super::gaps::Gaps;
+use super::job::{Intake, Seen, Stopped, Work};
+use super::link::LOOK_UP;
+use super::pace::PATIENCE;
+use super::resume::{Gap, JUMP, Verdict};
+use super::silence::Silence;
+use super::socket::Event;
+use super::stepping::Stepping;
+use super::stream::{Arrival, Stream};
+use super::websocket::{self, Channel, Ended, Endpoint};
 use super::{Host, Start};
-use crate::atproto::frame::{self, ErrorBody, Kind};
+use crate::atproto::frame::{self, ErrorBody};
 use crate::checkpoint::Position;
 use crate::dead_letter::Reason;
 use crate::health::Health;
@@ -23,47 +28,26 @@ use crate::metrics::Metrics;
 
 /// How long the first frame of a live start waits for a second one that agrees with its seq.
 const AGREE: Duration = Duration::from_secs(1);
-/// Between two reports of jumps inside a connection: PDSes leave out many seqs.
-const SAY_SEQ_GAP: Duration = Duration::from_secs(60);
 const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 pub(super) const MAX_MESSAGE: usize = 5_500_000;
-/// Between connections that look for the way past a message that breaks them.
-const PAST: Duration = Duration::from_millis(200);
-/// So many connections in a row that break in the same place are more than a bad line.
-const BROKEN: u32 = 4;
 /// Bytes of an error frame's name and of its message that are passed on.
 const WORD: usize = 64;
 const WORDS: usize = 500;
-/// While that way is looked for: a connection that was silent for so long did not break.
-const UNBROKEN: Duration = Duration::from_secs(5);
 
 pub struct Relay<I> {
-    host: Host,
+    end: Endpoint<I>,
     start: Start,
-    intake: I,
-    link: Link,
-    resume: Resume,
-    frames: Frames,
-    /// Where upstream stands behind `frames`: what to save, and the last seq in them.
-    position: Option<(u64, u64)>,
-    /// The first frame of a live start, which waits in `frames` for a second one: its seq, and since when.
+    stream: Stream,
+    gaps: Gaps,
+    /// The first frame of a live start, which waits in `stream` for a second one: its seq, and since when.
     alone: Option<(u64, Instant)>,
-    /// When a jump inside a connection was last reported, and how many were only counted since.
-    said_seq_gap: Option<Instant>,
-    unsaid_seq_gaps: u64,
-    /// Whether the host is busy, or has fallen silent.
-    pace: Pace,
-    /// Its silence was told.
-    told_silent: bool,
-    /// New frames of this connection.
-    fresh: u64,
-    /// Connections in a row that broke before they brought anything.
-    broken: u32,
-    /// The way past a message that breaks each of them.
-    past: Option<Past>,
-    /// When [`Relay::in_between`] last did something.
-    looked: Instant,
+    /// What the present connection was asked to begin behind, and when it began.
+    asked: Option<u64>,
+    began: Instant,
+    silence: Silence,
+    /// The way past a message that breaks each connection.
+    stepping: Stepping,
 }
 
 impl<I: Intake> Relay<I> {
@@ -78,340 +62,217 @@ impl<I: Intake> Relay<I> {
         health: Arc<Health>,
     ) -> Self {
         let start = saved.map_or(start, Start::At);
-        let resume = Resume::new(match start {
-            Start::Live => None,
-            Start::At(seq) => Some(seq),
-        });
-        let link = Link::new(&host.name, index, metrics, health);
+        let name = host.name.clone();
+        let end = Endpoint::new(host, &name, index, intake, metrics, health);
         if let Some(seq) = saved {
             // Until the first new event that is where we are.
-            link.gauges.last_seq_received.set(seq as i64);
-            link.gauges.last_seq_delivered.set(seq as i64);
+            end.link.gauges.last_seq_received.set(seq as i64);
+            end.link.gauges.last_seq_delivered.set(seq as i64);
         }
         Relay {
-            host,
+            end,
             start,
-            intake,
-            link,
-            resume,
-            frames: Frames::default(),
-            position: None,
+            stream: Stream::new(match start {
+                Start::Live => None,
+                Start::At(seq) => Some(seq),
+            }),
+            gaps: Gaps::default(),
             alone: None,
-            said_seq_gap: None,
-            unsaid_seq_gaps: 0,
-            pace: Pace::new(Some(PATIENCE)),
-            told_silent: false,
-            fresh: 0,
-            broken: 0,
-            past: None,
-            looked: Instant::now(),
+            asked: None,
+            began: Instant::now(),
+            silence: Silence::new(Some(PATIENCE)),
+            stepping: Stepping::default(),
         }
     }
 
     /// How long a busy host may be silent before a new connection; `None`: for ever.
     pub fn silence(mut self, patience: Option<Duration>) -> Self {
-        self.pace = Pace::new(patience);
+        self.silence = Silence::new(patience);
         self
     }
 
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
-    pub fn run(mut self) {
-        link::keep(&mut self);
+    pub fn run(self) {
+        websocket::run(self);
     }
 
-    /// What came is no websocket. Once that is a bad line; when it comes again in the same place the host keeps it.
-    fn broken(&mut self, asked: Option<u64>, reason: String) -> Ended {
-        if let Some(past) = self.past.as_mut().filter(|past| !past.is_found()) {
-            if past.broke() {
-                return Ended::Again(PAST);
+    fn binary(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        let arrival = Arrival::of(bytes);
+        match &arrival {
+            Arrival::Event { seq, .. } => {
+                let seq = *seq;
+                self.silence.heard(&self.end.link);
+                self.got_past(seq)?;
+                match seq {
+                    Some(seq) if !self.event(seq)? => return Ok(()),
+                    _ => {}
+                }
             }
-            // Nothing in one place: the host is ill as a whole. From the cursor again, and slowly.
-            self.forget_past();
-            return Ended::Lost(reason);
+            Arrival::Info(body) => self.info(&bytes[*body..]),
+            Arrival::Error(body) => return self.error_frame(&bytes[*body..]),
+            Arrival::Unknown => self.end.link.metrics.unknown_frame(),
+            Arrival::Unreadable(_) => {}
         }
-        self.broken += 1;
-        if self.broken < BROKEN || asked.is_none() {
-            return Ended::Lost(reason);
-        }
-        log::warn!(
-            event = "stepping_past", host = self.host.name, reason = reason;
-            "{}: {reason}; {BROKEN} times in the same place: looking for the lowest cursor behind it", self.host.name
-        );
-        self.broken = 0;
-        // Behind one that is passed there may be another one.
-        let from = self.past.take().map_or(0, |past| {
-            self.link.metrics.dead_letter(Reason::BadFrame).inc();
-            past.ask()
-        });
-        self.past = Some(Past::new(from));
-        Ended::Again(PAST)
-    }
-
-    /// Whether an event with this seq shows that the connection got past the place where others broke. Two do not, since
-    /// each connection may begin with them: the cursor's own event, where cursors are inclusive, and the one behind a jump
-    /// that is not confirmed. A lower one is of a host that counts anew.
-    fn is_past(&self, seq: Option<u64>) -> bool {
-        seq.is_some_and(|seq| seq != self.resume.cursor() && seq != self.resume.last())
-    }
-
-    /// This connection does not break where others did.
-    fn unbroken(&mut self) -> Result<(), Ended> {
-        self.broken = 0;
-        let Some(past) = &mut self.past else { return Ok(()) };
-        match past.passed() {
-            Way::Behind => Ok(()),
-            Way::Again => Err(Ended::Again(PAST)),
-            Way::Well => {
-                self.past = None;
-                Ok(())
-            }
+        match arrival.seen() {
+            Some(seen) => Ok(self.keep(bytes, seen)?),
+            None => Ok(()),
         }
     }
 
-    fn forget_past(&mut self) {
-        (self.past, self.broken) = (None, 0);
+    /// An event with a seq. Whether it is new; if so, all that is to be done before it is handed over is done.
+    fn event(&mut self, seq: u64) -> Result<bool, Stopped> {
+        if self.stepping.is_on() {
+            // Said below, and with a better reason than an old cursor.
+            self.stream.resume.told_outdated();
+        }
+        let begins = self.begins();
+        self.release(Some(seq))?;
+        if !self.is_new(seq)? {
+            return Ok(false);
+        }
+        if self.stepping.passed_over(&self.end.link) {
+            let message = format!(
+                "a message that breaks each connection was passed over: events before seq {seq} may be missing"
+            );
+            self.gap(Gap { kind: "over_limit", message }, None)?;
+        }
+        self.end.fresh += 1;
+        if begins {
+            // It waits alone: what came before it does not.
+            self.hand_over()?;
+            self.alone = Some((seq, Instant::now()));
+        }
+        Ok(true)
     }
 
     /// A message that was not read whole: a dead letter, and a gap where it may have been an event.
     fn too_long(&mut self, size: u64, start: &[u8]) -> Result<(), Ended> {
-        let (event, seq) = match frame::header(start) {
-            Ok((Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account, body)) => {
-                (true, frame::seq(&start[body..]))
-            }
+        let (event, seq) = match Arrival::of(start) {
+            Arrival::Event { seq, .. } => (true, seq),
             _ => (false, None),
         };
         if event {
-            self.heard();
+            self.silence.heard(&self.end.link);
         }
-        if self.is_past(seq) {
-            self.unbroken()?;
-        }
+        self.got_past(seq)?;
         self.release(seq)?;
-        let mut position = None;
+        let mut reached = None;
         if let Some(seq) = seq {
             let begins = self.begins();
             if begins {
-                self.intake.begin(Position::of_seqs((seq - 1, seq - 1)))?;
+                self.end.intake.begin(Position::of_seqs((seq - 1, seq - 1)))?;
             }
             if !self.is_new(seq)? {
                 return Ok(());
             }
             if begins {
                 // It cannot wait for a second one, and without its seq the next connection would be live again.
-                self.resume.settle();
+                self.stream.resume.settle();
             }
-            self.fresh += 1;
-            position = Some((self.resume.cursor(), seq));
+            self.end.fresh += 1;
+            reached = Some(self.stream.here(seq));
         }
-        self.link.metrics.received_frames.inc();
-        self.link.metrics.dead_letter(Reason::OverLimit).inc();
+        let (host, metrics) = (&self.end.host.name, &self.end.link.metrics);
+        metrics.received_frames.inc();
+        metrics.dead_letter(Reason::OverLimit).inc();
         if !event {
             log::warn!(
-                event = "over_limit", host = self.host.name, bytes = size;
-                "{}: a message of {size} bytes or more, over the limit of {MAX_MESSAGE}, which is no event: passed over",
-                self.host.name
+                event = "over_limit", host = host, bytes = size;
+                "{host}: a message of {size} bytes or more, over the limit of {MAX_MESSAGE}, which is no event: passed over"
             );
             return Ok(());
         }
         let which = seq.map(|seq| format!(", seq {seq},")).unwrap_or_default();
         let message =
             format!("an event of {size} bytes or more{which} is over the limit of {MAX_MESSAGE}: it was not read");
-        Ok(self.gap(Gap { kind: "over_limit", message }, position)?)
-    }
-
-    fn connect_and_read(&mut self) -> Ended {
-        self.fresh = 0;
-        let past = self.past.as_ref().map_or(0, Past::ask);
-        let asked = match (self.resume.cursor(), self.start) {
-            (0, Start::Live) => None,
-            (cursor, _) => Some(cursor + past),
-        };
-        let query = asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        let path = format!("{PATH}{query}");
-        let stopped = || self.intake.stopped();
-        let mut socket = match Socket::connect(&self.host, Meant::Relay, &path, MAX_MESSAGE, &stopped) {
-            Ok(socket) => socket,
-            Err(_) if stopped() => return Ended::Stopped,
-            Err(refused) => return Ended::Refused(refused),
-        };
-        let host = &self.host.name;
-        match asked {
-            Some(0) => log::info!(event = "connected", host = host; "{host}: connected, from the oldest event kept"),
-            Some(seq) => {
-                log::info!(event = "connected", host = host, seq = seq; "{host}: connected, going on behind seq {seq}");
-            }
-            None => log::info!(event = "connected", host = host; "{host}: connected, live"),
-        }
-        let began = Instant::now();
-        self.link.connected();
-        self.pace.connected(began);
-        self.resume.connected(asked.map(|seq| seq - past));
-        let ended = self.read(&mut socket, asked, began);
-        // What was read whole is handed over, whatever became of the connection.
-        let ended = self.hand_over().map_or(Ended::Stopped, |()| ended);
-        socket.close();
-        ended
-    }
-
-    fn read(&mut self, socket: &mut Socket, asked: Option<u64>, began: Instant) -> Ended {
-        loop {
-            let before = self.frames.list.len();
-            let step = match socket.read() {
-                Event::Binary(bytes) => self.binary(&bytes),
-                Event::Text(text) => self.text(&text),
-                Event::Control => Ok(()),
-                Event::Nothing => self.nothing(socket, began),
-                Event::Closed(reason) => Err(Ended::Lost(reason)),
-                Event::Broken(reason) => Err(self.broken(asked, reason)),
-                Event::TooLong(size, start) => self.too_long(size, &start),
-            };
-            // Whatever was not added to a hand-over: messages that are, fill it sooner or later, and cost no clock.
-            let added = self.frames.list.len() > before;
-            let step = step.and_then(|()| if added { Ok(()) } else { self.in_between(socket) });
-            if let Err(ended) = step {
-                return ended;
-            }
-        }
+        Ok(self.gap(Gap { kind: "over_limit", message }, reached)?)
     }
 
     /// A relay sends none. What sends one first may be known by it.
     fn text(&mut self, text: &str) -> Result<(), Ended> {
-        self.keep(text.as_bytes(), Seen::Text, None)?;
-        match Found::by_text(text).filter(|_| self.fresh == 0) {
+        self.keep(text.as_bytes(), Seen::Text)?;
+        match Found::by_text(text).filter(|_| self.end.fresh == 0) {
             Some(found) => Err(Ended::Lost(format!("its messages are JSON: {}", found.in_place_of(Meant::Relay)))),
             None => Ok(()),
         }
     }
 
-    /// More may be there to be read, without end: hands over what waited long enough, and runs the timers. Of silence it
-    /// says nothing: after a hand-over that took long, events may be there.
-    fn in_between(&mut self, socket: &mut Socket) -> Result<(), Ended> {
-        let now = Instant::now();
-        if now - self.looked < LATE {
-            return Ok(());
-        }
-        self.looked = now;
-        self.nothing_more()?;
-        if self.intake.stopped() {
-            return Err(Ended::Stopped);
-        }
-        socket.tick().map_err(Ended::Lost)
-    }
-
-    /// Nothing is there to be read now: hands over, runs the timers, and waits.
-    fn nothing(&mut self, socket: &mut Socket, began: Instant) -> Result<(), Ended> {
-        // A hand-over may take long, and then something is there.
-        let idle = self.frames.list.is_empty();
-        self.nothing_more()?;
-        if self.intake.stopped() {
-            return Err(Ended::Stopped);
-        }
-        if self.past.as_ref().is_some_and(|past| !past.is_found()) && began.elapsed() > UNBROKEN {
-            self.unbroken()?;
-        }
-        if idle {
-            self.silent(Instant::now())?;
-        }
-        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
-        socket.wait(longest.min(LOOK_UP), None);
-        socket.tick().map_err(Ended::Lost)
-    }
-
-    /// Tells the silence of a busy host, and leaves the connection when it is too long.
-    fn silent(&mut self, now: Instant) -> Result<(), Ended> {
-        let Some(silent) = self.pace.silent(now) else { return Ok(()) };
-        self.told_silent = true;
-        // The lag grows with it.
-        self.link.health.silent(self.link.index, now.checked_sub(silent));
-        if let Some(here) = self.pace.leave(now) {
-            self.link.metrics.silent_connection(&self.link.name);
-            return Err(Ended::Lost(format!(
-                "no event for {} s, and over one a second before; the connection is left (--silence)",
-                here.as_secs()
-            )));
-        }
-        Ok(())
-    }
-
-    /// An event came, whether new or not.
-    fn heard(&mut self) {
-        let near = || self.link.health.delivered_lag(self.link.index).is_none_or(|lag| lag < NEAR);
-        self.pace.event(Instant::now(), near);
-        if std::mem::take(&mut self.told_silent) {
-            self.link.health.silent(self.link.index, None);
+    fn info(&mut self, body: &[u8]) {
+        let Ok(info) = frame::body::<frame::Info<'_>>(body) else { return };
+        let (host, message) = (&self.end.host.name, info.message.unwrap_or_default());
+        log::warn!(
+            event = "info_frame", host = host, reason = info.name, error = message;
+            "{host}: #info {}: {message}", info.name
+        );
+        if info.name == "OutdatedCursor" {
+            self.end.link.metrics.gap("outdated_cursor");
+            self.stream.resume.told_outdated();
         }
     }
 
-    fn binary(&mut self, bytes: &[u8]) -> Result<(), Ended> {
-        let (kind, body) = match frame::header(bytes) {
-            Ok(header) => header,
-            Err(detail) => return Ok(self.keep(bytes, Seen::Bad(detail), None)?),
+    fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
+        let metrics = &self.end.link.metrics;
+        metrics.received_frames.inc();
+        let (name, message) = match frame::body::<ErrorBody<'_>>(body) {
+            Ok(error) => (plain(error.error, WORD), plain(error.message.unwrap_or_default(), WORDS)),
+            Err(e) => ("unreadable".into(), e),
         };
-        match kind {
-            Kind::Error => return self.error_frame(&bytes[body..]),
-            Kind::Unknown => {
-                self.link.metrics.unknown_frame();
-                return Ok(());
+        metrics.error_frame(&name);
+        match name.as_str() {
+            // Our own step, not a host that counts anew.
+            "FutureCursor" if self.stepping.ask() > 0 => {
+                self.stepping.unbroken()?;
+                self.stepping.forget();
+                Err(Ended::Lost("FutureCursor behind a message that cannot be read".into()))
             }
-            Kind::Info => {
-                if let Ok(info) = frame::body::<frame::Info<'_>>(&bytes[body..]) {
-                    let message = info.message.unwrap_or_default();
-                    log::warn!(
-                        event = "info_frame", host = self.host.name, reason = info.name, error = message;
-                        "{}: #info {}: {message}", self.host.name, info.name
-                    );
-                    if info.name == "OutdatedCursor" {
-                        self.link.metrics.gap("outdated_cursor");
-                        self.resume.told_outdated();
-                    }
-                }
-                return Ok(self.keep(bytes, Seen::Frame { kind, body, seq: 0 }, None)?);
+            "FutureCursor" => {
+                let message = format!(
+                    "the cursor {} is in the host's future ({message}): reading from the oldest event that it keeps",
+                    self.stream.resume.cursor()
+                );
+                self.gap(Gap { kind: "host_reset", message }, None)?;
+                self.stream.resume.reset();
+                self.start = Start::At(0);
+                Err(Ended::Lost("FutureCursor".into()))
             }
-            Kind::Commit | Kind::Sync | Kind::Identity | Kind::Account => {}
+            "ConsumerTooSlow" => {
+                let cursor = self.stream.resume.cursor();
+                let message = format!("the host says so ({message}); going on behind seq {cursor}");
+                Ok(self.gap(Gap { kind: "consumer_too_slow", message }, None)?)
+            }
+            // The host closes next, if it means it.
+            _ => {
+                let host = &self.end.host.name;
+                log::warn!(
+                    event = "error_frame", host = host, reason = name, error = message;
+                    "{host}: error frame {name}: {message}"
+                );
+                Ok(())
+            }
         }
-        self.heard();
-        let seq = frame::seq(&bytes[body..]);
-        if self.is_past(seq) {
-            self.unbroken()?;
+    }
+
+    /// An event with this seq may show that the connection got past the place where others broke. Two do not, since each
+    /// connection may begin with them: the cursor's own event, where cursors are inclusive, and the one behind a jump that
+    /// is not confirmed. A lower one is of a host that counts anew.
+    fn got_past(&mut self, seq: Option<u64>) -> Result<(), Ended> {
+        let resume = &self.stream.resume;
+        match seq {
+            Some(seq) if seq != resume.cursor() && seq != resume.last() => self.stepping.unbroken(),
+            _ => Ok(()),
         }
-        let Some(seq) = seq else {
-            return Ok(self.keep(bytes, Seen::BadSeq, None)?);
-        };
-        if self.past.is_some() {
-            // Said below, and with a better reason than an old cursor.
-            self.resume.told_outdated();
-        }
-        let begins = self.begins();
-        self.release(Some(seq))?;
-        if !self.is_new(seq)? {
-            return Ok(());
-        }
-        if self.past.take().is_some() {
-            self.link.metrics.dead_letter(Reason::BadFrame).inc();
-            let message = format!(
-                "a message that breaks each connection was passed over: events before seq {seq} may be missing"
-            );
-            self.gap(Gap { kind: "over_limit", message }, None)?;
-        }
-        self.fresh += 1;
-        if begins {
-            // It waits alone: what came before it does not.
-            self.hand_over()?;
-            self.alone = Some((seq, Instant::now()));
-        }
-        Ok(self.keep(bytes, Seen::Frame { kind, body, seq }, Some((self.resume.cursor(), seq)))?)
     }
 
     /// Whether the next event is the first of a live start.
     fn begins(&self) -> bool {
-        self.resume.last() == 0 && self.start == Start::Live
+        self.stream.resume.last() == 0 && self.start == Start::Live
     }
 
     /// Whether the event with this seq is new. A repeat is counted, and a gap is reported.
     fn is_new(&mut self, seq: u64) -> Result<bool, Stopped> {
-        match self.resume.judge(seq) {
+        match self.stream.judge(seq) {
             Verdict::Repeat => {
-                self.link.metrics.repeated_frame();
+                self.end.link.metrics.repeated_frame();
                 return Ok(false);
             }
             Verdict::New => {}
@@ -420,12 +281,11 @@ impl<I: Intake> Relay<I> {
         Ok(true)
     }
 
-    /// Nothing more is waited for: what was read goes on, but for a first frame that waits for a second one.
-    fn nothing_more(&mut self) -> Result<(), Stopped> {
-        match self.alone {
-            Some((_, since)) if since.elapsed() < AGREE && !self.intake.stopped() => Ok(()),
-            _ => self.hand_over(),
-        }
+    /// Tells a gap. Its `info` event brings the stream to `reached`.
+    fn gap(&mut self, gap: Gap, reached: Option<(u64, u64)>) -> Result<(), Stopped> {
+        let Some(notice) = self.gaps.tell(&self.end.link, gap) else { return Ok(()) };
+        self.hand_over()?;
+        self.end.intake.put(notice, reached.map(Position::of_seqs))
     }
 
     /// Ends the wait of a live start's first frame. From now on nothing may be lost: without a position, a kill before
@@ -433,111 +293,93 @@ impl<I: Intake> Relay<I> {
     /// counts.
     fn release(&mut self, second: Option<u64>) -> Result<(), Stopped> {
         let Some((first, _)) = self.alone.take() else { return Ok(()) };
-        self.resume.settle();
+        self.stream.resume.settle();
         let lowest = second.map_or(first, |second| second.min(first)) - 1;
         let agreed = second.is_none_or(|second| second >= first && second - first <= JUMP);
-        self.position = Some((if agreed { first } else { lowest }, first));
-        self.intake.begin(Position::of_seqs((lowest, lowest)))
+        self.stream.stand_at((if agreed { first } else { lowest }, first));
+        self.end.intake.begin(Position::of_seqs((lowest, lowest)))
     }
 
-    /// Says a gap in the metric, the log, and an `info` event, with which `position` is reached.
-    fn gap(&mut self, mut gap: Gap, reached: Option<(u64, u64)>) -> Result<(), Stopped> {
-        self.link.metrics.gap(gap.kind);
-        if gap.kind == SEQ_GAP {
-            if self.said_seq_gap.is_some_and(|said| said.elapsed() < SAY_SEQ_GAP) {
-                self.unsaid_seq_gaps += 1;
-                return Ok(());
-            }
-            self.said_seq_gap = Some(Instant::now());
-            match std::mem::take(&mut self.unsaid_seq_gaps) {
-                0 => {}
-                n => gap.message.push_str(&format!(" (and {n} more of this kind before, only counted)")),
-            }
-        }
-        log::warn!(
-            event = "gap", host = self.host.name, reason = gap.kind;
-            "{}: {}: {}", self.host.name, gap.kind, gap.message
-        );
-        self.hand_over()?;
-        let notice = Work::Notice { name: gap.kind, message: format!("{}: {}", self.host.name, gap.message) };
-        self.intake.put(notice, reached.map(Position::of_seqs))
-    }
-
-    fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
-        self.link.metrics.received_frames.inc();
-        let (name, message) = match frame::body::<ErrorBody<'_>>(body) {
-            Ok(error) => (plain(error.error, WORD), plain(error.message.unwrap_or_default(), WORDS)),
-            Err(e) => ("unreadable".into(), e),
-        };
-        self.link.metrics.error_frame(&name);
-        match name.as_str() {
-            // Our own step, not a host that counts anew.
-            "FutureCursor" if self.past.as_ref().is_some_and(|past| past.ask() > 0) => {
-                self.unbroken()?;
-                self.forget_past();
-                Err(Ended::Lost("FutureCursor behind a message that cannot be read".into()))
-            }
-            "FutureCursor" => {
-                let message = format!(
-                    "the cursor {} is in the host's future ({message}): reading from the oldest event that it keeps",
-                    self.resume.cursor()
-                );
-                self.gap(Gap { kind: "host_reset", message }, None)?;
-                self.resume.reset();
-                self.start = Start::At(0);
-                Err(Ended::Lost("FutureCursor".into()))
-            }
-            "ConsumerTooSlow" => {
-                let message = format!("the host says so ({message}); going on behind seq {}", self.resume.cursor());
-                Ok(self.gap(Gap { kind: "consumer_too_slow", message }, None)?)
-            }
-            // The host closes next, if it means it.
-            _ => {
-                log::warn!(
-                    event = "error_frame", host = self.host.name, reason = name, error = message;
-                    "{}: error frame {name}: {message}", self.host.name
-                );
-                Ok(())
-            }
-        }
-    }
-
-    /// Adds a message to the next hand-over. `position` is what it is then, where it has a seq.
-    fn keep(&mut self, bytes: &[u8], seen: Seen, position: Option<(u64, u64)>) -> Result<(), Stopped> {
-        if !self.frames.has_room(bytes.len()) {
+    /// Adds a message to the next hand-over.
+    fn keep(&mut self, bytes: &[u8], seen: Seen) -> Result<(), Stopped> {
+        if !self.stream.has_room(bytes.len()) {
             self.hand_over()?;
         }
-        self.frames.push(bytes, seen);
-        self.position = position.or(self.position);
-        if self.frames.is_full() { self.hand_over() } else { Ok(()) }
+        if self.stream.push(bytes, seen) { self.hand_over() } else { Ok(()) }
+    }
+}
+
+impl<I: Intake> Channel for Relay<I> {
+    type Intake = I;
+    const MEANT: Meant = Meant::Relay;
+    const MAX_MESSAGE: usize = MAX_MESSAGE;
+
+    fn end(&self) -> &Endpoint<I> {
+        &self.end
+    }
+
+    fn end_mut(&mut self) -> &mut Endpoint<I> {
+        &mut self.end
+    }
+
+    fn path(&mut self) -> String {
+        self.asked = match (self.stream.resume.cursor(), self.start) {
+            (0, Start::Live) => None,
+            (cursor, _) => Some(cursor + self.stepping.ask()),
+        };
+        let query = self.asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
+        format!("{PATH}{query}")
+    }
+
+    fn connected(&mut self) {
+        let host = &self.end.host.name;
+        match self.asked {
+            Some(0) => log::info!(event = "connected", host = host; "{host}: connected, from the oldest event kept"),
+            Some(seq) => {
+                log::info!(event = "connected", host = host, seq = seq; "{host}: connected, going on behind seq {seq}");
+            }
+            None => log::info!(event = "connected", host = host; "{host}: connected, live"),
+        }
+        self.began = Instant::now();
+        self.silence.connected(self.began);
+        self.stream.resume.connected(self.asked.map(|seq| seq - self.stepping.ask()));
+    }
+
+    fn message(&mut self, event: Event) -> Result<(), Ended> {
+        match event {
+            Event::Binary(bytes) => self.binary(&bytes),
+            Event::Text(text) => self.text(&text),
+            Event::Broken(reason) => Err(self.stepping.broke(&self.end.link, self.asked, reason)),
+            Event::TooLong(size, start) => self.too_long(size, &start),
+            Event::Control | Event::Nothing | Event::Closed(_) => Ok(()),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.stream.len()
     }
 
     fn hand_over(&mut self) -> Result<(), Stopped> {
         self.release(None)?;
-        let Some(frames) = self.frames.take() else { return Ok(()) };
-        self.link.received(&frames);
-        let reached = self.position.take();
-        if let Some((_, seq)) = reached {
-            self.link.gauges.last_seq_received.set(seq as i64);
+        let Some((frames, position)) = self.stream.take() else { return Ok(()) };
+        self.end.link.received(&frames, position.as_ref());
+        self.end.intake.put(Work::Frames(frames), position)
+    }
+
+    /// A first frame waits for a second one.
+    fn pass_on(&mut self) -> Result<(), Stopped> {
+        match self.alone {
+            Some((_, since)) if since.elapsed() < AGREE && !self.end.intake.stopped() => Ok(()),
+            _ => self.hand_over(),
         }
-        self.intake.put(Work::Frames(frames), reached.map(Position::of_seqs))
-    }
-}
-
-impl<I: Intake> link::Session for Relay<I> {
-    fn link(&self) -> &Link {
-        &self.link
     }
 
-    fn stopped(&self) -> bool {
-        self.intake.stopped()
-    }
-
-    fn connection(&mut self) -> Ended {
-        self.connect_and_read()
-    }
-
-    fn fresh(&self) -> u64 {
-        self.fresh
+    fn quiet(&mut self, idle: bool) -> Result<Duration, Ended> {
+        self.stepping.silent(self.began.elapsed())?;
+        if idle {
+            self.silence.told(&self.end.link)?;
+        }
+        let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
+        Ok(longest.min(LOOK_UP))
     }
 }

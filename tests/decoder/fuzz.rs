@@ -9,12 +9,12 @@ use atkafka::atproto::car::CarIndex;
 use atkafka::atproto::cbor::CborError;
 use atkafka::atproto::json::Oddities;
 use atkafka::atproto::{cid, frame, json};
-use atkafka::checkpoint::{Position, TapPosition};
+use atkafka::checkpoint::Position;
 use atkafka::dead_letter::Reason;
+use atkafka::decode::batch::{self, Batch, Job};
+use atkafka::decode::{Decode, Workbench, ozone, tap};
 use atkafka::enrich::document::Document;
 use atkafka::metrics::Metrics;
-use atkafka::pipeline::batch::{self, Batch, Job};
-use atkafka::pipeline::decode::Decoder;
 use atkafka::pipeline::worker;
 use atkafka::source::job::{FrameAt, Frames, Seen, Work};
 use atkafka_fixtures::frames;
@@ -225,18 +225,18 @@ fn cars_and_cids() {
 }
 
 /// Texts through the worker, as the readers of Tap and Ozone hand them over.
-fn texts(decoder: &mut Decoder<'_>, text: &[u8], tap: bool) -> Batch {
+fn texts(decoder: &mut Workbench<'_>, text: &[u8], of_tap: bool) -> Batch {
     let list = vec![FrameAt { range: 0..text.len(), seen: Seen::Json }];
     let mut frames = Frames::default();
     frames.bytes = text.to_vec();
     frames.list = list;
-    let position = TapPosition { connection: 0, ids: Vec::new(), messages: 1, time_ms: 0 };
-    let (work, position) =
-        if tap { (Work::Tap(frames), Some(Position::Tap(position))) } else { (Work::Ozone(frames), None) };
+    let (decode, position): (Decode, _) =
+        if of_tap { (tap::message, Some(Position::of_messages(0, 1))) } else { (ozone::message, None) };
+    let work = Work::Frames(frames);
     let (cost, room) = (work.bytes(), batch::room(&work, usize::MAX));
     worker::work(
         decoder,
-        &Job { source: 0, ordinal: 0, work, position, received: Instant::now(), arrived_ms: 0, cost, room },
+        &Job { source: 0, ordinal: 0, work, decode, position, received: Instant::now(), arrived_ms: 0, cost, room },
     )
 }
 

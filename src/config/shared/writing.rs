@@ -9,10 +9,10 @@ use super::values::{did_list, list, listen, memory, number, one_of};
 use super::{enriching, flags, kafka, warnings};
 use crate::client::Client;
 use crate::config::{Checked, Input, invalid};
+use crate::decode::Rules;
 use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
-use crate::pipeline::decode::Rules;
 use crate::sink::kafka_options::Kafka;
 use crate::systemd::Manager;
 

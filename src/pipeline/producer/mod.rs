@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::batch::Batch;
 use super::checkpointer::Frontier;
 use super::permits::{Failed, Permits};
 use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
 use crate::atproto::time;
 use crate::dead_letter::{DeadLetter, Reason};
+use crate::decode::batch::Batch;
 use crate::event::Format;
 use crate::event::osprey::{self, Snowflake};
 use crate::health::Health;
@@ -498,7 +498,7 @@ impl Run {
             while let Some(batch) = lane.tracker.advance() {
                 self.p.metrics.delivery_seconds.observe(batch.received.elapsed().as_secs_f64());
                 if let Some(position) = batch.position {
-                    reached = Some((position.time_ms(), position.seq()));
+                    reached = Some((position.time_ms, position.seq));
                     self.p.frontier.moved(source, position);
                 }
                 // Last: who sees that nothing is in flight also finds the last position.

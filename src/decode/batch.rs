@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use crate::checkpoint::Position;
+use super::Decode;
+use crate::checkpoint::{Payload, Position};
 use crate::dead_letter::DeadLetter;
 use crate::enrich::Forget;
 use crate::event::Action;
@@ -16,6 +17,8 @@ pub struct Job {
     pub source: usize,
     pub ordinal: u64,
     pub work: Work,
+    /// What each message of it becomes.
+    pub decode: Decode,
     pub position: Option<Position>,
     pub received: Instant,
     /// The same by the clock, in milliseconds since 1970: decoders read no clock.
@@ -182,7 +185,14 @@ impl Batch {
     /// Notes the time of an event, for lag.
     pub fn saw_time(&mut self, ms: i64) {
         if let Some(position) = &mut self.position {
-            position.saw_time(ms);
+            position.time_ms = ms;
+        }
+    }
+
+    /// Notes the id of a message, which upstream is told once the batch is acknowledged.
+    pub fn acknowledge(&mut self, id: Option<u64>) {
+        if let Some(Position { payload: Payload::Acks(acks), .. }) = &mut self.position {
+            acks.ids.extend(id);
         }
     }
 }

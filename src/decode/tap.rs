@@ -1,93 +1,42 @@
-//! One message of Tap to records and dead letters (indigo `cmd/tap`; JSON).
-
-use std::borrow::Cow;
+//! One message of Tap to records and dead letters.
 
 use serde::Deserialize;
 
-use super::batch::Batch;
-use super::decode::{Decoder, short};
 use super::event_writer::EventWriter;
-use crate::atproto::json_input::{self, JsonValueTrait, LazyValue};
-use crate::atproto::{json, tid};
-use crate::checkpoint::Position;
-use crate::dead_letter::{DeadLetter, Reason};
+use super::{Batch, Workbench, short, unreadable};
+use crate::atproto::json_input::{self, LazyValue};
+use crate::atproto::tap::{self, IdentityEvent, Message, RecordEvent};
+use crate::atproto::tid;
+use crate::dead_letter::Reason;
 use crate::event::{self, Action, Head, Operation, Record, When};
 use crate::source::job::Seen;
-
-/// Every message has an id and a type; the rest is by type.
-#[derive(Deserialize)]
-struct Message<'a> {
-    id: u64,
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    record: Option<LazyValue<'a>>,
-    #[serde(borrow, default)]
-    identity: Option<LazyValue<'a>>,
-}
-
-#[derive(Deserialize)]
-struct TapRecord<'a> {
-    #[serde(default)]
-    live: bool,
-    #[serde(borrow)]
-    did: Cow<'a, str>,
-    #[serde(borrow, default)]
-    rev: Cow<'a, str>,
-    #[serde(borrow)]
-    collection: Cow<'a, str>,
-    #[serde(borrow)]
-    rkey: Cow<'a, str>,
-    #[serde(borrow)]
-    action: Cow<'a, str>,
-    #[serde(borrow, default)]
-    cid: Option<Cow<'a, str>>,
-    /// Passes through as it is: no number is read and written again.
-    #[serde(borrow, default)]
-    record: Option<LazyValue<'a>>,
-}
-
-#[derive(Deserialize)]
-struct TapIdentity<'a> {
-    #[serde(borrow)]
-    did: Cow<'a, str>,
-    #[serde(borrow, default)]
-    handle: Option<Cow<'a, str>>,
-    #[serde(default)]
-    is_active: Option<bool>,
-    #[serde(borrow, default)]
-    status: Option<Cow<'a, str>>,
-}
 
 /// What is wrong with a message, for its dead letter.
 type Wrong = (Reason, String);
 
-impl Decoder<'_> {
-    /// Appends what the message gives, and notes its id for the acknowledgement.
-    pub fn tap(&mut self, text: &[u8], seen: &Seen, out: &mut Batch) {
-        let message = match seen {
-            Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
-            _ => json_input::read::<Message<'_>>(text, DEEPEST)
-                .map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {e}"))),
-        };
-        // Acknowledged with the batch, whatever the message turns out to be: else Tap sends it for ever.
-        let id = message.as_ref().map_or_else(|_| readable_id(text), |m| Some(m.id));
-        if let Some(Position::Tap(tap)) = &mut out.position {
-            tap.ids.extend(id);
-        }
-        if let Err((reason, detail)) = message.and_then(|m| self.tap_message(&m, out)) {
-            out.bury(DeadLetter { reason, detail, seq: 0, bytes: text.to_vec() });
-        }
+/// Appends what a message gives, and notes its id for the acknowledgement.
+pub fn message(bench: &mut Workbench<'_>, text: &[u8], seen: &Seen, out: &mut Batch) {
+    let message = match seen {
+        Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
+        _ => Message::read(text).map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {e}"))),
+    };
+    // Acknowledged with the batch, whatever the message turns out to be: else Tap sends it for ever.
+    let id = message.as_ref().map_or_else(|_| tap::readable_id(text), |m| Some(m.id));
+    out.acknowledge(id);
+    if let Err((reason, detail)) = message.and_then(|m| bench.tap_message(&m, out)) {
+        unreadable(text, reason, detail, out);
     }
+}
 
+impl Workbench<'_> {
     fn tap_message(&mut self, message: &Message<'_>, out: &mut Batch) -> Result<(), Wrong> {
         match (message.kind.as_ref(), &message.record, &message.identity) {
             ("record", Some(record), _) => {
-                let record = parse::<TapRecord<'_>>(record, "record")?;
+                let record = parse::<RecordEvent<'_>>(record, "record")?;
                 self.tap_record(&record, out)
             }
             ("identity", _, Some(identity)) => {
-                let identity = parse::<TapIdentity<'_>>(identity, "identity")?;
+                let identity = parse::<IdentityEvent<'_>>(identity, "identity")?;
                 self.tap_identity(&identity, out);
                 Ok(())
             }
@@ -101,7 +50,7 @@ impl Decoder<'_> {
         }
     }
 
-    fn tap_record(&mut self, r: &TapRecord<'_>, out: &mut Batch) -> Result<(), Wrong> {
+    fn tap_record(&mut self, r: &RecordEvent<'_>, out: &mut Batch) -> Result<(), Wrong> {
         if !self.rules.filter.did(&r.did) || !self.rules.filter.collection(&r.collection) {
             self.metrics.filtered.inc();
             return Ok(());
@@ -142,7 +91,7 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    fn tap_identity(&mut self, i: &TapIdentity<'_>, out: &mut Batch) {
+    fn tap_identity(&mut self, i: &IdentityEvent<'_>, out: &mut Batch) {
         if !self.rules.filter.did(&i.did) {
             self.metrics.filtered.inc();
             return;
@@ -161,15 +110,6 @@ impl Decoder<'_> {
             event.finish();
         }
     }
-}
-
-/// The limit is that of the relay's records, which stand two levels down here.
-const DEEPEST: usize = json::MAX_DEPTH as usize + 2;
-
-/// The id of a message whose rest may be anything. Tap writes it first.
-fn readable_id(text: &[u8]) -> Option<u64> {
-    let beginning = String::from_utf8_lossy(&text[..text.len().min(DEEPEST)]);
-    json_input::member(beginning.as_ref(), DEEPEST, "id")?.as_u64()
 }
 
 fn parse<'a, T: Deserialize<'a>>(raw: &'a LazyValue<'a>, what: &str) -> Result<T, Wrong> {

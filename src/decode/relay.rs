@@ -1,39 +1,25 @@
-//! One frame to records and dead letters. Pure but for counters: the time of arrival comes with the job.
+//! One frame of a firehose to records and dead letters.
 
-use crate::atproto::car::CarIndex;
+use super::batch::{Batch, YIELD, YIELD_ALWAYS};
+use super::event_writer::EventWriter;
+use super::{Workbench, short, unreadable};
 use crate::atproto::frame::{self, Commit, Kind, Op};
 use crate::atproto::json::{Oddities, Oddity};
 use crate::atproto::{cbor::CborError, cid};
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::{self, Action, Format, Head, Operation, When};
-use crate::filter::Filter;
-use crate::metrics::{Handled, Metrics};
-use crate::pipeline::batch::{Batch, YIELD, YIELD_ALWAYS};
-use crate::pipeline::event_writer::EventWriter;
+use crate::event::{self, Action, Head, Operation, When};
 use crate::source::job::Seen;
 
 /// A dead letter without the frame in it.
 const LETTER: usize = 1 << 10;
 
-/// What a worker does with each frame.
-#[derive(Clone)]
-pub struct Rules {
-    pub format: Format,
-    pub filter: Filter,
-    /// Whether each record is hashed and compared with its CID.
-    pub verify: bool,
-    /// Whether something of the accounts is to be known: for metadata, or for the filter of services.
-    pub enrich: bool,
-}
-
-/// A worker's state: its rules and the buffers that it reuses.
-pub struct Decoder<'m> {
-    pub(super) rules: Rules,
-    car: CarIndex,
-    /// Bytes of blocks decoded for the present commit.
+/// How far the blocks of a commit were read.
+#[derive(Default)]
+struct Blocks {
+    /// The index is made when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
+    indexed: Option<Result<(), &'static str>>,
+    /// Bytes of blocks that were decoded.
     spent: usize,
-    pub(super) metrics: &'m Metrics,
-    pub(super) handled: Handled<'m>,
 }
 
 /// Why one op cannot become an event.
@@ -49,47 +35,25 @@ impl From<CborError> for BadOp {
     }
 }
 
-impl<'m> Decoder<'m> {
-    pub fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
-    pub fn new(rules: Rules, metrics: &'m Metrics) -> Self {
-        Decoder { rules, car: CarIndex::default(), spent: 0, metrics, handled: Handled::new(metrics) }
-    }
-
-    /// Appends to `out` what the frame gives.
-    pub fn frame(&mut self, frame: &[u8], seen: &Seen, out: &mut Batch) {
-        let letter = |reason, detail: String, seq| DeadLetter {
-            reason,
-            // A library's words may hold the input.
-            detail: short(&detail).to_string(),
-            seq,
-            bytes: frame.to_vec(),
-        };
-        match seen {
-            Seen::Binary | Seen::Json => out.bury(letter(Reason::BadFrame, "not of this source".into(), 0)),
-            Seen::Text => out.bury(letter(Reason::TextFrame, "a text message".into(), 0)),
-            Seen::Bad(detail) => out.bury(letter(Reason::BadFrame, detail.clone(), 0)),
-            Seen::BadSeq => out.bury(letter(Reason::BadSeq, "no seq in 1..2^53".into(), 0)),
-            Seen::Frame { kind, body, seq } => {
-                if let Err(detail) = self.message(*kind, frame, *body, out) {
-                    out.bury(letter(Reason::BadFrame, detail, *seq));
-                }
+/// Appends what a frame gives.
+pub fn message(bench: &mut Workbench<'_>, frame: &[u8], seen: &Seen, out: &mut Batch) {
+    match seen {
+        Seen::Binary | Seen::Json => unreadable(frame, Reason::BadFrame, "not of this source", out),
+        Seen::Text => unreadable(frame, Reason::TextFrame, "a text message", out),
+        // A library's words may hold the input.
+        Seen::Bad(detail) => unreadable(frame, Reason::BadFrame, short(detail), out),
+        Seen::BadSeq => unreadable(frame, Reason::BadSeq, "no seq in 1..2^53", out),
+        Seen::Frame { kind, body, seq } => {
+            if let Err(detail) = bench.frame(*kind, frame, *body, out) {
+                let detail = short(&detail).to_string();
+                out.bury(DeadLetter { reason: Reason::BadFrame, detail, seq: *seq, bytes: frame.to_vec() });
             }
         }
     }
+}
 
-    /// An `info` event of our own making, at the time of arrival.
-    pub fn notice(&mut self, name: &str, message: &str, out: &mut Batch) {
-        let mut text = String::new();
-        let head = Head { when: When::at(out.arrived_ms, &mut text), ..Head::of(Action::Info) };
-        let mut event = EventWriter::begin(out, &self.rules, head, "");
-        event::info(event.body(), name, message);
-        event.finish();
-    }
-
-    fn message(&mut self, kind: Kind, frame: &[u8], body: usize, out: &mut Batch) -> Result<(), String> {
+impl Workbench<'_> {
+    fn frame(&mut self, kind: Kind, frame: &[u8], body: usize, out: &mut Batch) -> Result<(), String> {
         let bytes = &frame[body..];
         match kind {
             Kind::Commit => {
@@ -139,17 +103,15 @@ impl<'m> Decoder<'m> {
         let mut text = String::new();
         let when = When::given(commit.time, out.arrived_ms, &mut text);
         out.saw_time(when.ms);
-        // Read when the first op needs a block: a commit of deletes, or one that the filter leaves out, does not.
-        let mut car: Option<Result<(), &'static str>> = None;
+        let mut blocks = Blocks::default();
         let first_dead = out.dead.len();
         // Both the work, in bytes of blocks, and what comes of it have a bound. A dead letter with the frame always fits.
         let (before, limit) = (out.needs(), YIELD * frame.len() + YIELD_ALWAYS);
         let room = limit.min(out.cost.saturating_sub(before + frame.len() + LETTER));
-        self.spent = 0;
         for (done, op) in (0..commit.ops_len).zip(commit.ops()) {
             let mark = out.mark();
             let result = match op {
-                Ok(op) => self.op(commit, when, &op, &mut car, out).map_err(|bad| (op.path.to_string(), bad)),
+                Ok(op) => self.op(commit, when, &op, &mut blocks, out).map_err(|bad| (op.path.to_string(), bad)),
                 Err(e) => Err((String::new(), BadOp { reason: Reason::BadOp, detail: e.to_string() })),
             };
             // The frame is kept once, however many of its ops are bad: 200 letters of 5 MB each would be a weapon.
@@ -163,7 +125,7 @@ impl<'m> Decoder<'m> {
             if out.needs() - before > room {
                 out.back_to(&mark);
                 left += 1;
-            } else if self.spent <= limit {
+            } else if blocks.spent <= limit {
                 continue;
             }
             if left > 0 {
@@ -181,7 +143,7 @@ impl<'m> Decoder<'m> {
         commit: &Commit<'_>,
         when: When<'_>,
         op: &Op<'_>,
-        car: &mut Option<Result<(), &'static str>>,
+        blocks: &mut Blocks,
         out: &mut Batch,
     ) -> Result<(), BadOp> {
         let bad = |reason, detail: &str| BadOp { reason, detail: detail.into() };
@@ -202,9 +164,9 @@ impl<'m> Decoder<'m> {
             let bytes = op.cid.ok_or_else(|| bad(Reason::BadOp, "no CID"))?;
             let known = cid::check(bytes).ok_or_else(|| bad(Reason::BadOp, "the CID is not one of atproto"))?;
             text = cid::text(known);
-            let indexed = *car.get_or_insert_with(|| self.car.read(commit.blocks, commit.ops_len as usize));
+            let indexed = *blocks.indexed.get_or_insert_with(|| self.car.read(commit.blocks, commit.ops_len as usize));
             let block = self.car.get(commit.blocks, known);
-            self.spent += block.map_or(0, <[u8]>::len);
+            blocks.spent += block.map_or(0, <[u8]>::len);
             match block {
                 Some(block) => {
                     match cid::hashes(known, block) {
@@ -251,10 +213,4 @@ impl<'m> Decoder<'m> {
         body(event.body());
         event.finish();
     }
-}
-
-/// At most 256 bytes, for people: a path or a DID may be megabytes.
-pub(super) fn short(text: &str) -> &str {
-    let end = (0..=text.len().min(256)).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    &text[..end]
 }

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
+use super::Rules;
 use super::batch::{Batch, Hole, Record};
-use super::decode::Rules;
 use crate::enrich::Forget;
 use crate::event::{self, Action, Format, Head, When, osprey};
 

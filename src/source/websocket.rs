@@ -1,0 +1,219 @@
+//! Reading a websocket for ever: what its readers share. Connecting, the loop over messages, hand-overs, timers, the end,
+//! and the wait before the next connection.
+//!
+//! It knows nothing of what messages mean: that is the [`Channel`]'s. It runs on the reader's thread.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Host;
+use super::backoff::Backoff;
+use super::diagnosis::Meant;
+use super::job::{Intake, Stopped};
+use super::link::{self, LOOK_UP, Link};
+use super::ozone_answer::{HIDDEN, repeats};
+use super::socket::{ConnectError, Event, Socket};
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// A socket may never run dry, of pings alone: what was read goes on, and timers and the end are looked at, this often.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Why a connection ended, or did not come about.
+pub enum Ended {
+    Stopped,
+    Lost(String),
+    Refused(ConnectError),
+    /// On purpose: the next one follows after this.
+    Again(Duration),
+}
+
+impl From<Stopped> for Ended {
+    fn from(_: Stopped) -> Self {
+        Ended::Stopped
+    }
+}
+
+/// What a reader of a websocket has at hand.
+pub struct Endpoint<I> {
+    pub host: Host,
+    pub intake: I,
+    pub link: Link,
+    /// New messages of this connection: with some, the next one follows soon.
+    pub fresh: u64,
+}
+
+impl<I: Intake> Endpoint<I> {
+    /// `name` is what the source is called in logs and metrics, `index` its place among the sources.
+    pub fn new(
+        host: Host,
+        name: &str,
+        index: usize,
+        intake: I,
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+    ) -> Endpoint<I> {
+        Endpoint { host, intake, link: Link::new(name, index, metrics, health), fresh: 0 }
+    }
+}
+
+/// One kind of upstream that is read from a websocket: what is its own.
+pub trait Channel {
+    type Intake: Intake;
+    /// What the host is meant to be, for an error that says what it is in place of that.
+    const MEANT: Meant;
+    /// Bytes of one message at most. A longer one is passed over, and given as [`Event::TooLong`].
+    const MAX_MESSAGE: usize;
+
+    fn end(&self) -> &Endpoint<Self::Intake>;
+    fn end_mut(&mut self) -> &mut Endpoint<Self::Intake>;
+
+    /// Path and query of the next connection.
+    fn path(&mut self) -> String;
+
+    /// The connection is there.
+    fn connected(&mut self);
+
+    /// Something came: [`Event::Binary`], [`Event::Text`], [`Event::TooLong`] or [`Event::Broken`].
+    fn message(&mut self, event: Event) -> Result<(), Ended>;
+
+    /// Messages that wait for the next hand-over.
+    fn waiting(&self) -> usize;
+
+    /// Hands over what waits.
+    fn hand_over(&mut self) -> Result<(), Stopped>;
+
+    /// Nothing more is waited for: hands over what need not wait for company.
+    fn pass_on(&mut self) -> Result<(), Stopped> {
+        self.hand_over()
+    }
+
+    /// Nothing is there to be read. Gives how long to wait at most before it is asked again. With `idle` nothing waited for a
+    /// hand-over either; without, the hand-over may have taken long, and something may be there by now.
+    fn quiet(&mut self, _idle: bool) -> Result<Duration, Ended> {
+        Ok(LOOK_UP)
+    }
+
+    /// Says to the host what there is to say.
+    fn speak(&mut self, _socket: &mut Socket) -> Result<(), Ended> {
+        Ok(())
+    }
+
+    /// What else ends a wait for messages.
+    fn wake(&self) -> Option<&dyn AsFd> {
+        None
+    }
+
+    /// The end was asked for, and everything is handed over.
+    fn leave(&mut self, socket: Socket) {
+        socket.close();
+    }
+}
+
+/// Connects again and again until the end is asked for.
+pub fn run(mut channel: impl Channel) {
+    let mut backoff = Backoff::default();
+    while !channel.end().intake.stopped() {
+        let began = Instant::now();
+        let ended = connection(&mut channel);
+        let Endpoint { host, link, fresh, .. } = channel.end();
+        link.gauges.connected.set(0);
+        let (reason, asked) = match ended {
+            Ended::Stopped => break,
+            Ended::Again(wait) => {
+                link.metrics.reconnect(&link.name);
+                if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
+                    break;
+                }
+                continue;
+            }
+            // A close frame may say anything.
+            Ended::Lost(reason) if repeats(&reason, &host.secrets()) => (format!("closed by the host {HIDDEN}"), None),
+            Ended::Lost(reason) => (reason, None),
+            Ended::Refused(refused) => (refused.message, refused.retry_after),
+        };
+        link.metrics.reconnect(&link.name);
+        backoff.ended(began.elapsed(), *fresh);
+        let wait = backoff.next(asked);
+        // Some reasons name the host themselves.
+        let reason = reason.strip_prefix(&format!("{}: ", link.name)).unwrap_or(&reason).to_string();
+        log::warn!(
+            event = "disconnected", host = link.name, reason = reason;
+            "{}: {reason}; connecting again in {:.1} s", link.name, wait.as_secs_f64()
+        );
+        link.health.source(link.index, Err(reason));
+        if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
+            break;
+        }
+    }
+}
+
+/// One connection, to its end.
+fn connection<C: Channel>(channel: &mut C) -> Ended {
+    channel.end_mut().fresh = 0;
+    let path = channel.path();
+    let end = channel.end();
+    let mut socket = match Socket::connect(&end.host, C::MEANT, &path, C::MAX_MESSAGE, &|| end.intake.stopped()) {
+        Ok(socket) => socket,
+        Err(_) if end.intake.stopped() => return Ended::Stopped,
+        Err(refused) => return Ended::Refused(refused),
+    };
+    end.link.connected();
+    channel.connected();
+    let ended = read(channel, &mut socket);
+    // What was read whole is handed over, whatever became of the connection.
+    let ended = channel.hand_over().map_or(Ended::Stopped, |()| ended);
+    match ended {
+        Ended::Stopped => channel.leave(socket),
+        _ => socket.close(),
+    }
+    ended
+}
+
+fn read<C: Channel>(channel: &mut C, socket: &mut Socket) -> Ended {
+    let mut looked = Instant::now();
+    loop {
+        let before = channel.waiting();
+        let step = match socket.read() {
+            Event::Control => Ok(()),
+            Event::Nothing => nothing(channel, socket),
+            Event::Closed(reason) => Err(Ended::Lost(reason)),
+            event => channel.message(event),
+        };
+        // Whatever was not added to a hand-over: messages that are, fill it sooner or later, and cost no clock.
+        let added = channel.waiting() > before;
+        let step = step.and_then(|()| if added { Ok(()) } else { in_between(channel, socket, &mut looked) });
+        if let Err(ended) = step {
+            return ended;
+        }
+    }
+}
+
+/// More may be there to be read, without end: hands over what waited long enough, and runs the timers.
+fn in_between<C: Channel>(channel: &mut C, socket: &mut Socket, looked: &mut Instant) -> Result<(), Ended> {
+    channel.speak(socket)?;
+    let now = Instant::now();
+    if now - *looked < LATE {
+        return Ok(());
+    }
+    *looked = now;
+    channel.pass_on()?;
+    if channel.end().intake.stopped() {
+        return Err(Ended::Stopped);
+    }
+    socket.tick().map_err(Ended::Lost)
+}
+
+/// Nothing is there to be read now: hands over, runs the timers, and waits.
+fn nothing<C: Channel>(channel: &mut C, socket: &mut Socket) -> Result<(), Ended> {
+    let idle = channel.waiting() == 0;
+    channel.pass_on()?;
+    channel.speak(socket)?;
+    if channel.end().intake.stopped() {
+        return Err(Ended::Stopped);
+    }
+    let longest = channel.quiet(idle)?;
+    socket.wait(longest, channel.wake());
+    socket.tick().map_err(Ended::Lost)
+}

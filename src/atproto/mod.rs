@@ -6,6 +6,7 @@ pub mod cid;
 pub mod frame;
 pub mod json;
 pub mod json_input;
+pub mod json_output;
 pub mod ozone;
 pub mod tap;
 pub mod tid;

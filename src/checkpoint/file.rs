@@ -1,21 +1,16 @@
-//! One small JSON file per host and output, locked by one process. It is replaced whole, and survives a loss of power at any
-//! instant.
-//!
-//! The directory may be one that others can write, so nothing here follows a link that somebody put there, and the lock is
-//! looked at again before each save.
+//! One small JSON file for each host and output, which holds the position of one in the other and is [locked](super::lock) by
+//! one process. It owns the format and checks what it reads; what a position is, its source says. Opened by the main thread;
+//! then the thread `checkpoint` has it.
 
-use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use data_encoding::HEXLOWER;
-use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::State;
+use super::lock::Lock;
+use super::{State, disk, file_name};
 use crate::atproto::{json_input, time};
 
 /// What the file holds. Unknown fields of a later version are passed over.
@@ -45,9 +40,6 @@ fn joined(head: &str, position: &str) -> String {
 const VERSION: u32 = 1;
 /// Bytes of a file at most. A position of Ozone takes 30 for each event of the look-back window.
 const MAX_FILE: u64 = 64 << 20;
-/// Bytes of a file name without its extension: with the longest one, `.json.tmp`, that is the 255 of Linux's file systems.
-const MAX_NAME: usize = 246;
-
 /// A position that a file can hold.
 pub trait Stored: Serialize + DeserializeOwned {
     /// Fails for values that no run of ours saves.
@@ -60,8 +52,7 @@ pub struct StateFile {
     host: String,
     output: String,
     cluster: Option<String>,
-    lock_path: PathBuf,
-    lock: File,
+    lock: Lock,
 }
 
 impl StateFile {
@@ -69,7 +60,7 @@ impl StateFile {
     /// what to do when the directory cannot be written, another process has the lock, or the file cannot be read or is of
     /// another host or output.
     pub fn open<T: Stored>(dir: &Path, kind: &str, host: &str, output: &str) -> Result<(StateFile, Option<T>), String> {
-        let name = name(kind, host, output);
+        let name = file_name::of(kind, host, output);
         let path = dir.join(format!("{name}.json"));
         fs::create_dir_all(dir).map_err(|e| format!("--state-dir {}: cannot be created: {e}", dir.display()))?;
         if fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o002 != 0) {
@@ -79,9 +70,8 @@ impl StateFile {
                 dir.display()
             );
         }
-        let lock_path = dir.join(format!("{name}.lock"));
-        let lock = lock(&lock_path)?;
-        let saved = match read_file(&path) {
+        let lock = Lock::take(dir.join(format!("{name}.lock")))?;
+        let saved = match disk::read(&path, MAX_FILE) {
             Ok(Some(bytes)) => {
                 let saved = parse::<T>(&bytes).map_err(|e| {
                     format!(
@@ -108,8 +98,7 @@ impl StateFile {
             }
         };
         let (cluster, position) = saved.map(|s| (s.cluster, s.position)).unzip();
-        let file =
-            StateFile { path, host: host.into(), output: output.into(), cluster: cluster.flatten(), lock_path, lock };
+        let file = StateFile { path, host: host.into(), output: output.into(), cluster: cluster.flatten(), lock };
         Ok((file, position))
     }
 
@@ -141,125 +130,16 @@ impl StateFile {
         let head = sonic_rs::to_string(&head).map_err(|e| e.to_string())?;
         let bytes = joined(&head, &state.json(time_ms)?).into_bytes();
         // What no start would read must not take the place of a position that can be read.
-        if too_large(bytes.len()) {
+        if bytes.len() as u64 > MAX_FILE {
             return Err(format!(
                 "the position has {} MiB, and more than {} are not read",
                 bytes.len() >> 20,
                 MAX_FILE >> 20
             ));
         }
-        self.hold_lock()?;
-        self.replace(&bytes).map_err(|e| explain(&e))
+        self.lock.hold()?;
+        disk::replace(&self.path, &bytes).map_err(|e| disk::explain(&e))
     }
-
-    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path.with_extension("json.tmp");
-        // What an earlier run left, or a link that somebody put there: it is not written through.
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
-        if let Err(e) = written.and_then(|()| fs::rename(&temporary, &self.path)) {
-            // A full disk is not to keep half a file too.
-            let _ = fs::remove_file(&temporary);
-            return Err(e);
-        }
-        directory_synced(File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all())
-    }
-
-    /// Locks again when the lock file was deleted or replaced: otherwise a second process could write the same position.
-    fn hold_lock(&mut self) -> Result<(), String> {
-        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-        let held = self.lock.metadata().map_err(|e| explain(&e))?;
-        match fs::symlink_metadata(&self.lock_path) {
-            Ok(there) if same(&there, &held) => return Ok(()),
-            Ok(_) => {}
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => return Err(explain(&e)),
-        }
-        self.lock = lock(&self.lock_path)?;
-        log::warn!(
-            event = "lock_file", path:% = self.lock_path.display();
-            "{}: was deleted or replaced while in use; it is there and locked again", self.lock_path.display()
-        );
-        Ok(())
-    }
-}
-
-/// Opens and locks a lock file.
-fn lock(path: &Path) -> Result<File, String> {
-    let mut options = OpenOptions::new();
-    // Not blocking: a pipe in its place would hold the start up for ever.
-    options.create(true).truncate(false).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-    let irregular = || format!("{}: is not a regular file: remove it", path.display());
-    let file = options.open(path).map_err(|e| match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::LOOP) => {
-            format!("{}: is a symbolic link, which is not followed: remove it", path.display())
-        }
-        // A pipe that nobody reads, or a socket.
-        Some(rustix::io::Errno::NXIO) => irregular(),
-        _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
-    })?;
-    if !file.metadata().is_ok_and(|found| found.is_file()) {
-        return Err(irregular());
-    }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "{}: another atkafka already writes this host into this output: stop it, or give this one another output (with another --state-dir both would write every event)",
-            path.display()
-        )),
-        Err(TryLockError::Error(e)) => Err(format!("{}: cannot be locked: {e}", path.display())),
-    }
-}
-
-/// The content; `None` where there is no such file.
-fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    // Not blocking: a pipe in its place would hold the start up for ever.
-    let file = match OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        file => file?,
-    };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if too_large(bytes.len()) {
-        return Err(io::Error::other(format!("it has more than {} MiB", MAX_FILE >> 20)));
-    }
-    Ok(Some(bytes))
-}
-
-fn too_large(bytes: usize) -> bool {
-    bytes as u64 > MAX_FILE
-}
-
-/// Some file systems (network and FUSE ones) cannot sync a directory and say EINVAL or ENOTSUP: there is nothing more to be
-/// done there, and the rename is as durable as they make it.
-fn directory_synced(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
-        result => result,
-    }
-}
-
-/// The error, and what to do about it.
-fn explain(e: &io::Error) -> String {
-    let advice = match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on the volume of --state-dir",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            "the user that atkafka runs as must be able to write in --state-dir"
-        }
-        ErrorKind::NotFound => "the directory was deleted: create it again",
-        ErrorKind::IsADirectory | ErrorKind::DirectoryNotEmpty => {
-            "a directory stands where a file of ours should: remove it"
-        }
-        _ => return e.to_string(),
-    };
-    format!("{e}; {advice}")
 }
 
 fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
@@ -271,29 +151,12 @@ fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
     Ok(saved)
 }
 
-/// The file name of a pair, without extension. `~` is none of the characters that a part keeps, so that no two pairs meet.
-/// What is too long for a file system is cut, and told apart by a hash behind `~~`, which no whole name has.
-fn name(kind: &str, host: &str, output: &str) -> String {
-    let whole = format!("{kind}-{}~{}", file_name(host), file_name(output));
-    if whole.len() <= MAX_NAME {
-        return whole;
-    }
-    format!("{}~~{}", &whole[..160], HEXLOWER.encode(&Sha256::digest(&whole)[..16]))
-}
-
-/// `text` as a part of a file name, in ASCII. Injective: two hosts never share a file.
-fn file_name(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::{OpenOptionsExt, symlink};
+
+    use rustix::fs::OFlags;
 
     use super::super::{OzonePosition, SeqPosition};
     use super::*;
@@ -499,22 +362,6 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_cannot_be_synced_is_no_failure() {
-        let error = |errno: rustix::io::Errno| Err(io::Error::from_raw_os_error(errno.raw_os_error()));
-        assert!(directory_synced(error(rustix::io::Errno::INVAL)).is_ok());
-        assert!(directory_synced(error(rustix::io::Errno::OPNOTSUPP)).is_ok());
-        assert!(directory_synced(error(rustix::io::Errno::IO)).is_err());
-        assert!(directory_synced(error(rustix::io::Errno::NOSPC)).is_err());
-    }
-
-    #[test]
-    fn names_are_safe_and_injective() {
-        assert_eq!(file_name("127.0.0.1:2470/a/../b"), "127.0.0.1%3A2470%2Fa%2F..%2Fb");
-        assert_ne!(file_name("a:b"), file_name("a%3ab"));
-        assert_eq!(name("relay", "bsky.network", "events"), "relay-bsky.network~events");
-    }
-
-    #[test]
     fn names_that_no_file_system_takes_are_shortened_in_the_same_way_for_ever() {
         let dir = dir("long");
         let topic = "T".repeat(249);
@@ -525,13 +372,13 @@ mod tests {
             file.save(&at(output.len() as u64), 0).expect("saved");
         }
         assert_eq!(
-            name("relay", "bsky.network", &topic)[160..],
+            file_name::of("relay", "bsky.network", &topic)[160..],
             *"~~4c37284c6bdf098682bebb8db8d59264",
             "another name would be another position"
         );
         // As long as 0.1 could have them: these stay.
-        let longest = "a".repeat(MAX_NAME - "relay-h~".len());
-        assert_eq!(name("relay", "h", &longest), format!("relay-h~{longest}"));
+        let longest = "a".repeat(file_name::MAX_NAME - "relay-h~".len());
+        assert_eq!(file_name::of("relay", "h", &longest), format!("relay-h~{longest}"));
         StateFile::open::<SeqPosition>(&dir, "relay", "h", &longest).expect("open").0.save(&at(1), 1).expect("saved");
     }
 }

@@ -1,7 +1,10 @@
 //! What survives a restart: the position up to which everything is acknowledged.
 
 pub mod acks;
+mod disk;
 pub mod file;
+mod file_name;
+mod lock;
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::event_writer::EventWriter;
 use super::{Batch, Workbench, unreadable};
-use crate::atproto::json;
+use crate::atproto::json_output;
 use crate::atproto::ozone::View;
 use crate::dead_letter::Reason;
 use crate::event::{Action, Head, When};
@@ -26,7 +26,7 @@ pub fn message(bench: &mut Workbench<'_>, text: &[u8], _: &Seen, out: &mut Batch
     let name = format!("ozone#{kind}");
     let head = Head { did: Some(did), when, ..Head::of(Action::Ozone) };
     let mut event = EventWriter::begin_alone(out, &bench.rules, head, &name);
-    json::raw(event.body(), text);
+    json_output::raw(event.body(), text);
     event.finish();
     bench.handled.ozone(kind);
 }

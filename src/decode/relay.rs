@@ -178,7 +178,7 @@ impl Workbench<'_> {
                     if !cid::is_record_form(known) {
                         odd.add(Oddity::Cid);
                     }
-                    operation.record = Some(event::Record::DagCbor(block));
+                    operation.record = Some(event::RawRecord::DagCbor(block));
                 }
                 None if commit.too_big => self.metrics.without_record.inc(),
                 None => {

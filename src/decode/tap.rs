@@ -8,7 +8,7 @@ use crate::atproto::json_input::{self, LazyValue};
 use crate::atproto::tap::{self, IdentityEvent, Message, RecordEvent};
 use crate::atproto::tid;
 use crate::dead_letter::Reason;
-use crate::event::{self, Action, Head, Operation, Record, When};
+use crate::event::{self, Action, Head, Operation, RawRecord, When};
 use crate::source::job::Seen;
 
 /// What is wrong with a message, for its dead letter.
@@ -78,7 +78,7 @@ impl Workbench<'_> {
             collection: &r.collection,
             rkey: &r.rkey,
             cid: r.cid.as_deref().unwrap_or_default().as_bytes(),
-            record: record.map(|raw| Record::Json(raw.as_bytes())),
+            record: record.map(|raw| RawRecord::Json(raw.as_bytes())),
         };
         let head = Head { action, did: Some(&r.did), when, seq: None, rev: &r.rev, live: Some(r.live) };
         // A CID is text of the network here: it is written as such.

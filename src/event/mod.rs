@@ -3,7 +3,7 @@
 
 pub mod osprey;
 
-use crate::atproto::{json, time};
+use crate::atproto::{json, json_output, time};
 
 /// What happened, with the names that Osprey rules and metrics use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,7 +130,7 @@ pub fn open(out: &mut Vec<u8>, format: Format, head: &Head<'_>) {
     }
     if let Some(seq) = head.seq {
         out.extend_from_slice(b",\"seq\":");
-        json::integer(out, seq);
+        json_output::integer(out, seq);
     }
     if !head.rev.is_empty() {
         field(out, b",\"rev\":", head.rev);
@@ -171,7 +171,7 @@ pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
     let empty = out.len();
     if let Some(document) = known.did_document {
         out.extend_from_slice(br#""didDocument":"#);
-        json::raw(out, document);
+        json_output::raw(out, document);
         out.push(b',');
     }
     for (name, text) in [
@@ -186,12 +186,12 @@ pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
     }
     if let Some(age) = known.account_age {
         out.extend_from_slice(br#""accountAge":"#);
-        json::integer(out, age);
+        json_output::integer(out, age);
         out.push(b',');
     }
     if let Some(profile) = known.profile {
         out.extend_from_slice(br#""profile":"#);
-        json::raw(out, profile);
+        json_output::raw(out, profile);
         out.push(b',');
     }
     if out.len() == empty {
@@ -206,7 +206,7 @@ pub fn metadata(out: &mut Vec<u8>, known: &Metadata<'_>) {
 /// `prefix` and a string.
 fn field(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
     out.extend_from_slice(prefix);
-    json::string(out, text);
+    json_output::string(out, text);
 }
 
 /// An op of a commit, ready to be written.
@@ -217,13 +217,13 @@ pub struct Operation<'a> {
     pub rkey: &'a str,
     /// As text; empty for a delete, since Osprey's rules demand the field.
     pub cid: &'a [u8],
-    /// The record's block, absent for a delete and where the commit was too big to carry it.
-    pub record: Option<Record<'a>>,
+    /// The record, absent for a delete and where the commit was too big to carry it.
+    pub record: Option<RawRecord<'a>>,
 }
 
 /// A record as upstream gave it.
 #[derive(Clone, Copy)]
-pub enum Record<'a> {
+pub enum RawRecord<'a> {
     DagCbor(&'a [u8]),
     /// Passes through untouched.
     Json(&'a [u8]),
@@ -237,23 +237,23 @@ impl Operation<'_> {
         field(out, br#","collection":"#, self.collection);
         field(out, br#","rkey":"#, self.rkey);
         out.extend_from_slice(br#","uri":"at://"#);
-        json::escaped(out, self.did);
+        json_output::escaped(out, self.did);
         for part in [self.collection, self.rkey] {
             out.push(b'/');
-            json::escaped(out, part);
+            json_output::escaped(out, part);
         }
         out.extend_from_slice(br#"","cid":""#);
         out.extend_from_slice(self.cid);
         out.extend_from_slice(br#"","path":""#);
-        json::escaped(out, self.collection);
+        json_output::escaped(out, self.collection);
         out.push(b'/');
-        json::escaped(out, self.rkey);
+        json_output::escaped(out, self.rkey);
         out.push(b'"');
         if let Some(record) = self.record {
             out.extend_from_slice(b",\"record\":");
             match record {
-                Record::DagCbor(block) => odd = json::record(block, out)?,
-                Record::Json(text) => json::raw(out, text),
+                RawRecord::DagCbor(block) => odd = json::record(block, out)?,
+                RawRecord::Json(text) => json_output::raw(out, text),
             }
         }
         out.push(b'}');
@@ -266,7 +266,7 @@ pub fn account(out: &mut Vec<u8>, active: bool, seq: Option<u64>, status: Option
     out.extend_from_slice(if active { br#""account":{"active":true"# } else { br#""account":{"active":false"# });
     if let Some(seq) = seq {
         out.extend_from_slice(b",\"seq\":");
-        json::integer(out, seq);
+        json_output::integer(out, seq);
     }
     if let Some(status) = status {
         field(out, b",\"status\":", status);
@@ -279,7 +279,7 @@ pub fn identity(out: &mut Vec<u8>, seq: Option<u64>, handle: Option<&str>) {
     out.extend_from_slice(br#""identity":{"#);
     if let Some(seq) = seq {
         out.extend_from_slice(b"\"seq\":");
-        json::integer(out, seq);
+        json_output::integer(out, seq);
     }
     if let Some(handle) = handle {
         field(out, if seq.is_some() { b",\"handle\":" } else { b"\"handle\":" }, handle);
@@ -290,7 +290,7 @@ pub fn identity(out: &mut Vec<u8>, seq: Option<u64>, handle: Option<&str>) {
 /// Appends `"sync":{...}`: the repository is declared anew at `rev`, with the commit `cid` where it could be read.
 pub fn sync(out: &mut Vec<u8>, seq: u64, rev: &str, cid: Option<&str>) {
     out.extend_from_slice(br#""sync":{"seq":"#);
-    json::integer(out, seq);
+    json_output::integer(out, seq);
     field(out, b",\"rev\":", rev);
     if let Some(cid) = cid {
         field(out, b",\"cid\":", cid);

@@ -2,7 +2,7 @@
 //! actions.
 
 use super::{When, field};
-use crate::atproto::{json, time};
+use crate::atproto::{json_output, time};
 
 /// Where the action's id stands in an event: [`stamp`] fills it in when the order is known.
 const ID_PREFIX: &[u8] = br#"{"data":{"action_id":"#;
@@ -23,9 +23,9 @@ pub fn close(out: &mut Vec<u8>, when: &When<'_>) {
     out.extend_from_slice(br#","secret_data":{},"encoding":"UTF8"},"send_time":"#);
     // Osprey's parser drops offsets and takes a time without a zone as local: always UTC, always with Z.
     if when.text.len() == 24 && when.text.ends_with('Z') {
-        json::string(out, when.text);
+        json_output::string(out, when.text);
     } else {
-        json::string(out, &time::format_ms(when.ms));
+        json_output::string(out, &time::format_ms(when.ms));
     }
     out.push(b'}');
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::atproto::{json, time};
+use crate::atproto::{json_output, time};
 use limit::{HeldBack, Kind, Limits};
 use plain::{Plain, plain};
 
@@ -126,11 +126,11 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
             return Ok(());
         }
         self.0.push(b',');
-        json::string(self.0, key.as_str());
+        json_output::string(self.0, key.as_str());
         self.0.push(b':');
         match value.to_u64() {
             Some(number) => self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
-            None => json::string(self.0, &text(&value)),
+            None => json_output::string(self.0, &text(&value)),
         }
         Ok(())
     }
@@ -144,11 +144,11 @@ fn line(level: Level, message: &str, fields: &dyn kv::Source) -> Vec<u8> {
     }
     let mut line = Vec::with_capacity(message.len() + 128);
     line.extend_from_slice(b"{\"time\":");
-    json::string(&mut line, &now);
+    json_output::string(&mut line, &now);
     line.extend_from_slice(b",\"level\":");
-    json::string(&mut line, &level.as_str().to_lowercase());
+    json_output::string(&mut line, &level.as_str().to_lowercase());
     line.extend_from_slice(b",\"message\":");
-    json::string(&mut line, message);
+    json_output::string(&mut line, message);
     // It fails where our visitor does, which it does not.
     let _ = fields.visit(&mut Fields(&mut line));
     line.extend_from_slice(b"}\n");

@@ -1,23 +1,23 @@
-//! Whether the process does its job, for `/readyz` and the log: who is connected, and whether deliveries come.
+//! Whether the process does its job: who is connected, and whether deliveries come. Every thread reports its part here, and
+//! `/readyz`, the log and systemd's watchdog ask. It owns only what was reported, behind one lock that nobody holds for long,
+//! and knows none of those who report.
+
+mod cause;
+mod source;
+mod verdict;
+
+pub use cause::{Cause, human};
+pub use source::InFlight;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::atproto::time;
+use cause::note;
+use source::Source;
 
-/// A batch older than this, unacknowledged, means that nothing is delivered.
-const STUCK_AFTER: Duration = Duration::from_secs(15);
-
-/// Frames that have not become a batch for so long: decoding takes milliseconds.
-const UNDECODED_AFTER: Duration = Duration::from_secs(10);
-/// Where no frame of a host was readable for so long, it is not a single bad one.
-const UNREADABLE_AFTER: Duration = Duration::from_secs(60);
-
-/// An event in flight for longer than this does not flow: its age is the lag.
-const FLOWS_WITHIN: Duration = Duration::from_secs(1);
-
+/// What the threads report, and the answers to those who ask.
 #[derive(Default)]
 pub struct Health {
     state: Mutex<State>,
@@ -53,114 +53,11 @@ impl Default for State {
     }
 }
 
-struct Source {
-    name: String,
-    is_live: bool,
-    /// Why it is not connected, and since when.
-    away: Option<Cause>,
-    /// Since when it has sent nothing, where it was busy before.
-    silent: Option<Instant>,
-    in_flight: Option<InFlight>,
-    /// The lag in seconds at the last delivery, and when that was.
-    delivered: Option<(f64, Instant)>,
-}
-
-/// The oldest batch of a source that is not acknowledged.
-#[derive(Debug, Clone, Copy)]
-pub struct InFlight {
-    /// When it was read.
-    pub received: Instant,
-    /// The time of its last event, in milliseconds since 1970; 0 when unknown.
-    pub time_ms: i64,
-}
-
-impl Source {
-    /// Seconds by which what is delivered is behind. It grows while nothing is.
-    fn lag(&self, now: Instant, now_ms: i64) -> Option<f64> {
-        if !self.is_live {
-            return None;
-        }
-        let delivered = self.delivered.map(|(lag, _)| lag);
-        let waits = self.in_flight.and_then(|oldest| {
-            let age = now.duration_since(oldest.received);
-            let lag = if oldest.time_ms == 0 { age.as_secs_f64() } else { (now_ms - oldest.time_ms) as f64 / 1000.0 };
-            (age > FLOWS_WITHIN).then_some(lag)
-        });
-        let away = self.away.as_ref().and_then(|away| away.since);
-        let away = away.into_iter().chain(self.silent).min().map(|since| {
-            // What happened meanwhile is not known: at least the time since then.
-            let (lag, at) = self.delivered.unwrap_or((0.0, since));
-            lag + now.duration_since(since.max(at)).as_secs_f64()
-        });
-        [delivered, waits, away].into_iter().flatten().reduce(f64::max)
-    }
-}
-
-/// Why events do not flow.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cause {
-    pub what: String,
-    pub since: Option<Instant>,
-}
-
-impl Cause {
-    fn since(what: &str, since: Instant) -> Self {
-        Cause { what: what.into(), since: Some(since) }
-    }
-
-    /// It speaks of a time itself.
-    fn now(what: String) -> Self {
-        Cause { what, since: None }
-    }
-
-    /// The same seen from farther away.
-    fn of(&self, what: &str) -> Self {
-        Cause { what: format!("{what}: {}", self.what), since: self.since }
-    }
-
-    /// ` for 25 s`, or nothing for what is new.
-    pub fn age(&self) -> String {
-        match self.since.map(|at| at.elapsed().as_secs_f64()) {
-            Some(age @ 1.0..120.0) => format!("for {} s", age.floor()),
-            Some(age @ 120.0..) => format!("for {}", human(age)),
-            _ => String::new(),
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what)?;
-        match self.age() {
-            age if age.is_empty() => Ok(()),
-            age => write!(f, " ({age})"),
-        }
-    }
-}
-
-/// Seconds as people say them.
-pub fn human(seconds: f64) -> String {
-    match seconds {
-        s if s < 120.0 => format!("{s:.1} s"),
-        s if s < 7200.0 => format!("{:.1} min", s / 60.0),
-        s if s < 172_800.0 => format!("{:.1} h", s / 3600.0),
-        s => format!("{:.1} days", s / 86_400.0),
-    }
-}
-
 struct NotSaved {
     since: Instant,
     why: String,
     /// It is the first one: nothing is delivered before it is saved.
     first: bool,
-}
-
-/// Notes a cause. It began when the first one did, whatever its words are now.
-fn note(place: &mut Option<Cause>, state: Result<(), String>) {
-    *place = state.err().map(|what| {
-        let since = place.as_ref().and_then(|before| before.since).unwrap_or_else(Instant::now);
-        Cause { what, since: Some(since) }
-    });
 }
 
 impl Health {
@@ -284,71 +181,15 @@ impl Health {
 
     /// Why events do not flow, the nearest cause first. None when they do.
     pub fn causes(&self) -> Vec<Cause> {
-        self.with(|s| {
-            let mut causes: Vec<Cause> = s
-                .sources
-                .iter()
-                .filter_map(|s| s.away.as_ref().map(|away| away.of(&format!("not connected to {}", s.name))))
-                .chain(s.sink.as_ref().map(|why| why.of("output")))
-                .collect();
-            let oldest = s.sources.iter().filter_map(|source| source.in_flight).map(|oldest| oldest.received).min();
-            // Where the sink says why, this is only what follows from it.
-            if let Some(age) = oldest.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER && s.sink.is_none()) {
-                causes.push(Cause::now(format!(
-                    "nothing delivered: the oldest event in flight waits for {} s",
-                    age.as_secs()
-                )));
-            }
-            if let Some(age) = s.oldest_unknown.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
-                causes.push(Cause::now(format!(
-                    "nothing delivered: the oldest event waits for {} s for a directory (--metadata-required, --metadata-timeout)",
-                    age.as_secs()
-                )));
-            }
-            // A batch that waits for a directory is decoded.
-            let waits = |age: &Duration| s.oldest_unknown.is_some_and(|at| at.elapsed() >= *age);
-            let undecoded = s.oldest_undecoded.map(|at| at.elapsed());
-            if let Some(age) = undecoded.filter(|age| *age > UNDECODED_AFTER && !waits(age)) {
-                causes.push(Cause::now(format!(
-                    "nothing delivered: the oldest frames have waited {} s to be decoded: a worker hangs or has no CPU; restart atkafka if it stays so",
-                    age.as_secs()
-                )));
-            }
-            for source in &s.sources {
-                if let Some(since) = source.silent {
-                    causes.push(Cause::now(format!(
-                        "no event of {} for {} s, and over one a second before",
-                        source.name,
-                        since.elapsed().as_secs()
-                    )));
-                }
-            }
-            for (i, unreadable) in s.unreadable.iter().enumerate() {
-                if let Some(age) = unreadable.map(|(first, last)| last - first).filter(|age| *age >= UNREADABLE_AFTER) {
-                    causes.push(Cause::now(format!(
-                        "no frame of {} was readable for {} s: is it a relay or PDS? The dead letters say what is wrong",
-                        s.sources.get(i).map_or("a host", |source| source.name.as_str()),
-                        age.as_secs()
-                    )));
-                }
-            }
-            for NotSaved { since, why, first } in s.not_saved.values() {
-                if *first {
-                    causes.push(Cause::now(format!("{why} (nothing of this host is delivered until its first position is saved)")));
-                } else if since.elapsed() > STUCK_AFTER {
-                    causes.push(Cause::now(format!("{why} (for {} s: a restart would repeat the events since)", since.elapsed().as_secs())));
-                }
-            }
-            if let Some(age) = s.saving.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
-                causes.push(Cause::now(format!("the disk of --state-dir hangs: a save has taken {} s so far", age.as_secs())));
-            }
-            causes
-        })
+        self.with(|s| s.causes())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::verdict::*;
     use super::*;
 
     fn well() -> Health {
@@ -468,12 +309,6 @@ mod tests {
         h.source(0, Ok(()));
         assert!(about(h.lags()[0], 0.2));
         assert_eq!(h.lags()[1], None, "of the other nothing is known");
-    }
-
-    #[test]
-    fn seconds_as_people_say_them() {
-        let said = [0.25, 119.0, 300.0, 10_800.0, 259_200.0].map(human);
-        assert_eq!(said, ["0.2 s", "119.0 s", "5.0 min", "3.0 h", "3.0 days"]);
     }
 
     #[test]

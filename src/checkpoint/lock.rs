@@ -1,0 +1,71 @@
+//! The lock of a state file: a file beside it, locked for as long as the process writes the position. The directory may be one
+//! that others can write, so links are not followed, pipes are not waited for, and the lock is looked at again before each
+//! save. It does not know what it protects. The main thread takes it; then the thread `checkpoint` has it.
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::disk::explain;
+
+/// Held until it is dropped.
+pub struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock. Fails, with one line that says what to do, when another process has it or the file cannot be used.
+    pub fn take(path: PathBuf) -> Result<Lock, String> {
+        Ok(Lock { file: locked(&path)?, path })
+    }
+
+    /// Locks again when the file was deleted or replaced: otherwise a second process could write the same position. Fails,
+    /// with one line that says what to do, when that process has the lock.
+    pub fn hold(&mut self) -> Result<(), String> {
+        let same = |a: &Metadata, b: &Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+        let held = self.file.metadata().map_err(|e| explain(&e))?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(there) if same(&there, &held) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(explain(&e)),
+        }
+        self.file = locked(&self.path)?;
+        log::warn!(
+            event = "lock_file", path:% = self.path.display();
+            "{}: was deleted or replaced while in use; it is there and locked again", self.path.display()
+        );
+        Ok(())
+    }
+}
+
+/// Opens and locks the file.
+fn locked(path: &Path) -> Result<File, String> {
+    let mut options = OpenOptions::new();
+    // Not blocking: a pipe in its place would hold the start up for ever.
+    options.create(true).truncate(false).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    let irregular = || format!("{}: is not a regular file: remove it", path.display());
+    let file = options.open(path).map_err(|e| match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::LOOP) => {
+            format!("{}: is a symbolic link, which is not followed: remove it", path.display())
+        }
+        // A pipe that nobody reads, or a socket.
+        Some(rustix::io::Errno::NXIO) => irregular(),
+        _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
+    })?;
+    if !file.metadata().is_ok_and(|found| found.is_file()) {
+        return Err(irregular());
+    }
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "{}: another atkafka already writes this host into this output: stop it, or give this one another output (with another --state-dir both would write every event)",
+            path.display()
+        )),
+        Err(TryLockError::Error(e)) => Err(format!("{}: cannot be locked: {e}", path.display())),
+    }
+}

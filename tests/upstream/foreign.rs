@@ -1,18 +1,16 @@
 //! What answers where a relay or a Tap should is named in one line, in the log and by `/readyz`, with what to change.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::thread;
-use std::time::Duration;
 
 use atkafka_fixtures::relay::wire::{self, BINARY, TEXT};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig};
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::SOON;
+use crate::support::*;
+
 const JETSTREAM: &str = r#"{"did":"did:plc:a","time_us":1725911162329308,"kind":"identity","identity":{"seq":1}}"#;
 
 /// Answers each request by its head, with these bytes.

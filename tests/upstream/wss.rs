@@ -1,10 +1,6 @@
 //! TLS to everything but brokers: the certificate is checked against the system's roots, or those of `--ca-file` in their
 //! place, and the host's name.
 
-#[path = "support/proxy.rs"]
-mod proxy;
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -17,9 +13,9 @@ use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD}
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig, TapEvent};
 use native_tls::{Identity, TlsAcceptor};
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::SOON;
+use crate::support::*;
 
 /// A CA and a certificate of it for `localhost`, made by the openssl command.
 fn certificates(dir: &Path) {
@@ -163,7 +159,7 @@ fn a_private_ca_is_trusted_everywhere_with_ca_file_and_in_place_of_the_systems()
         assert_eq!(bridge.stop().0, Some(0));
     }
     // The same through a proxy.
-    let proxy = proxy::Proxy::start(None);
+    let proxy = crate::proxy::Proxy::start(None);
     let through = |url: &str| url.replace("localhost", "host.test");
     let (relay_url, directory_url) = (through(&relay_url), through(&directory_url));
     let line = ["firehose", "relay", "--relay-host", &relay_url, "--plc-host", &directory_url, "--ca-file", ca];

@@ -1,7 +1,5 @@
 //! What the user says about Kafka: encryption and passwords, codecs, topics, properties, sizes, and the two clients.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,19 +10,15 @@ use atkafka_fixtures::relay::{Relay, RelayConfig};
 use atkafka_fixtures::{car, frames};
 use ipld_core::ipld;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use sonic_rs::JsonValueTrait;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::*;
+use crate::{CA, SASL, SASL_SSL, SOON, SSL, admin, create_topic, frames};
+
 const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const REV: &str = "3kaaaaaaaaaa2";
-const SASL: &str = "ATKAFKA_TEST_KAFKA_SASL";
-const SSL: &str = "ATKAFKA_TEST_KAFKA_SSL";
-const SASL_SSL: &str = "ATKAFKA_TEST_KAFKA_SASL_SSL";
-const CA: &str = "ATKAFKA_TEST_KAFKA_CA";
 /// What scripts/kafka.sh makes its brokers with.
 const USER: &str = "atkafka";
 const PASSWORD: &str = "secret";
@@ -36,7 +30,7 @@ fn create(path: &str, size: usize) -> Op {
 
 /// `count` small events of as many accounts.
 fn events(count: u64) -> Vec<Vec<u8>> {
-    (1..=count).map(|i| identity_frame(i, &format!("did:plc:{i:024}"), A_TIME, Some("a.example"))).collect()
+    frames(1..=count)
 }
 
 /// A relay with these frames, and the bridge to the topic; `args` say the rest.
@@ -58,20 +52,6 @@ fn through(list: Vec<Vec<u8>>, last: u64, broker: &str, topic: &str, args: &[&st
     let (code, log) = bridge.stop();
     assert_eq!(code, Some(0), "{args:?}: {log:?}");
     consume(broker, topic)
-}
-
-fn admin(broker: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", broker).create().expect("an admin client")
-}
-
-fn create_topic(broker: &str, topic: &str, partitions: i32, properties: &[(&str, &str)]) {
-    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-    for (key, value) in properties {
-        new = new.set(key, value);
-    }
-    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
-    let answer = pollster::block_on(admin(broker).create_topics([&new], &options)).expect("an answer");
-    answer.into_iter().for_each(|a| drop(a.expect("created")));
 }
 
 /// How many partitions the topic has; 0 when it does not exist.
@@ -151,7 +131,7 @@ fn each_codec_is_used_as_asked_and_arrives() {
         assert!(arrived.iter().all(|a| a.json().is_object()));
         assert_eq!(codecs(&broker, &topic), BTreeSet::from([want]), "{args:?}");
     }
-    let Some(old) = support::broker(KAFKA_39) else { return };
+    let Some(old) = crate::support::broker(KAFKA_39) else { return };
     for (codec, want) in [
         (&["--compression", "none"][..], "none"),
         (&["--compression", "gzip"], "gzip"),

@@ -1,13 +1,12 @@
 //! The main job: a relay's frames into a real Kafka, whole and in order.
 
-mod support;
-
 use std::time::Duration;
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use sonic_rs::JsonValueTrait;
-use support::*;
+
+use crate::support::*;
 
 #[test]
 fn every_event_of_the_fixture_arrives_in_order() {

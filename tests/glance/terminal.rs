@@ -1,8 +1,6 @@
 //! What people see of a running process: the log, the status line, `/readyz`, and `systemctl status`. Nothing that comes
 //! over the network fills a disk, fools a terminal, or looks like a line of ours.
 
-mod support;
-
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -17,9 +15,10 @@ use atkafka_fixtures::relay::{DropHow, Inject, Numbering, Relay, RelayConfig};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use sonic_rs::{JsonValueTrait, Value};
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::SOON;
+use crate::support::*;
+
 const TIME: &str = "2026-07-04T14:38:07.784Z";
 /// ESC, a line end, C1, the separators, and marks that turn the direction of writing.
 const EVIL: &str = "a\u{1b}[2J\n\u{9b}31m\u{85}\u{2028}\u{2029}\u{202e}\u{2066}\u{200f}\u{7f}z";

@@ -1,26 +1,15 @@
 //! What is said when the brokers cannot be reached: one line, once, in the log and in /readyz, with what to do.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atkafka_fixtures::network::builder::{A_TIME, identity_frame};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
-const SASL: &str = "ATKAFKA_TEST_KAFKA_SASL";
-const SSL: &str = "ATKAFKA_TEST_KAFKA_SSL";
-const SASL_SSL: &str = "ATKAFKA_TEST_KAFKA_SASL_SSL";
-const CA: &str = "ATKAFKA_TEST_KAFKA_CA";
-
-fn frames(seqs: std::ops::RangeInclusive<u64>) -> Vec<Vec<u8>> {
-    seqs.map(|i| identity_frame(i, &format!("did:plc:{i:024}"), A_TIME, Some("a.example"))).collect()
-}
+use crate::support::*;
+use crate::{CA, SASL, SASL_SSL, SOON, SSL, frames};
 
 fn start(broker: &str, topic: &str, args: &[&str]) -> (Relay, Bridge) {
     let relay = Relay::start(RelayConfig::script(frames(1..=3))).expect("a relay");

@@ -1,21 +1,16 @@
 //! Everything but brokers goes through the proxy of the environment, websockets too, and this machine never does. The proxy is
 //! named; its password is not.
 
-mod support;
-#[path = "support/proxy.rs"]
-mod proxy;
-
-use std::time::Duration;
-
 use atkafka_fixtures::directory::Directory;
 use atkafka_fixtures::frames;
 use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, comment};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig, TapEvent};
-use proxy::Proxy;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::SOON;
+use crate::proxy::Proxy;
+use crate::support::*;
+
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
 /// `us@er` and `pass:wörd`, as a URL and as base64.
 const USER_INFO: &str = "us%40er:pass:w%C3%B6rd@";

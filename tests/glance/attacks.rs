@@ -5,10 +5,11 @@ use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use atkafka_fixtures::network::builder::{A_TIME, identity_frame};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 
 use crate::support::*;
-use crate::{A_TIME, DID, SOON, identity_frame};
+use crate::{DID, SOON};
 
 /// What the port may cost under any of this.
 const MORE_MEMORY: u64 = 16 << 20;

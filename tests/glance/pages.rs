@@ -1,10 +1,6 @@
 //! What operators see: every metric with its labels and values after a run that is known, health and readiness with
 //! their reasons, the bounds of labels, and the line in the log.
 
-mod attacks;
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -18,10 +14,10 @@ use atkafka_fixtures::network::builder::{
 use atkafka_fixtures::relay::{DropHow, Inject, Relay, RelayConfig};
 use atkafka_fixtures::{car, cbor, frames};
 use ipld_core::ipld;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
-const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
+use crate::support::*;
+use crate::{DID, SOON};
+
 /// The sources of the metrics: their names are read out of it, so that a new one cannot be forgotten here.
 const METRICS_SOURCE: &str = include_str!("../../src/metrics.rs");
 

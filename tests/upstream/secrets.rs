@@ -1,10 +1,6 @@
 //! No secret of ours is in anything that somebody reads: a marker stands in each place that holds one, servers repeat what they
 //! are told, and everything that comes out is searched, at the most talkative level.
 
-#[path = "support/proxy.rs"]
-mod proxy;
-mod support;
-
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
@@ -15,9 +11,10 @@ use std::time::Duration;
 use atkafka_fixtures::ozone::{LABELER, Ozone, OzoneConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig, TapEvent};
 use data_encoding::BASE64;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::SOON;
+use crate::support::*;
+
 const MARKER: &str = "m4rker-0f-n0b0dy";
 const DID: &str = "did:plc:ewvi7nxzyoun6zhxrhs64oiz";
 
@@ -145,7 +142,7 @@ fn what_cannot_be_parsed_is_not_quoted() {
 
 #[test]
 fn the_proxys_login_is_not_shown() {
-    let refuses = proxy::Proxy::start(Some("another"));
+    let refuses = crate::proxy::Proxy::start(Some("another"));
     let url = refuses.url(&format!("user:{MARKER}@"));
     let line = ["firehose", "relay", "--relay-host", "wss://host.test", "--plc-host", "https://host.test"];
     searched(&line, &[("HTTPS_PROXY", &url)], "HTTP 407");

@@ -1,23 +1,19 @@
 //! The commands of the documents for consumers, as they stand there, against a real broker.
 
-mod support;
-
 use std::collections::{HashMap, HashSet};
 use std::process::Command;
-use std::time::Duration;
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sonic_rs::JsonValueTrait;
-use support::*;
+
+use crate::support::*;
+use crate::{SOON, create_topic};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
 const FRAMES: usize = 1_000;
-const SOON: Duration = Duration::from_secs(60);
 
 /// The lines of the documents for consumers that begin with this, and stand in a block of commands.
 fn commands(beginning: &str) -> Vec<String> {
@@ -127,9 +123,7 @@ fn a_running_topic_of_at_kafka_goes_on_with_the_same_keys_on_the_same_partitions
     let topic = unique("switch");
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", &broker);
-    let admin: AdminClient<DefaultClientContext> = config.create().expect("an admin client");
-    let new = NewTopic::new(&topic, PARTITIONS, TopicReplication::Fixed(1));
-    pollster::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("a topic");
+    create_topic(&broker, &topic, PARTITIONS, &[]);
     // What at-kafka left there.
     let producer: BaseProducer = config.create().expect("a producer");
     let rows = std::fs::read_to_string(golden).expect("golden");

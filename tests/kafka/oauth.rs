@@ -1,24 +1,17 @@
 //! SASL OAUTHBEARER by client credentials: a token endpoint here, and the real broker, which takes tokens without signature.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use atkafka_fixtures::network::builder::{A_TIME, identity_frame};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use data_encoding::{BASE64, BASE64URL_NOPAD};
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
-const SASL: &str = "ATKAFKA_TEST_KAFKA_SASL";
+use crate::support::*;
+use crate::{SASL, SOON, frames};
+
 const SECRET: &str = "s3cret+of%n0b0dy";
-
-fn frames(seqs: std::ops::RangeInclusive<u64>) -> Vec<Vec<u8>> {
-    seqs.map(|i| identity_frame(i, &format!("did:plc:{i:024}"), A_TIME, Some("a.example"))).collect()
-}
 
 /// Answers every request with the same status and body, or with a token that lives for so many seconds.
 #[derive(Clone)]

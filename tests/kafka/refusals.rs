@@ -1,35 +1,25 @@
 //! What the broker refuses while events flow: the others arrive, in order, and soon.
 
-#[path = "support/oracle.rs"]
-mod oracle;
-mod support;
-
 use std::collections::HashSet;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use atkafka::atproto::time::{now_ms, parse_ms};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
-use oracle::{Traffic, compare};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use sonic_rs::JsonValueTrait;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
+use crate::oracle::{Traffic, compare};
+use crate::support::*;
+use crate::{SASL, SOON, admin};
+
 const FRAMES: u64 = 12_000;
 /// Frames a second.
 const RATE: f64 = 2_000.0;
 
-fn admin(broker: &str) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", broker).create().expect("an admin client")
-}
-
+/// A topic that keeps the old events of the tests.
 fn create_topic(broker: &str, topic: &str, partitions: i32) {
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
-    let answer = pollster::block_on(admin(broker).create_topics([&new], &AdminOptions::new())).expect("an answer");
-    answer.into_iter().for_each(|a| drop(a.expect("created")));
+    crate::create_topic(broker, topic, partitions, &[("retention.ms", "-1")]);
 }
 
 /// Sets one property of a topic; the others go back to their defaults, but for the retention.
@@ -156,7 +146,7 @@ fn acl(broker: &str, topic: &str, change: &str, operation: &str) {
 /// limits of the topic, which takes only times of the last hour: that is learned from the first refusal.
 #[test]
 fn a_right_that_is_taken_away_and_given_back_costs_nothing_but_time() {
-    let (Some(broker), Some(sasl)) = (broker(KAFKA), broker("ATKAFKA_TEST_KAFKA_SASL")) else { return };
+    let (Some(broker), Some(sasl)) = (broker(KAFKA), broker(SASL)) else { return };
     for times_are_limited in [true, false] {
         rights_come_and_go(&broker, &sasl, times_are_limited);
     }

@@ -15,6 +15,7 @@ use atkafka::config::{self, Command, Logging, Output, Writing};
 use atkafka::decode;
 use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
+use atkafka::log::bar::Extent;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
 use atkafka::pipeline::permits::Failed;
@@ -222,8 +223,8 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
 
 fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
     let progress = Arc::new(Progress::default());
-    let told = progress.clone();
-    Run::new(replay.logging)?.go(replay.writing, |run, writing, output| {
+    let (told, extent) = (progress.clone(), progress.extent.clone());
+    Run::new(replay.logging)?.with_an_end(extent).go(replay.writing, |run, writing, output| {
         let reading = replay.reading;
         // A pipe gives its bytes once: there is no going on in it.
         let is_file = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.is_file());
@@ -251,7 +252,7 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
     }
     match progress.frames.load(Ordering::Relaxed) {
         0 if progress.done.load(Ordering::Relaxed) && !progress.resumed.load(Ordering::Relaxed) => {
-            log::info!(event = "end"; "the files have no frame that is wanted{}", progress.extent());
+            log::info!(event = "end"; "the files have no frame that is wanted{}", progress.seqs());
         }
         0 if progress.done.load(Ordering::Relaxed) => {
             log::info!(event = "end"; "nothing left: everything that is wanted was delivered before")
@@ -288,12 +289,18 @@ struct Run {
     stop: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
     health: Arc<Health>,
+    /// How far it is, where it has an end.
+    extent: Option<Arc<Extent>>,
 }
 
 impl Run {
     fn new(logging: Logging) -> Result<Run, Failure> {
         atkafka::log::start(logging.level, logging.json);
-        Ok(Run { logging, stop: stop_flag()?, metrics: Arc::default(), health: Arc::default() })
+        Ok(Run { logging, stop: stop_flag()?, metrics: Arc::default(), health: Arc::default(), extent: None })
+    }
+
+    fn with_an_end(self, extent: Arc<Extent>) -> Run {
+        Run { extent: Some(extent), ..self }
     }
 
     /// The saved position of a host, and where the next ones are kept.
@@ -359,8 +366,11 @@ impl Run {
         let status_line =
             matches!(writing.output, Output::Kafka(_)) && atkafka::log::status::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
-        let ended =
-            supervise(pipeline, &self.stop, report::Report::new(self.metrics, self.health, status_line, systemd));
+        let mut report = report::Report::new(self.metrics, self.health, status_line, systemd);
+        if let Some(extent) = self.extent {
+            report = report.of(extent);
+        }
+        let ended = supervise(pipeline, &self.stop, report);
         // Where something hangs, the end does not wait for the disk as well.
         if ended.is_ok() {
             knowledge.iter().for_each(keep);
@@ -489,15 +499,13 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
     }
     options.host.client.announce(&options.host.url(""));
     let relay = Relay::new(options.host, 0, options.start, last, recorder, metrics, health);
+    let on_terminal = atkafka::log::status::on_terminal(options.logging.json);
     let reader = pipeline::spawn("reader-0", move || relay.run());
-    let mut said = Instant::now();
+    let mut progress = report::Progress::new(recording.extent(), on_terminal);
     while !reader.is_finished() {
         std::thread::sleep(LOOK_UP);
         atkafka::log::settle();
-        if said.elapsed() > Duration::from_secs(10) {
-            said = Instant::now();
-            log::info!(event = "status"; "{} of {} frames", recording.progress().0, options.frames);
-        }
+        progress.tick();
     }
     let _ = reader.join();
     let (frames, bytes) =

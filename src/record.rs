@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::checkpoint::Position;
+use crate::log::bar::Extent;
 use crate::source::job::{Intake, Stopped, Work};
 use crate::source::recording;
 
@@ -23,6 +24,8 @@ struct State {
     out: Option<Box<dyn Finish>>,
     frames: u64,
     bytes: u64,
+    /// The frames, of how many.
+    extent: Arc<Extent>,
     error: Option<String>,
 }
 
@@ -73,7 +76,8 @@ pub fn new(
         _ => format!("--output {}: {e}", path.display()),
     };
     let opened = |out| {
-        let shared = Arc::new(Mutex::new(State { out, frames: 0, bytes: 0, error: None }));
+        let shared =
+            Arc::new(Mutex::new(State { out, frames: 0, bytes: 0, extent: Arc::new(Extent::of(frames)), error: None }));
         (Recorder { file: shared.clone(), left: frames, stop: stop.clone() }, Recording(shared))
     };
     let by_name = path.extension().is_some_and(|e| e == "zst");
@@ -86,7 +90,7 @@ pub fn new(
             if !path.is_file() {
                 return Err(wrong("is not a regular file, so that nothing can be behind its last frame".into()));
             }
-            let Some(there) = recording::extent(path, &stop).map_err(wrong)? else {
+            let Some(there) = recording::end(path, &stop).map_err(wrong)? else {
                 // Nothing is written, since nobody knows behind what.
                 let (recorder, recording) = opened(None);
                 return Ok((recorder, recording, None));
@@ -123,6 +127,7 @@ impl Intake for Recorder {
                 return Err(Stopped);
             }
             state.frames += 1;
+            state.extent.add(1);
             state.bytes += frame.len() as u64;
             self.left -= 1;
         }
@@ -152,10 +157,9 @@ impl Intake for Recorder {
 }
 
 impl Recording {
-    /// Frames and bytes so far.
-    pub fn progress(&self) -> (u64, u64) {
-        let state = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        (state.frames, state.bytes)
+    /// How far it is, in frames.
+    pub fn extent(&self) -> Arc<Extent> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extent.clone()
     }
 
     /// Closes the file: what was recorded is whole. Gives frames and bytes.

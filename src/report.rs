@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::health::{Cause, Health, human};
+use crate::log::bar::{Bar, Extent, OF_FRAMES};
 use crate::log::status::{columns, cut, draw};
 use crate::metrics::Metrics;
 use crate::systemd::Systemd;
@@ -23,6 +24,8 @@ pub struct Report {
     health: Arc<Health>,
     status_line: bool,
     systemd: Option<Systemd>,
+    /// Of a run that has an end.
+    bar: Option<Bar>,
     names: Vec<String>,
     at: Instant,
     /// The last looks, the oldest first: at least one.
@@ -48,12 +51,19 @@ impl Report {
             health,
             status_line,
             systemd,
+            bar: None,
             names,
             at: now,
             looks: VecDeque::from([(now, Counts::default())]),
             received_at: now,
             delivered_at: now,
         }
+    }
+
+    /// Says how far it is, too.
+    pub fn of(mut self, extent: Arc<Extent>) -> Self {
+        self.bar = Some(Bar::new(extent, self.status_line, ""));
+        self
     }
 
     /// Says something when it is time.
@@ -71,13 +81,15 @@ impl Report {
             return;
         }
         let glance = self.glance();
+        let bar = self.bar.as_ref().and_then(Bar::text);
         if self.status_line {
-            draw(|width| glance.row(width));
+            draw(|width| glance.row_behind(bar, width));
         } else {
+            let line = bar.into_iter().chain([glance.line()]).collect::<Vec<_>>().join("; ");
             let reasons: Vec<String> = glance.causes.iter().map(Cause::to_string).collect();
             match reasons.is_empty() {
-                true => log::info!(event = "status"; "{}", glance.line()),
-                false => log::info!(event = "status", reason = reasons.join("; "); "{}", glance.line()),
+                true => log::info!(event = "status"; "{line}"),
+                false => log::info!(event = "status", reason = reasons.join("; "); "{line}"),
             }
         }
         if let Some(systemd) = &self.systemd {
@@ -153,6 +165,32 @@ impl Report {
     }
 }
 
+/// How far a run is that only counts frames: on a terminal a bar, else a line each ten seconds.
+pub struct Progress {
+    bar: Bar,
+    on_terminal: bool,
+    at: Instant,
+}
+
+impl Progress {
+    pub fn new(extent: Arc<Extent>, on_terminal: bool) -> Self {
+        Progress { bar: Bar::new(extent, on_terminal, OF_FRAMES), on_terminal, at: Instant::now() }
+    }
+
+    /// Says something when it is time.
+    pub fn tick(&mut self) {
+        if self.at.elapsed() < if self.on_terminal { STATUS_EVERY } else { LINE_EVERY } {
+            return;
+        }
+        self.at = Instant::now();
+        match self.bar.text() {
+            Some(text) if self.on_terminal => draw(|_| text),
+            Some(text) => log::info!(event = "status"; "{text}"),
+            None => {}
+        }
+    }
+}
+
 /// What there is to see at a moment.
 struct Glance {
     /// Why nothing flows.
@@ -188,6 +226,16 @@ impl Glance {
         );
         let causes: Vec<String> = self.causes.iter().map(Cause::to_string).chain([numbers]).collect();
         causes.join("; ")
+    }
+
+    /// The bar first, unless something is wrong: then that counts.
+    fn row_behind(&self, bar: Option<String>, width: usize) -> String {
+        let Some(bar) = bar.filter(|bar| self.well && columns(bar) < width) else { return self.row(width) };
+        let separator = ", ";
+        match self.row(width.saturating_sub(columns(&bar) + separator.len())) {
+            row if row.is_empty() => bar,
+            row => format!("{bar}{separator}{row}"),
+        }
     }
 
     /// What fits into so many columns: all of it, or the cause in brief and short numbers, the more important ones first.
@@ -300,6 +348,18 @@ mod tests {
         let g = Glance { in_flight: 123_456, dead: 0, ..g };
         assert_eq!(g.row(79), "in 48k/s, filtered 0/s, out 48k/s, lag 3.1 h, in flight 123k, dead letters 0");
         assert_eq!(g.row(20), "in 48k/s", "whole numbers only");
+    }
+
+    #[test]
+    fn a_bar_stands_before_the_numbers_but_not_before_a_cause() {
+        let bar = || Some("[==========>         ] 50 %, 32s left".to_string());
+        assert_eq!(
+            glance().row_behind(bar(), 79),
+            "[==========>         ] 50 %, 32s left, in 412/s, filtered 12/s, out 400/s"
+        );
+        assert_eq!(glance().row_behind(bar(), 40), "[==========>         ] 50 %, 32s left");
+        let g = Glance { causes: vec![cause("output: away", 25)], well: false, ..glance() };
+        assert!(g.row_behind(bar(), 79).starts_with("output: away for 25 s"));
     }
 
     #[test]

@@ -84,6 +84,18 @@ fn every_form_of_a_recording_gives_what_the_relay_gives() {
 }
 
 #[test]
+fn what_is_missing_in_a_recording_is_told_as_a_relays_gap_is() {
+    let list = fixture(900);
+    let dir = folder("replay-gap");
+    let (first, second) = (write(&dir.join("1.bin"), &list[..300]), write(&dir.join("2.bin"), &list[700..]));
+    let (code, lines, log) = replay(&["--file", &first, "--file", &second]);
+    assert_eq!(code, Some(0), "{log}");
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains("\"info\":")).collect();
+    assert!(told.len() == 1 && told[0].contains("seq_gap") && told[0].contains("may be missing"), "{told:#?}");
+    assert!(log.contains("seq_gap"), "{log}");
+}
+
+#[test]
 fn a_part_is_what_stands_between_the_two_seqs() {
     let list = fixture(900);
     let seqs: Vec<u64> = list.iter().filter_map(|f| frames::seq_of(f)).collect();

@@ -5,6 +5,7 @@
 //! `log::warn!(event = "gap", host = name; ...)`, which JSON shows; `at_most` is how often a kind is said in ten seconds,
 //! where the usual is not right.
 
+pub mod bar;
 pub mod limit;
 pub mod plain;
 pub mod status;

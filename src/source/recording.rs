@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::job::Stopped;
 use super::relay::MAX_MESSAGE;
 use super::stream::Arrival;
 use crate::client::dial::wait;
+use crate::log::bar::Extent;
 
 /// What begins a zstd file: its magic number, which as a length would be a frame of 4 GB.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -32,7 +34,7 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 pub fn first_seq(path: &Path, stop: &AtomicBool) -> Result<Option<u64>, String> {
     let stopped = || stop.load(Ordering::Relaxed);
     let find = || {
-        let mut input = Recording::open(path, &stopped)?;
+        let mut input = Recording::open(path, &stopped, &Arc::default())?;
         while !stopped() && input.frames < FIRST_FRAMES && input.at < FIRST_BYTES {
             match input.read_on()? {
                 Next::Frame => {}
@@ -52,8 +54,8 @@ pub fn first_seq(path: &Path, stop: &AtomicBool) -> Result<Option<u64>, String> 
     }
 }
 
-/// How far a recording goes.
-pub struct Extent {
+/// Where a recording ends.
+pub struct End {
     pub last_seq: Option<u64>,
     /// The frame behind so many bytes is cut off. Never for a packed file, which can only be read to its end.
     pub cut_at: Option<u64>,
@@ -62,11 +64,11 @@ pub struct Extent {
 }
 
 /// Reads a whole recording. `None`: `stop` was set meanwhile.
-pub fn extent(path: &Path, stop: &AtomicBool) -> Result<Option<Extent>, String> {
+pub fn end(path: &Path, stop: &AtomicBool) -> Result<Option<End>, String> {
     let stopped = || stop.load(Ordering::Relaxed);
     let mut last_seq = None;
     let mut read = || {
-        let mut input = Recording::open(path, &stopped)?;
+        let mut input = Recording::open(path, &stopped, &Arc::default())?;
         let cut_at = loop {
             if stopped() {
                 return Err(Fault::Stopped);
@@ -80,10 +82,10 @@ pub fn extent(path: &Path, stop: &AtomicBool) -> Result<Option<Extent>, String> 
             }
         };
         let is_packed = (input.is_packed || input.at > 0).then_some(input.is_packed);
-        Ok(Extent { last_seq, cut_at, is_packed })
+        Ok(End { last_seq, cut_at, is_packed })
     };
     match read() {
-        Ok(extent) => Ok(Some(extent)),
+        Ok(end) => Ok(Some(end)),
         Err(Fault::Stopped) => Ok(None),
         Err(Fault::File(why) | Fault::CutOff(why)) => Err(why),
     }
@@ -133,7 +135,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    pub fn open(path: &Path, stopped: &dyn Fn() -> bool) -> Result<Self, Fault> {
+    pub fn open(path: &Path, stopped: &dyn Fn() -> bool, extent: &Arc<Extent>) -> Result<Self, Fault> {
         let failed = |e: io::Error| Fault::File(format!("cannot be read: {e}"));
         let file = match path.to_str() {
             // Not the library's: it has a buffer of its own, which nothing shows to be empty.
@@ -144,7 +146,7 @@ impl Recording {
         if kind.is_dir() {
             return Err(Fault::File("is a directory".into()));
         }
-        let mut input = Patient { input: file, may_wait: !kind.is_file(), has_waited: false };
+        let mut input = Patient { input: file, may_wait: !kind.is_file(), has_waited: false, extent: extent.clone() };
         // A pipe may give single bytes.
         let (mut beginning, mut length) = ([0; ZSTD_MAGIC.len()], 0);
         while length < beginning.len() {
@@ -246,6 +248,8 @@ struct Patient {
     may_wait: bool,
     /// It had nothing when it was asked last.
     has_waited: bool,
+    /// Told how many bytes were read.
+    extent: Arc<Extent>,
 }
 
 impl Read for Patient {
@@ -256,6 +260,7 @@ impl Read for Patient {
         }
         let n = self.input.read(buffer)?;
         self.has_waited = false;
+        self.extent.add(n as u64);
         Ok(n)
     }
 }

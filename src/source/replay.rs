@@ -16,6 +16,7 @@ use super::resume::Verdict;
 use super::stream::{Arrival, Stream};
 use crate::checkpoint::Position;
 use crate::health::Health;
+use crate::log::bar::Extent;
 use crate::metrics::Metrics;
 
 /// So many frames in a row above `to_seq` are the end of what is wanted; a few may only have a wrong seq.
@@ -41,6 +42,8 @@ pub struct Reading {
 pub struct Progress {
     /// Frames that were handed over.
     pub frames: AtomicU64,
+    /// Bytes of the files that were read, of how many.
+    pub extent: Arc<Extent>,
     /// Everything was read.
     pub done: AtomicBool,
     /// It went on behind a saved position.
@@ -52,7 +55,7 @@ pub struct Progress {
 
 impl Progress {
     /// `: they have seq 1 to 9`, or nothing where no frame has a seq.
-    pub fn extent(&self) -> String {
+    pub fn seqs(&self) -> String {
         match self.seqs.get() {
             Some((lowest, highest)) => format!(": they have seq {lowest} to {highest}"),
             None => String::new(),
@@ -92,6 +95,10 @@ impl<I: Intake> Replay<I> {
         metrics: Arc<Metrics>,
         health: Arc<Health>,
     ) -> Self {
+        // Of a pipe nobody knows how much will come.
+        let size =
+            |file: &PathBuf| std::fs::metadata(file).ok().filter(|found| found.is_file()).map(|found| found.len());
+        progress.extent.set_total(reading.files.iter().map(size).sum::<Option<u64>>().unwrap_or(0));
         progress.resumed.store(saved.is_some(), Ordering::Relaxed);
         let link = Link::new(name, 0, metrics, health);
         link.connected();
@@ -149,7 +156,7 @@ impl<I: Intake> Replay<I> {
     fn file(&mut self, path: &Path) -> Result<Wants, Fault> {
         // The file may be a pipe that has nothing for a long time.
         self.hand_over()?;
-        let mut input = Recording::open(path, &|| self.intake.stopped())?;
+        let mut input = Recording::open(path, &|| self.intake.stopped(), &self.progress.extent)?;
         loop {
             let next = input.read_on()?;
             if let Next::Later = next {

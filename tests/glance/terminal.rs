@@ -345,6 +345,36 @@ fn a_normal_status_line_fits_into_eighty_columns_and_a_hard_exit_ends_its_row() 
     assert!(shown.ends_with("\r\n") && !shown.ends_with("\n\r\n"), "{shown:?}");
 }
 
+#[test]
+fn a_run_that_has_an_end_shows_how_far_it_is() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let dir = folder("bar");
+    let (recorded, topic) = (dir.join("recorded.bin").display().to_string(), unique("bar"));
+    let relay =
+        Relay::start(RelayConfig { rate: 300.0, ..RelayConfig::looped(fixture(500), 1_000_000) }).expect("a relay");
+    let args = ["record", "--relay-host", &relay.url(), "--cursor", "oldest", "--frames", "900", "--output", &recorded];
+    let mut terminal = Terminal::start(80, &args);
+    terminal.wait("a bar", |shown| {
+        rows(shown).iter().any(|row| row.starts_with("[=") && row.contains(" %, ") && row.contains(" of 900 frames"))
+    });
+    assert_eq!(terminal.end(), Some(0), "{}", terminal.shown());
+    assert!(rows(&terminal.shown()).iter().all(|row| row.chars().count() < 80), "{:#?}", rows(&terminal.shown()));
+    let args = ["firehose", "replay", "--file", &recorded, "--rate", "300", "--bootstrap-servers", &broker];
+    let mut terminal = Terminal::start(80, &[&args[..], &["--output-topic", &topic]].concat());
+    terminal.wait("a bar and the rates", |shown| {
+        let is_half = |row: &String| row.starts_with("[=====") && row.contains(" %, ") && row.contains("s left, in ");
+        rows(shown).iter().any(is_half)
+    });
+    assert_eq!(terminal.end(), Some(0), "{}", terminal.shown());
+    assert!(rows(&terminal.shown()).iter().all(|row| row.chars().count() < 80), "{:#?}", rows(&terminal.shown()));
+    // A log has the same in words.
+    let args = ["firehose", "replay", "--file", &recorded, "--rate", "60", "--metrics-listen-address", "none"];
+    let (code, _, log) = run(&args, &[]);
+    assert_eq!(code, Some(0), "{log}");
+    let status = log.lines().find(|line| line.contains(" %, ")).unwrap_or_else(|| panic!("{log}"));
+    assert!(status.contains(" left; received "), "{status}");
+}
+
 // --- why nothing flows ------------------------------------------------------------------------------
 
 #[test]

@@ -64,6 +64,7 @@ fn names(command: &[&str], cases: &[(String, &str)]) {
     for ((url, says), bridge) in cases.iter().zip(bridges) {
         bridge.wait(&format!("{url}: {says}"), SOON, |b| {
             b.get("/readyz").is_some_and(|(status, why)| status == 503 && why.contains(says))
+                && b.log().iter().any(|line| line.contains(says))
         });
         let log = bridge.log();
         // One line each time that it is tried, and no second one.

@@ -1,8 +1,6 @@
 //! A service of systemd: what the manager is told and when, the unit, the settings, and an installation, started as its
 //! unit says. The brokers are librdkafka's own simulated ones.
 
-mod support;
-
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::linux::net::SocketAddrExt;
@@ -20,20 +18,11 @@ use atkafka_fixtures::relay::{DropHow, Relay, RelayConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
-use support::*;
 
-const SOON: Duration = Duration::from_secs(60);
-const BINARY: &str = env!("CARGO_BIN_EXE_atkafka");
+use crate::support::*;
+use crate::{BINARY, SOON, read, root};
+
 const MODES: [(&str, &str); 3] = [("relay", "firehose relay"), ("tap", "firehose tap"), ("ozone", "ozone-events")];
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: impl AsRef<Path>) -> String {
-    let path = path.as_ref();
-    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
 
 fn fixture(count: usize) -> Vec<Vec<u8>> {
     let mut all = frames::read(root().join("fixtures/network.bin.zst")).expect("the fixture");
@@ -339,7 +328,7 @@ fn each_setting_of_the_examples_is_one_of_the_program() {
         let (active, offered) = settings(&read(root().join(format!("packaging/systemd/{mode}.env"))));
         assert_eq!(active[0], ("ATKAFKA_COMMAND".to_string(), command.to_string()), "{mode}");
         let words: Vec<&str> = command.split(' ').collect();
-        let (_, help, _) = support::run(&[&words[..], &["--help"]].concat(), &[]);
+        let (_, help, _) = run(&[&words[..], &["--help"]].concat(), &[]);
         for (name, _) in active[1..].iter().chain(&offered) {
             assert!(help.contains(&format!("[{name}]")), "{mode}: no flag has {name}");
         }

@@ -1,16 +1,14 @@
 //! What comes with the program: completions that complete, a manual page that lists every flag, and a release that is whole
 //! and the same each time.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::*;
+use crate::BINARY;
+use crate::support::*;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_atkafka");
 const COMMANDS: [&str; 4] = ["firehose relay", "firehose tap", "ozone-events", "record"];
 
 fn printed(args: &[&str]) -> String {

@@ -4,6 +4,9 @@
 //! (`atkafka record` makes one). The last lines are ratios measured in interleaved rounds: they hold on a noisy machine,
 //! where absolute times of two runs do not compare.
 
+#[path = "../tests/support/car.rs"]
+mod car;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -248,7 +251,7 @@ mod reference {
     pub fn frame(frame: &[u8], out: &mut Vec<u8>) {
         let (frame::Kind::Commit, body) = frame::header(frame).expect("a frame") else { return };
         let commit: Commit<'_> = serde_ipld_dagcbor::from_slice(&frame[body..]).expect("a commit");
-        let blocks = blocks(commit.blocks);
+        let blocks = super::car::blocks(commit.blocks);
         for op in &commit.ops {
             let (collection, rkey) = op.path.split_once('/').expect("a path");
             let record = op.cid.map(|cid| {
@@ -273,19 +276,5 @@ mod reference {
             };
             sonic_rs::to_writer(&mut *out, &event).expect("JSON");
         }
-    }
-
-    fn blocks(car: &[u8]) -> Vec<(Cid, Vec<u8>)> {
-        if car.is_empty() {
-            return Vec::new();
-        }
-        pollster::block_on(async {
-            let mut reader = iroh_car::CarReader::new(car).await.expect("a CAR");
-            let mut blocks = Vec::new();
-            while let Some((cid, block)) = reader.next_block().await.expect("a block") {
-                blocks.push((Cid::try_from(&cid.to_bytes()[..]).expect("a CID"), block));
-            }
-            blocks
-        })
     }
 }

@@ -2,8 +2,14 @@
 //!
 //! Seeds are printed; `ATKAFKA_TEST_SEED` sets one.
 
+#[path = "support/car.rs"]
+mod car;
 #[path = "decoder/fuzz.rs"]
 mod fuzz;
+#[path = "decoder/reference.rs"]
+mod reference;
+#[path = "decoder/suites.rs"]
+mod suites;
 mod support;
 
 use std::fmt::Write as _;
@@ -11,10 +17,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use atkafka::atproto::car::CarIndex;
-use atkafka::atproto::cbor::CborError;
-use atkafka::atproto::frame::{self, Kind};
-use atkafka::atproto::json::{Oddities, Oddity};
-use atkafka::atproto::{cid, json, time};
+use atkafka::atproto::{cid, time};
 use atkafka::dead_letter::Reason;
 use atkafka::decode::batch::{self, Batch, Job};
 use atkafka::decode::{Rules, Workbench, relay};
@@ -30,15 +33,9 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 use ipld_core::cid::{Cid, multihash::Multihash};
 use ipld_core::ipld::Ipld;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use sha2::{Digest, Sha256};
 use sonic_rs::{JsonContainerTrait, JsonType, JsonValueTrait};
-use support::*;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
-const CORPUS: &str = "data/jetstream-corpus/frames.bin.zst";
-
-// --- garbage ------------------------------------------------------------------------------------------------------------
 
 #[test]
 fn every_truncation_of_a_frame_is_one_dead_letter_and_no_event() {
@@ -136,276 +133,6 @@ fn a_car_of_equal_digest_prefixes_does_not_stall_the_look_ups() {
     assert!(took[1] < took[0] * 10 + std::time::Duration::from_secs(1), "{took:?}");
 }
 
-// --- foreign suites -----------------------------------------------------------------------------------------------------
-
-/// Cases that a strict decoder refuses, and that pass here and are counted, beside integers and lengths that are longer than
-/// needed: they have one meaning, and other consumers of the network take them.
-const PASSED_HERE: [(&str, &str); 8] = [
-    ("CIDv0", "link"),
-    ("CIDv1 that isn't raw or cbor", "link"),
-    ("disallowed hash type (SHA-1)", "link"),
-    ("empty CID", "link"),
-    ("long CID tag", "long_integer"),
-    ("long hash digest", "link"),
-    ("map keys in incorrect order", "key_order"),
-    ("short hash digest", "link"),
-];
-
-#[test]
-#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
-fn dasl_testing_cases_get_the_right_verdict() {
-    let dir = shared("data/dasl-testing/cbor");
-    let (mut accepted, mut refused, mut floats, mut passed) = (0, 0, 0, Vec::new());
-    for entry in std::fs::read_dir(dir).expect("the folder") {
-        let path = entry.expect("an entry").path();
-        for case in array(&json_file(&path)) {
-            let tags = array(&case["tags"]);
-            let ours = |t: &sonic_rs::Value| matches!(t.as_str(), Some("basic" | "dag-cbor" | "dasl-cid"));
-            if !tags.iter().any(ours) {
-                continue;
-            }
-            let bytes = data_encoding::HEXLOWER.decode(text(&case["data"]).as_bytes()).expect("hex");
-            let name = format!("{}: {}", path.display(), text(&case["name"]));
-            let mut out = Vec::new();
-            let verdict = json::any(&bytes, &mut out);
-            match text(&case["type"]).as_str() {
-                "roundtrip" if bytes[0] == 0xfb => {
-                    assert_eq!(verdict, Err(CborError::Float), "{name}: the atproto data model has no floats");
-                    floats += 1;
-                }
-                "roundtrip" => {
-                    assert_eq!(verdict, Ok(Oddities::default()), "{name}");
-                    let ipld: Ipld = serde_ipld_dagcbor::from_slice(&bytes).expect("the library takes it too");
-                    assert_eq!(String::from_utf8(out).expect("UTF-8"), slow(&ipld).expect("of the model"), "{name}");
-                    accepted += 1;
-                }
-                "invalid_in" => match verdict {
-                    Ok(odd) => passed.push((text(&case["name"]), odd.iter().map(Oddity::name).collect::<Vec<_>>())),
-                    Err(_) => refused += 1,
-                },
-                "invalid_out" => {} // about encoders
-                other => panic!("{name}: an unknown type of case, {other}"),
-            }
-        }
-    }
-    println!("dasl-testing: {accepted} accepted, {refused} refused, {floats} floats refused");
-    let mut here: Vec<(String, Vec<&str>)> = Vec::new();
-    for (name, odd) in PASSED_HERE {
-        here.push((name.to_string(), vec![odd]));
-    }
-    for width in ["one", "two", "four", "eight"] {
-        let things = ["array", "byte string", "map definition", "negative integer", "string", "unsigned integer"];
-        here.extend(things.map(|thing| (format!("unnecessary {width}-byte {thing}"), vec!["long_integer"])));
-    }
-    here.sort();
-    passed.sort();
-    assert_eq!(passed, here, "strict: refused, here: passed and counted");
-    assert!(accepted >= 20 && refused >= 28 && floats >= 3);
-}
-
-#[test]
-#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
-fn the_data_model_cases_of_atproto_get_the_right_verdict() {
-    let dir = shared("data/atproto-interop-tests/data-model");
-    let file = |name: &str| array(&json_file(&dir.join(name)));
-    let encode = |value: &sonic_rs::Value| serde_ipld_dagcbor::to_vec(&to_ipld(value)).expect("CBOR");
-    for case in file("data-model-valid.json") {
-        let (note, mut out) = (text(&case["note"]), Vec::new());
-        assert_eq!(json::record(&encode(&case["json"]), &mut out), Ok(Oddities::default()), "{note}");
-        assert_eq!(String::from_utf8(out).expect("UTF-8"), slow(&to_ipld(&case["json"])).expect("valid"), "{note}");
-    }
-    let mut refused = 0;
-    for case in file("data-model-invalid.json") {
-        let mut out = Vec::new();
-        let verdict = json::record(&encode(&case["json"]), &mut out);
-        assert!(verdict.is_err(), "{}: accepted as {}", text(&case["note"]), String::from_utf8_lossy(&out));
-        refused += 1;
-    }
-    assert!(refused >= 12);
-    for case in file("data-model-fixtures.json") {
-        let block = encode(&case["json"]);
-        let base64 = text(&case["cbor_base64"]);
-        assert_eq!(BASE64_NOPAD.encode(&block), base64.trim_end_matches('='));
-        let mut bytes = [0; cid::LEN];
-        bytes[..4].copy_from_slice(&[1, 0x71, 0x12, 32]);
-        bytes[4..].copy_from_slice(&Sha256::digest(&block));
-        assert_eq!(String::from_utf8_lossy(&cid::text(&bytes)), text(&case["cid"]));
-        assert!(cid::hashes(&bytes, &block) == Some(true));
-        let mut out = Vec::new();
-        json::record(&block, &mut out).expect("valid");
-        let back: sonic_rs::Value = sonic_rs::from_slice(&out).expect("JSON");
-        assert_eq!(to_ipld(&back), to_ipld(&case["json"]), "the JSON that it came from");
-    }
-}
-
-// --- the reference ------------------------------------------------------------------------------------------------------
-
-#[test]
-fn every_op_of_the_fixture_equals_the_reference() {
-    let frames = frames::read(FIXTURE).expect("the fixture");
-    let ops = compare_with_reference(&frames);
-    println!("{ops} ops of {} frames", frames.len());
-    assert!(ops > 1_000);
-}
-
-#[test]
-#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
-fn every_op_of_genuine_frames_equals_the_reference() {
-    let (corpus, indigo) = (shared(CORPUS), shared("data/indigo-firehose-commits"));
-    assert_eq!(compare_with_reference(&frames::read(corpus).expect("the corpus")), 150);
-    let mut commits = Vec::new();
-    for entry in std::fs::read_dir(indigo).expect("the folder") {
-        let path = entry.expect("an entry").path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("firehose_commit")) {
-            let body = serde_ipld_dagcbor::to_vec(&to_ipld(&json_file(&path))).expect("CBOR");
-            commits.push([frames::header("#commit"), body].concat());
-        }
-    }
-    assert_eq!(commits.len(), 4);
-    assert_eq!(compare_with_reference(&commits), 45);
-}
-
-/// Each frame through the worker, each op next to what libraries make of it. Gives the number of ops.
-fn compare_with_reference(frames: &[Vec<u8>]) -> usize {
-    let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
-    let mut ops = 0;
-    for frame in frames {
-        let (kind, body) = frame::header(frame).expect("a frame");
-        if kind != Kind::Commit {
-            continue;
-        }
-        let batch = work(&mut decoder, &[frame]);
-        assert!(batch.dead.is_empty(), "{:?}", batch.dead.iter().map(|d| &d.detail).collect::<Vec<_>>());
-        let commit: Ipld = serde_ipld_dagcbor::from_slice(&frame[body..]).expect("a body");
-        let expected = reference(&commit);
-        assert_eq!(batch.records.len(), expected.len(), "one event for each op");
-        for (record, (path, cid, json)) in batch.records.iter().zip(expected) {
-            let value = &batch.bytes[record.value.clone()];
-            let event: sonic_rs::Value = sonic_rs::from_slice(value).expect("JSON");
-            let (Ipld::String(repo), Ipld::String(time)) = (field(&commit, "repo"), field(&commit, "time")) else {
-                panic!("repo and time")
-            };
-            let op = &event["operation"];
-            assert_eq!(text(&event["did"]), *repo);
-            assert_eq!(&batch.bytes[record.key.clone()], repo.as_bytes());
-            assert_eq!(text(&event["timestamp"]), *time);
-            assert_eq!(text(&op["path"]), path);
-            assert_eq!(format!("{}/{}", text(&op["collection"]), text(&op["rkey"])), path);
-            assert_eq!(text(&op["uri"]), format!("at://{repo}/{path}"));
-            assert_eq!(text(&op["cid"]), cid.unwrap_or_default());
-            let raw = sonic_rs::get(value, &["operation", "record"]).ok();
-            assert_eq!(raw.as_ref().map(|r| r.as_raw_str()), json.as_deref(), "{path}");
-            ops += 1;
-        }
-    }
-    ops
-}
-
-type Expected = (String, Option<String>, Option<String>);
-
-/// Path, CID and record of each op, by libraries.
-fn reference(commit: &Ipld) -> Vec<Expected> {
-    let Ipld::Bytes(car) = field(commit, "blocks") else { panic!("blocks") };
-    let Ipld::List(ops) = field(commit, "ops") else { panic!("ops") };
-    let blocks = car_blocks(car);
-    let one = |op: &Ipld| {
-        let Ipld::String(path) = field(op, "path") else { panic!("path") };
-        let Ipld::Link(cid) = field(op, "cid") else { return (path.clone(), None, None) };
-        let (_, block) = blocks.iter().find(|(c, _)| c == cid).expect("the block");
-        assert_eq!(cid.hash().digest(), &Sha256::digest(block)[..]);
-        let record: Ipld = serde_ipld_dagcbor::from_slice(block).expect("a record");
-        (path.clone(), Some(cid.to_string()), Some(slow(&record).expect("of the model")))
-    };
-    ops.iter().map(one).collect()
-}
-
-fn field<'a>(map: &'a Ipld, name: &str) -> &'a Ipld {
-    let Ipld::Map(map) = map else { panic!("not a map") };
-    map.get(name).unwrap_or(&Ipld::Null)
-}
-
-fn car_blocks(car: &[u8]) -> Vec<(Cid, Vec<u8>)> {
-    pollster::block_on(async {
-        let mut reader = iroh_car::CarReader::new(car).await.expect("a CAR");
-        let mut blocks = Vec::new();
-        while let Some((cid, block)) = reader.next_block().await.expect("a block") {
-            blocks.push((Cid::try_from(&cid.to_bytes()[..]).expect("a CID"), block));
-        }
-        blocks
-    })
-}
-
-#[test]
-#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
-fn whole_repositories_equal_the_reference() {
-    let dir = shared("data/repo-stream-cars");
-    let mut records = 0;
-    for name in ["empty.car", "tiny.car", "little.car", "midsize.car"] {
-        let car = std::fs::read(dir.join(name)).expect("a CAR");
-        let blocks = car_blocks(&car);
-        // Sorted, for many look-ups, and walked, for few.
-        for (lookups, step) in [(blocks.len().max(16), 1), (1, 61)] {
-            let mut index = CarIndex::default();
-            assert_eq!(index.read(&car, lookups), Ok(()), "{name}");
-            for (cid, block) in blocks.iter().step_by(step) {
-                let bytes = cid.to_bytes();
-                let known = cid::check(&bytes).expect("an atproto CID");
-                assert_eq!(index.get(&car, known), Some(&block[..]), "{name}: {cid}");
-            }
-            let absent = [&[1, 0x71, 0x12, 32][..], &[9; 32]].concat();
-            assert_eq!(index.get(&car, cid::check(&absent).expect("a CID")), None);
-        }
-        for (cid, block) in &blocks {
-            let bytes = cid.to_bytes();
-            assert_eq!(cid::hashes(cid::check(&bytes).expect("checked"), block), Some(true), "{name}: {cid} verifies");
-            assert_eq!(String::from_utf8_lossy(&cid::text(cid::check(&bytes).expect("checked"))), cid.to_string());
-            let ipld: Ipld = serde_ipld_dagcbor::from_slice(block).expect("a block of a repository");
-            let mut out = Vec::new();
-            assert_eq!(json::record(block, &mut out), Ok(Oddities::default()), "{name}: {cid}");
-            assert_eq!(String::from_utf8(out).expect("UTF-8"), slow(&ipld).expect("of the model"), "{name}: {cid}");
-            let Ipld::Map(map) = &ipld else { panic!("a map") };
-            records += usize::from(map.contains_key("$type"));
-        }
-    }
-    println!("{records} records");
-    assert!(records > 11_000);
-}
-
-#[test]
-fn any_value_equals_the_reference_or_is_refused_by_both() {
-    let seed = seed();
-    let mut bytes = [0; 32];
-    fastrand::Rng::with_seed(seed).fill(&mut bytes);
-    let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
-    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let (good, bad) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
-    let result = runner.run(&(value(), 0usize..110), |(value, depth)| {
-        let value = (0..depth).fold(value, |v, i| {
-            if i % 2 == 0 { Ipld::List(vec![v]) } else { Ipld::Map([("k".to_string(), v)].into()) }
-        });
-        let block = serde_ipld_dagcbor::to_vec(&value).expect("CBOR");
-        let mut out = Vec::new();
-        let verdict = json::any(&block, &mut out);
-        match slow(&value) {
-            Ok(text) => {
-                prop_assert!(verdict.is_ok());
-                prop_assert!(sonic_rs::from_slice::<sonic_rs::Value>(&out).is_ok() || depth > 60);
-                prop_assert_eq!(String::from_utf8_lossy(&out), text);
-                good.set(good.get() + 1);
-            }
-            Err(why) => {
-                prop_assert!(verdict.is_err(), "accepted: {}", why);
-                bad.set(bad.get() + 1);
-            }
-        }
-        Ok(())
-    });
-    println!("{} equal, {} refused by both", good.get(), bad.get());
-    result.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    assert!(good.get() > 1_000 && bad.get() > 50);
-}
-
 /// Any value that CBOR can hold, with the reserved keys of the data model more often than chance has them.
 fn value() -> impl Strategy<Value = Ipld> {
     let text = || {
@@ -477,8 +204,6 @@ fn value() -> impl Strategy<Value = Ipld> {
         ]
     })
 }
-
-// --- the slow way -------------------------------------------------------------------------------------------------------
 
 /// The JSON of a value as the specification says it, straight from <https://atproto.com/specs/data-model>. An error where
 /// the value is not of the model.
@@ -585,8 +310,6 @@ fn to_ipld(value: &sonic_rs::Value) -> Ipld {
         }
     }
 }
-
-// --- helpers ------------------------------------------------------------------------------------------------------------
 
 fn seed() -> u64 {
     let given = std::env::var("ATKAFKA_TEST_SEED").ok().and_then(|s| s.parse().ok());

@@ -3,7 +3,11 @@
 
 #[path = "ozone/edges.rs"]
 mod edges;
+#[path = "ozone/sessions.rs"]
+mod sessions;
 mod support;
+#[path = "ozone/values.rs"]
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,14 +15,12 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use atkafka_fixtures::ozone::{Draft, IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, RateLimit, Refusal, comment};
+use atkafka_fixtures::ozone::{Draft, IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, comment};
 use sonic_rs::{JsonContainerTrait, JsonValueTrait, Value};
 use support::*;
 
 /// For everything that only has to happen, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
-/// What the reader keeps between two logins.
-const LOGIN_EVERY: Duration = Duration::from_secs(30);
 
 fn start(config: OzoneConfig) -> Ozone {
     Ozone::start(config).expect("a port")
@@ -121,8 +123,6 @@ fn emit(ozone: &Ozone, events: usize, seed: u64) -> BTreeSet<u64> {
     }
     ids
 }
-
-// --- every event once -----------------------------------------------------------------------
 
 #[test]
 fn late_commits_arrive_once_over_polls_and_a_restart_repeats_nothing() {
@@ -308,8 +308,6 @@ fn a_backlog_is_read_at_twenty_pages_a_second_and_the_next_event_does_not_wait_l
     assert_each_once(&counts(line_ids(&bridge)), &ids);
 }
 
-// --- where it begins ------------------------------------------------------------------------
-
 #[test]
 fn since_counts_for_the_first_start_and_the_saved_position_after_it() {
     let ozone = start(OzoneConfig::default());
@@ -359,203 +357,6 @@ fn each_labeler_has_a_position_of_its_own() {
     assert!(name.contains("labelerlabeler"), "ids of one Ozone mean nothing at another one: {name}");
 }
 
-// --- values ---------------------------------------------------------------------------------
-
-/// Emits these events, by id, and checks that each arrives byte for byte.
-fn arrive_byte_for_byte(raw: &BTreeMap<u64, String>) -> Option<Vec<Arrived>> {
-    let broker = broker(KAFKA)?;
-    let ozone = start(OzoneConfig::default());
-    for (id, json) in raw {
-        let value: Value = sonic_rs::from_str(json).expect("JSON");
-        let created = value.get("createdAt").as_str().expect("a time").parse::<Stamp>().expect("a time");
-        ozone.add_raw(*id, created.0, json);
-    }
-    let topic = unique("ozone-values");
-    let state = folder("state");
-    let bridge = bridge(
-        &ozone,
-        &["--bootstrap-servers", &broker, "--output-topic", &topic, "--state-dir", &state.to_string_lossy()],
-    );
-    bridge.wait("all are delivered", SOON, |b| b.metric("atkafka_produced_events{status=\"ok\"}") >= raw.len() as f64);
-    assert_eq!(bridge.stop().0, Some(0));
-    let arrived = consume(&broker, &topic);
-    assert_eq!(arrived.len(), raw.len());
-    for a in &arrived {
-        assert_eq!(String::from_utf8_lossy(&a.value), raw[&id_of(&a.json())], "byte for byte");
-    }
-    Some(arrived)
-}
-
-#[test]
-fn values_are_those_of_the_api_unknown_kinds_included() {
-    // What no client may touch: order of keys, escapes, spaces, numbers beyond 2^53 and with zeros, twice the same key.
-    let kinds = [
-        (r#""$type":"com.atproto.admin.defs#repoRef","did":"did:plc:repo""#, "did:plc:repo"),
-        (r#""cid":"b","uri":"at://did:plc:strong/a.b.c/1","$type":"com.atproto.repo.strongRef""#, "did:plc:strong"),
-        (
-            r#""$type":"chat.bsky.convo.defs#messageRef","did":"did:plc:message","convoId":"x","messageId":"y""#,
-            "did:plc:message",
-        ),
-        (r#""$type":"chat.bsky.convo.defs#convoRef","did":"did:plc:convo","convoId":"x""#, "did:plc:convo"),
-        (r#""$type":"tools.ozone.new#thing","did":"did:plc:unknown""#, "did:plc:unknown"),
-        (r#""$type":"tools.ozone.new#nobody""#, ""),
-    ];
-    let (mut raw, mut keys) = (BTreeMap::new(), BTreeMap::new());
-    for (i, (subject, key)) in kinds.iter().enumerate() {
-        let id = 9_007_199_254_740_993 + i as u64;
-        let event = r#"{"$type":"tools.ozone.new.defs#modEventFrobnicate","z":1.00,"a":12345678901234567890,"t":"\u0041\/<b>\u2028 é","d":1,"d":2}"#;
-        let json = format!(
-            r#"{{"subject": {{{subject}}},  "createdAt":"2026-11-24T11:00:00.00{i}Z","event":{event},"new":[ ],"id":{id}}}"#
-        );
-        keys.insert(id, key.to_string());
-        raw.insert(id, json);
-    }
-    for a in arrive_byte_for_byte(&raw).into_iter().flatten() {
-        assert_eq!(a.key.as_deref().unwrap_or(""), keys[&id_of(&a.json())]);
-        assert_eq!(a.time_ms.map(|ms| ms / 1000), Some(1_795_518_000), "createdAt is the record's time");
-    }
-}
-
-#[test]
-#[cfg_attr(not(recorded_data), ignore = "needs the recorded data of the real network in ../shared")]
-fn values_are_those_of_a_real_ozone() {
-    let mut raw: BTreeMap<u64, String> = BTreeMap::new();
-    for line in std::fs::read_to_string(shared("golden/ozone.jsonl")).expect("readable").lines() {
-        let value: sonic_rs::LazyValue<'_> = sonic_rs::get_from_str(line, ["upstream"]).expect("upstream");
-        let id = id_of(&sonic_rs::from_str(value.as_raw_str()).expect("JSON"));
-        raw.insert(id, value.as_raw_str().to_string());
-    }
-    assert!(raw.len() >= 39);
-    for a in arrive_byte_for_byte(&raw).into_iter().flatten() {
-        let key = a.key.as_deref().unwrap_or("");
-        assert!(key.starts_with("did:") && raw[&id_of(&a.json())].contains(key), "{key}");
-    }
-}
-
-/// Milliseconds since 1970 of `2026-11-24T10:32:39.073Z`.
-struct Stamp(i64);
-
-impl std::str::FromStr for Stamp {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        atkafka::atproto::time::parse_ms(text).map(Stamp).ok_or_else(|| text.to_string())
-    }
-}
-
-#[test]
-fn osprey_reads_an_envelope_with_the_kind_as_action() {
-    let ozone = start(OzoneConfig::default());
-    let id = ozone.add(&Draft { created_ms: Some(1_767_225_600_123), ..late(1, 0) });
-    let bridge = bridge(&ozone, &["--osprey-compatible"]);
-    wait_lines(&bridge, 1);
-    let value: Value = sonic_rs::from_str(&bridge.lines()[0]).expect("JSON");
-    assert_eq!(value.pointer(["data", "action_name"]).as_str(), Some("ozone#modEventComment"));
-    assert_eq!(value.pointer(["data", "data", "id"]).as_u64(), Some(id));
-    assert_eq!(value.pointer(["data", "timestamp"]).as_str(), Some("2026-01-01T00:00:00.123Z"));
-    assert_eq!(value.pointer(["data", "encoding"]).as_str(), Some("UTF8"));
-    assert!(
-        value.pointer(["data", "secret_data"]).is_object() && value.pointer(["data", "action_id"]).as_u64() > Some(0)
-    );
-    assert_eq!(value.get("send_time").as_str(), Some("2026-01-01T00:00:00.123Z"));
-}
-
-#[test]
-fn an_event_that_cannot_be_known_again_comes_once_and_what_is_no_object_is_a_dead_letter() {
-    let ozone = start(OzoneConfig::default());
-    let now = now_ms();
-    let time = atkafka::atproto::time::format_ms(now);
-    ozone.add_raw(1, now, &format!(r#"{{"id":"text","event":{{"$type":"a#b"}},"createdAt":"{time}"}}"#));
-    ozone.add_raw(2, now, "17");
-    ozone.add_raw(3, now, r#"{"id":3,"event":null,"createdAt":"no time"}"#);
-    let last = ozone.add(&late(1, 0));
-    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
-    bridge.wait("some polls", SOON, |b| b.metric("atkafka_ozone_pages") > 12.0);
-    let lines = bridge.lines();
-    assert_eq!(lines.iter().filter(|l| l.contains("\"text\"")).count(), 1, "{lines:?}");
-    assert_eq!(lines.iter().filter(|l| l.contains(&format!("\"id\":{last},"))).count(), 1, "{lines:?}");
-    let dead = bridge.metric("atkafka_dead_letters");
-    assert!((1.0..=2.0).contains(&dead), "{dead}: each once\n{:?}", bridge.log());
-}
-
-// --- sessions -------------------------------------------------------------------------------
-
-#[test]
-fn an_expired_token_is_renewed_and_a_refused_refresh_logs_in_again_but_not_often() {
-    let ozone = start(OzoneConfig::default());
-    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
-    ozone.add(&late(1, 0));
-    wait_lines(&bridge, 1);
-    ozone.expire_tokens();
-    ozone.add(&late(2, 0));
-    wait_lines(&bridge, 2);
-    let stats = ozone.stats();
-    assert_eq!((stats.logins.len(), stats.refreshes), (1, 1), "renewed without the password");
-
-    ozone.refuse_refresh(true);
-    ozone.expire_tokens();
-    ozone.add(&late(3, 0));
-    bridge.wait("a second login", SOON + LOGIN_EVERY, |_| ozone.stats().logins.len() > 1);
-    wait_lines(&bridge, 3);
-    let stats = ozone.stats();
-    assert!(stats.refused_refreshes >= 1);
-    assert_eq!(stats.logins.len(), 2);
-    assert!(stats.logins[1] - stats.logins[0] >= LOGIN_EVERY, "{:?}", stats.logins[1] - stats.logins[0]);
-    assert_eq!(line_ids(&bridge), [1, 2, 3]);
-}
-
-#[test]
-fn a_token_is_renewed_before_it_expires() {
-    // The reader renews 60 s early, but not before half of the life is over: each 10 s.
-    let ozone = start(OzoneConfig { access_life: Duration::from_secs(20), ..OzoneConfig::default() });
-    let bridge = bridge(&ozone, &["--poll-interval", "500ms"]);
-    bridge.wait("two renewals", SOON, |_| ozone.stats().refreshes >= 2);
-    ozone.add(&late(1, 0));
-    wait_lines(&bridge, 1);
-    let stats = ozone.stats();
-    assert_eq!(stats.logins.len(), 1);
-    assert!(stats.queries.iter().all(|q| q.status == 200), "no query had to be refused first");
-}
-
-#[test]
-fn rate_limits_are_waited_for_with_and_without_retry_after() {
-    for retry_after in [true, false] {
-        let limit = RateLimit { requests: 12, window: Duration::from_secs(6), retry_after };
-        let ozone = start(OzoneConfig { rate_limit: Some(limit), ..OzoneConfig::default() });
-        let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
-        bridge.wait("a limit was met", SOON, |_| ozone.stats().limited >= 1);
-        ozone.add(&late(1, 0));
-        wait_lines(&bridge, 1);
-        let stats = ozone.stats();
-        assert_eq!(stats.limited, 1, "one refused request for one window, Retry-After: {retry_after}");
-        assert_eq!(stats.logins.len(), 1);
-        assert!(bridge.metric("atkafka_ozone_requests{method=\"queryEvents\",status=\"429\"}") >= 1.0);
-    }
-}
-
-#[test]
-fn an_ozone_that_is_away_is_tried_again_and_readyz_says_so() {
-    let ozone = start(OzoneConfig { refuse: Some(Refusal::upstream_failure()), ..OzoneConfig::default() });
-    let bridge = bridge(&ozone, &["--poll-interval", "100ms"]);
-    bridge.wait("three attempts", SOON, |_| ozone.stats().queries.len() >= 3);
-    let (status, body) = bridge.get("/readyz").expect("an answer");
-    assert!(status == 503 && body.contains("UpstreamFailure"), "{status} {body}");
-    assert_eq!(bridge.metric("atkafka_connected"), 0.0);
-    ozone.refuse(None);
-    ozone.add(&late(1, 0));
-    wait_lines(&bridge, 1);
-    ozone.answer_next([
-        Refusal::new(500, "InternalServerError", "x"),
-        Refusal::new(503, "", ""),
-        Refusal::upstream_failure(),
-    ]);
-    ozone.add(&late(2, 0));
-    wait_lines(&bridge, 2);
-    bridge.wait("ready again", SOON, |b| b.get("/readyz").is_some_and(|(status, _)| status == 200));
-    assert!(bridge.metric("atkafka_reconnects") >= 5.0);
-    assert_eq!(ozone.stats().logins.len(), 1, "no login for any of it");
-    assert_eq!(line_ids(&bridge), [1, 2]);
-}
-
 /// Runs to the end, which has to be an error; the log.
 fn fails(ozone: &Ozone, more: &[&str], password: &str) -> String {
     let mut bridge = bridge_with(ozone, more, &[("ATKAFKA_OZONE_PASSWORD", password)]);
@@ -565,62 +366,4 @@ fn fails(ozone: &Ozone, more: &[&str], password: &str) -> String {
     let log = bridge.log().join("\n");
     assert!(log.lines().any(|l| l.contains("ERROR")), "{log}");
     log
-}
-
-#[test]
-fn a_wrong_password_a_missing_role_and_a_wrong_labeler_end_the_start_with_a_clear_line() {
-    let ozone = start(OzoneConfig::default());
-    let log = fails(&ozone, &[], "wrong-password");
-    assert!(log.contains("Invalid identifier or password") && log.contains("--password"), "{log}");
-    assert!(!log.contains("wrong-password"), "{log}");
-    assert_eq!(ozone.stats().logins.len(), 1, "one attempt");
-    for more in [&[][..], &["--ozone-since", "2026-01-01T00:00:00Z"]] {
-        let more = [&["--labeler-did", "did:plc:nobody"], more].concat();
-        let url = ozone.url();
-        let base = ["ozone-events", "--pds-host", &url, "--identifier", IDENTIFIER];
-        let mut bridge = Bridge::start_with(&[&base[..], &more].concat(), &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]);
-        assert_eq!(bridge.end(SOON).code(), Some(2), "{:?}", bridge.log());
-        thread::sleep(Duration::from_millis(100));
-        assert!(
-            bridge.log_contains("could not resolve proxy did") && bridge.log_contains("--labeler-did"),
-            "{:?}",
-            bridge.log()
-        );
-    }
-    ozone.refuse(Some(Refusal::no_role()));
-    let logins = ozone.stats().logins.len();
-    let log = fails(&ozone, &[], PASSWORD);
-    assert!(log.contains("not a moderator account") && log.contains(IDENTIFIER) && log.contains(LABELER), "{log}");
-    assert_eq!(ozone.stats().logins.len(), logins + 1, "no second login for a missing role");
-}
-
-#[test]
-fn settings_from_the_environment_and_a_password_from_a_file_which_no_log_shows() {
-    let ozone = start(OzoneConfig::default());
-    ozone.add(&late(1, 0));
-    let file = folder("password").join("password");
-    std::fs::write(&file, format!("{PASSWORD}\n")).expect("written");
-    let (file, url) = (file.to_string_lossy().into_owned(), ozone.url());
-    let account = [
-        ("ATKAFKA_OZONE_PDS_HOST", url.as_str()),
-        ("ATKAFKA_OZONE_IDENTIFIER", IDENTIFIER),
-        ("ATKAFKA_OZONE_LABELER_DID", LABELER),
-    ];
-    let by_file =
-        [&account[..], &[("ATKAFKA_OZONE_PASSWORD_FILE", file.as_str()), ("ATKAFKA_OZONE_POLL_INTERVAL", "100ms")]]
-            .concat();
-    let by_value = [&account[..], &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]].concat();
-    for env in [by_file, by_value] {
-        let bridge = Bridge::start_with(&["ozone-events", "--debug", "--contact", "ops@example.com"], &env);
-        wait_lines(&bridge, 1);
-        ozone.expire_tokens();
-        bridge.wait("a renewal", SOON, |_| ozone.stats().refreshes > 0);
-        let (code, log) = bridge.stop();
-        assert_eq!(code, Some(0));
-        let log = log.join("\n");
-        assert!(!log.contains(PASSWORD) && !log.contains("eyJ"), "neither password nor token: {log}");
-        assert!(log.contains(IDENTIFIER), "{log}");
-    }
-    let agent = ozone.stats().user_agent.unwrap_or_default();
-    assert!(agent.contains("atkafka") && agent.contains("ops@example.com"), "{agent}");
 }

@@ -154,7 +154,7 @@ fn cars() -> Vec<Vec<u8>> {
 }
 
 fn blocks(cars: &[Vec<u8>]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let of = |car: &Vec<u8>| crate::car_blocks(car).into_iter().map(|(cid, block)| (cid.to_bytes(), block));
+    let of = |car: &Vec<u8>| crate::car::blocks(car).into_iter().map(|(cid, block)| (cid.to_bytes(), block));
     cars.iter().flat_map(of).collect()
 }
 

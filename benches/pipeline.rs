@@ -68,8 +68,8 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         authorization: None,
     };
     health.add_source(&host.name, true);
-    let delivered = metrics.source(&host.name).last_seq_delivered;
-    let (m, h) = (metrics.clone(), health.clone());
+    let delivered = metrics.pipeline.last_seq_delivered(&host.name);
+    let (m, h) = (metrics.source.clone(), health.clone());
     let read = Box::new(move |intake| Reader::new(host, 0, Start::At(0), None, intake, m, h).run());
     let written = Arc::new(AtomicU64::new(0));
     let parts = Parts {
@@ -105,7 +105,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
     let outcome = pipeline.wait(PATIENCE).expect("an end");
     outcome.expect("a good one");
     pipeline.join();
-    assert_eq!(metrics.dead_letters_total(), 0);
+    assert_eq!(metrics.pipeline.dead_letters_total(), 0);
     assert!(written.load(Ordering::Relaxed) > FRAMES * 100, "every event was written");
     took
 }

@@ -186,7 +186,7 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             host.client.announce(&host.url(""));
             let name = host.name.clone();
             let (start, silence) = (relay.start, relay.silence);
-            let (metrics, health) = (run.metrics.clone(), run.health.clone());
+            let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
             let read = Box::new(move |intake| {
                 Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
             });
@@ -213,7 +213,7 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
             };
             let keep = acks.clone().map_or(Keep::Nowhere, Keep::Acks);
             let (host, called, metrics, health) =
-                (tap.host.clone(), name.clone(), run.metrics.clone(), run.health.clone());
+                (tap.host.clone(), name.clone(), run.metrics.source.clone(), run.health.clone());
             let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
             sources.push(Source { name, keep, is_live: true, decode: decode::tap::message, read });
         }
@@ -241,7 +241,7 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
         if let Some(seq) = saved {
             log::info!(event = "position", host = name, seq = seq; "{name}: going on behind the saved seq {seq}");
         }
-        let (called, metrics, health) = (name.clone(), run.metrics.clone(), run.health.clone());
+        let (called, metrics, health) = (name.clone(), run.metrics.source.clone(), run.health.clone());
         let read = Box::new(move |intake| {
             Replay::new(&called, reading, saved, intake, told, metrics, health).run();
         });
@@ -275,7 +275,7 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
         }
         ozone.account.client.announce(&ozone.account.pds);
         let name = ozone.name.clone();
-        let (metrics, health) = (run.metrics.clone(), run.health.clone());
+        let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
         let read = Box::new(move |intake| {
             Ozone::new(ozone.account, &ozone.name, 0, ozone.reading, saved, intake, metrics, health).run()
         });
@@ -388,7 +388,7 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
             settings.client.announce(host);
         }
     }
-    let knowledge = Knowledge::new(settings, metrics);
+    let knowledge = Knowledge::new(settings, &metrics.enrich);
     if let Some(path) = &knowledge.settings.snapshot {
         match knowledge.load(path) {
             Ok(entries) => {
@@ -435,10 +435,10 @@ fn sink(writing: &Writing, metrics: &Arc<Metrics>) -> Result<(String, Box<dyn Si
             let options = Kafka::clone(kafka);
             let sink: Box<dyn Sink> = match kafka.client {
                 KafkaClient::Librdkafka => Box::new(
-                    Librdkafka::new(options, metrics.clone())
+                    Librdkafka::new(options, metrics.sink.clone())
                         .map_err(|e| Failure::Usage(format!("--kafka-config: {e}")))?,
                 ),
-                KafkaClient::Kafka => Box::new(KafkaSink::new(options, metrics.clone())),
+                KafkaClient::Kafka => Box::new(KafkaSink::new(options, metrics.sink.clone())),
             };
             Ok((kafka.topic.clone(), sink))
         }
@@ -498,7 +498,7 @@ fn record_frames(options: config::Record) -> Result<(), Failure> {
         log::info!(event = "position", seq = seq; "{}: going on behind its last seq {seq}", options.output.display());
     }
     options.host.client.announce(&options.host.url(""));
-    let relay = Relay::new(options.host, 0, options.start, last, recorder, metrics, health);
+    let relay = Relay::new(options.host, 0, options.start, last, recorder, metrics.source.clone(), health);
     let on_terminal = atkafka::log::status::on_terminal(options.logging.json);
     let reader = pipeline::spawn("reader-0", move || relay.run());
     let mut progress = report::Progress::new(recording.extent(), on_terminal);

@@ -71,7 +71,7 @@ impl Report {
         // Between deliveries nobody else tells how it grows.
         for (name, lag) in self.names.iter().zip(self.health.lags()) {
             if let Some(lag) = lag {
-                self.metrics.lag(name).set(lag);
+                self.metrics.pipeline.lag(name).set(lag);
             }
         }
         if let Some(systemd) = &mut self.systemd {
@@ -106,17 +106,17 @@ impl Report {
 
     /// The last words.
     pub fn last(&self) {
-        let dead = self.metrics.dead_letters_total();
-        log::info!(event = "end"; "delivered {} records, {dead} dead letters", self.metrics.produced_ok.get());
+        let dead = self.metrics.pipeline.dead_letters_total();
+        log::info!(event = "end"; "delivered {} records, {dead} dead letters", self.metrics.pipeline.produced_ok.get());
     }
 
     /// How it goes since the last look.
     fn glance(&mut self) -> Glance {
         let now = Instant::now();
         let counts = Counts {
-            received: self.metrics.received_frames.get(),
-            filtered: self.metrics.filtered.get(),
-            delivered: self.metrics.produced_ok.get(),
+            received: self.metrics.source.received_frames.get(),
+            filtered: self.metrics.decode.filtered.get(),
+            delivered: self.metrics.pipeline.produced_ok.get(),
         };
         self.at = now;
         let (_, last) = self.looks.back().copied().unwrap_or((now, counts));
@@ -148,9 +148,9 @@ impl Report {
             delivered: rate(counts.delivered, before.delivered),
             // Of one host everybody knows which it is.
             lag: lag.map(|(lag, name)| (lag, (self.names.len() > 1).then(|| name.clone()))),
-            in_flight: self.metrics.frames_in_flight.get().max(0) as u64,
-            megabytes: self.metrics.bytes_in_flight.get().max(0) as f64 / 1e6,
-            dead: self.metrics.dead_letters_total(),
+            in_flight: self.metrics.pipeline.frames_in_flight.get().max(0) as u64,
+            megabytes: self.metrics.pipeline.bytes_in_flight.get().max(0) as f64 / 1e6,
+            dead: self.metrics.pipeline.dead_letters_total(),
             total: counts.delivered,
         }
     }

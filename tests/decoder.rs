@@ -24,6 +24,7 @@ use atkafka::decode::{Rules, Workbench, relay};
 use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::metrics::Metrics;
+use atkafka::metrics::decode::DecodeMetrics;
 use atkafka::pipeline::worker;
 use atkafka::source::job::{Frames, Work};
 use atkafka::source::stream::Arrival;
@@ -42,7 +43,7 @@ fn every_truncation_of_a_frame_is_one_dead_letter_and_no_event() {
     let seed = seed();
     let mut rng = fastrand::Rng::with_seed(seed);
     let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
+    let mut decoder = decoder(&metrics.decode);
     let all = frames::read(FIXTURE).expect("the fixture");
     // One of each kind that the fixture has, and commits.
     let mut chosen: Vec<&Vec<u8>> = ["#identity", "#account", "#sync"]
@@ -72,7 +73,7 @@ fn a_frame_cannot_make_a_thousand_times_more_than_it_is() {
     // Honest commits of nothing but deletes give some eight times their size: the DID and path stand in each event often.
     let enough = |frame: &[u8]| 32 * frame.len() + (1 << 20);
     let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
+    let mut decoder = decoder(&metrics.decode);
     let large = builder::record(&ipld_core::ipld!({ "text": "x".repeat(200_000) }));
     let one_block: Vec<Op> = (0..2_000).map(|i| Op::create(&format!("com.example.thing/{i}"), &large)).collect();
     let long = format!("did:plc:{}", "a".repeat(100_000));
@@ -331,7 +332,7 @@ fn text(value: &sonic_rs::Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value:?} is not text")).to_string()
 }
 
-fn decoder(metrics: &Metrics) -> Workbench<'_> {
+fn decoder(metrics: &DecodeMetrics) -> Workbench<'_> {
     let filter = Filter::new(&Lists::default()).expect("no filter");
     Workbench::new(Rules { format: Format::Plain, filter, verify: true, enrich: false }, metrics)
 }

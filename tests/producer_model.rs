@@ -199,7 +199,7 @@ impl Scripted {
     fn check_frontiers(&mut self) {
         let world = self.world.lock().expect("no panic");
         for (source, name) in self.names.iter().enumerate() {
-            let frontier = self.metrics.source(name).last_seq_delivered.get();
+            let frontier = self.metrics.pipeline.last_seq_delivered(name).get();
             if std::mem::replace(&mut self.seen[source], frontier) == frontier {
                 continue;
             }
@@ -373,13 +373,13 @@ fn schedule(seed: u64) {
     let _ = sink.awake.0.try_send(());
     let (beginnings_in, beginnings) = bounded(1);
     let keeps = (0..sources).map(|_| Keep::Nowhere).collect();
-    let (frontier, _checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone(), health.clone());
+    let (frontier, _checkpointer) = checkpointer::new(keeps, beginnings, metrics.checkpoint.clone(), health.clone());
     let producer = Producer {
         sink: Box::new(sink),
-        lanes: names.iter().map(|name| Lane::new(name, true, Arc::default(), &metrics)).collect(),
+        lanes: names.iter().map(|name| Lane::new(name, true, Arc::default(), &metrics.pipeline)).collect(),
         frontier,
         permits: permits.clone(),
-        metrics: metrics.clone(),
+        metrics: metrics.pipeline.clone(),
         health,
         format: Format::Plain,
         snowflake: Snowflake::new(0, 0),
@@ -405,7 +405,11 @@ fn schedule(seed: u64) {
     if stop_at == usize::MAX {
         assert!(permits.is_idle(), "all permits are back");
         let bad: BTreeSet<Id> = all.iter().filter(|(_, bad)| **bad).map(|(id, _)| *id).collect();
-        assert_eq!(metrics.dead_letters_total(), bad.len() as u64, "one dead letter a bad record, and no other");
+        assert_eq!(
+            metrics.pipeline.dead_letters_total(),
+            bad.len() as u64,
+            "one dead letter a bad record, and no other"
+        );
         assert_eq!(world.letters, if dead_letter_topic { bad } else { BTreeSet::new() });
     }
 }

@@ -8,7 +8,7 @@ use crate::checkpoint::{Payload, Position};
 use crate::dead_letter::DeadLetter;
 use crate::enrich::Forget;
 use crate::event::Action;
-use crate::metrics::Handled;
+use crate::metrics::decode::Handled;
 use crate::source::job::{BYTES, FRAMES, Work};
 
 /// Work with its place in the order. Jobs of one source carry the ordinals 0, 1, 2, ...; each gives exactly one [`Batch`].

@@ -16,7 +16,7 @@ use crate::atproto::car::CarIndex;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, Format, Head, When};
 use crate::filter::Filter;
-use crate::metrics::{Handled, Metrics};
+use crate::metrics::decode::{DecodeMetrics, Handled};
 use crate::source::job::Seen;
 use event_writer::EventWriter;
 
@@ -38,12 +38,12 @@ pub struct Rules {
 pub struct Workbench<'m> {
     rules: Rules,
     car: CarIndex,
-    metrics: &'m Metrics,
+    metrics: &'m DecodeMetrics,
     handled: Handled<'m>,
 }
 
 impl<'m> Workbench<'m> {
-    pub fn new(rules: Rules, metrics: &'m Metrics) -> Self {
+    pub fn new(rules: Rules, metrics: &'m DecodeMetrics) -> Self {
         Workbench { rules, car: CarIndex::default(), metrics, handled: Handled::new(metrics) }
     }
 

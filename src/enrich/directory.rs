@@ -13,7 +13,7 @@ use super::public::Public;
 use super::question::{AGAIN, Outcome, PROFILES, Provider, Question, unverified};
 use super::request::{Reply, Trouble, get};
 use super::{ABSENT, Answer, Kind, Settings, Value, web_host};
-use crate::metrics::{LookedUp, Metrics};
+use crate::metrics::enrich::{EnrichMetrics, LookedUp};
 
 /// One request, to its last byte, or the deadline where that is longer. It may outlive its look-up's: the answer is still
 /// worth caching.
@@ -41,11 +41,11 @@ pub struct Directory {
     api: Gate,
     /// For all hosts of `did:web` together: a name with wildcards may be one machine.
     web_rate: Gate,
-    metrics: Arc<Metrics>,
+    metrics: Arc<EnrichMetrics>,
 }
 
 impl Directory {
-    pub fn new(settings: Settings, metrics: Arc<Metrics>) -> Self {
+    pub fn new(settings: Settings, metrics: Arc<EnrichMetrics>) -> Self {
         let gate = |host: &Option<String>| {
             let host = host.as_deref().unwrap_or_default();
             Gate::new(host, settings.rate, metrics.breaker(host))

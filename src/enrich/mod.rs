@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Client;
-use crate::metrics::{CacheHits, LookedUp, Metrics};
+use crate::metrics::enrich::{CacheHits, EnrichMetrics, LookedUp};
 use cache::{Cache, Clock, Found, Weigh, block};
 use document::Document;
 
@@ -190,7 +190,7 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    pub fn new(settings: Settings, metrics: &Metrics) -> Self {
+    pub fn new(settings: Settings, metrics: &EnrichMetrics) -> Self {
         let clock = Arc::new(Clock::new(settings.cache));
         let hits = CacheHits::new(metrics, &Kind::ALL.map(Kind::metric));
         Knowledge {

@@ -10,7 +10,7 @@ use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::file::StateFile;
 use crate::checkpoint::{Payload, Position};
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::checkpoint::CheckpointMetrics;
 
 /// Between two saves: what repeats after kill -9 is bounded by it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub struct Frontier {
     /// The files whose positions are of a cluster that they name: path and id.
     clusters: Vec<(PathBuf, String)>,
     cluster: Arc<OnceLock<String>>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<CheckpointMetrics>,
 }
 
 /// The saving end, for a thread of its own: a slow disk must not hold the producer.
@@ -58,7 +58,7 @@ pub struct Checkpointer {
     woken: Receiver<()>,
     beginnings: Receiver<Beginning>,
     cluster: Arc<OnceLock<String>>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<CheckpointMetrics>,
     health: Arc<Health>,
 }
 
@@ -81,7 +81,7 @@ struct Failing {
 pub fn new(
     keeps: Vec<Keep>,
     beginnings: Receiver<Beginning>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<CheckpointMetrics>,
     health: Arc<Health>,
 ) -> (Frontier, Checkpointer) {
     let latest: Latest = Arc::new(Mutex::new(vec![None; keeps.len()]));
@@ -261,6 +261,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::metrics::Metrics;
+
+    fn metrics() -> Arc<CheckpointMetrics> {
+        Metrics::default().checkpoint
+    }
     use crate::checkpoint::SeqPosition;
 
     fn folder(name: &str) -> PathBuf {
@@ -281,7 +286,7 @@ mod tests {
     fn a_file_that_cannot_be_saved_holds_up_no_other_and_says_so_until_it_can() {
         let dir = folder("two");
         let obstacle = dir.join("relay-ill~o.json.tmp");
-        let (metrics, health): (Arc<Metrics>, Arc<Health>) = Default::default();
+        let (metrics, health) = (metrics(), Arc::<Health>::default());
         let (begin, beginnings) = bounded(2);
         let keeps = vec![keep(&dir, "ill"), keep(&dir, "well")];
         let (mut frontier, checkpointer) = new(keeps, beginnings, metrics.clone(), health.clone());
@@ -319,7 +324,7 @@ mod tests {
     #[test]
     fn a_reader_whose_position_is_kept_nowhere_does_not_wait() {
         let (beginnings_in, beginnings) = bounded(1);
-        let (frontier, checkpointer) = new(vec![Keep::Nowhere], beginnings, Arc::default(), Arc::default());
+        let (frontier, checkpointer) = new(vec![Keep::Nowhere], beginnings, metrics(), Arc::default());
         let running = std::thread::spawn(|| checkpointer.run());
         let (saved, begun) = bounded(1);
         beginnings_in.send(Beginning { source: 0, position: at(7), saved }).expect("it listens");
@@ -333,7 +338,7 @@ mod tests {
         let dir = folder("cluster");
         let start = || {
             let (_, beginnings) = bounded(1);
-            new(vec![keep(&dir, "h")], beginnings, Arc::default(), Arc::default())
+            new(vec![keep(&dir, "h")], beginnings, metrics(), Arc::default())
         };
         let (mut frontier, checkpointer) = start();
         frontier.moved(0, at(1));

@@ -17,7 +17,8 @@ use crate::enrich::directory::Directory;
 use crate::enrich::lookups::{Arrival, LookUps, Now, Wanted};
 use crate::enrich::question::Provider;
 use crate::health::Health;
-use crate::metrics::{Handled, Metrics};
+use crate::metrics::Metrics;
+use crate::metrics::decode::Handled;
 
 /// How often it looks around at least, and says how it stands.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -62,7 +63,7 @@ impl Enricher {
             Pool::new(provider, threads, self.directory.clone(), answers_in.clone())
         });
         let lookups = LookUps::new(self.knowledge.clone());
-        Run { handled: Handled::new(&metrics), e: self, lookups, pools }.run(&answers);
+        Run { handled: Handled::new(&metrics.decode), e: self, lookups, pools }.run(&answers);
     }
 }
 
@@ -166,9 +167,9 @@ impl Run<'_> {
 
     fn report(&self) {
         self.e.health.enriching_since(self.lookups.oldest());
-        self.e.metrics.fetch_queue.set(self.lookups.unanswered() as i64);
+        self.e.metrics.enrich.fetch_queue.set(self.lookups.unanswered() as i64);
         for (kind, entries, bytes) in self.e.knowledge.sizes() {
-            self.e.metrics.cache(kind, entries, bytes);
+            self.e.metrics.enrich.cache(kind, entries, bytes);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::atproto::time;
 use crate::checkpoint::Position;
 use crate::decode::Decode;
 use crate::decode::batch::{self, Job};
-use crate::metrics::Metrics;
+use crate::metrics::pipeline::PipelineMetrics;
 use crate::source::job::{self, Stopped, Work};
 
 /// How often a wait looks whether it should stop.
@@ -28,7 +28,7 @@ pub struct Intake {
     handed_over: Arc<AtomicU64>,
     jobs: Sender<Job>,
     permits: Arc<Permits>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<PipelineMetrics>,
     beginnings: Sender<Beginning>,
 }
 
@@ -39,7 +39,7 @@ impl Intake {
         handed_over: Arc<AtomicU64>,
         jobs: Sender<Job>,
         permits: Arc<Permits>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<PipelineMetrics>,
         beginnings: Sender<Beginning>,
     ) -> Self {
         Intake { source, decode, ordinal: 0, handed_over, jobs, permits, metrics, beginnings }

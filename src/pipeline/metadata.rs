@@ -12,6 +12,7 @@ use crate::enrich::{AccountData, Forget, Kind, Knowledge};
 use crate::event;
 use crate::filter::Filter;
 use crate::metrics::Metrics;
+use crate::metrics::decode::DecodeMetrics;
 
 /// A batch whose accounts are not all known.
 pub struct Unfinished {
@@ -36,7 +37,7 @@ pub struct Metadata {
     knowledge: Arc<Knowledge>,
     filter: Filter,
     permits: Arc<Permits>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<DecodeMetrics>,
     missing: MissingParts,
 }
 
@@ -51,15 +52,15 @@ struct MissingParts {
 }
 
 impl Metadata {
-    pub fn new(knowledge: Arc<Knowledge>, filter: Filter, permits: Arc<Permits>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(knowledge: Arc<Knowledge>, filter: Filter, permits: Arc<Permits>, metrics: &Metrics) -> Self {
         let missing = MissingParts {
-            did_document: metrics.metadata_missing("did_document"),
-            pds_host: metrics.metadata_missing("pds_host"),
-            handle: metrics.metadata_missing("handle"),
-            created_at: metrics.metadata_missing("did_created_at"),
-            profile: metrics.metadata_missing("profile"),
+            did_document: metrics.enrich.metadata_missing("did_document"),
+            pds_host: metrics.enrich.metadata_missing("pds_host"),
+            handle: metrics.enrich.metadata_missing("handle"),
+            created_at: metrics.enrich.metadata_missing("did_created_at"),
+            profile: metrics.enrich.metadata_missing("profile"),
         };
-        Metadata { knowledge, filter, permits, metrics, missing }
+        Metadata { knowledge, filter, permits, metrics: metrics.decode.clone(), missing }
     }
 
     /// What is known of the account of each hole, and what has to be looked up.

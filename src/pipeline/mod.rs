@@ -100,15 +100,22 @@ impl Pipeline {
             .sources
             .iter()
             .zip(&handed_over)
-            .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics))
+            .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics.pipeline))
             .collect();
         let (beginnings_in, beginnings) = bounded(parts.sources.len());
         let mut keeps = Vec::new();
         for (i, source) in parts.sources.into_iter().enumerate() {
             keeps.push(source.keep);
             let (handed_over, jobs_in, permits_of) = (handed_over[i].clone(), jobs_in.clone(), permits.clone());
-            let intake =
-                Intake::new(i, source.decode, handed_over, jobs_in, permits_of, metrics.clone(), beginnings_in.clone());
+            let intake = Intake::new(
+                i,
+                source.decode,
+                handed_over,
+                jobs_in,
+                permits_of,
+                metrics.pipeline.clone(),
+                beginnings_in.clone(),
+            );
             let read = source.read;
             let failing = permits.clone();
             readers.push(spawn(&format!("reader-{i}"), move || {
@@ -120,11 +127,10 @@ impl Pipeline {
         // Only readers hold the queue open: workers end when the last reader does.
         drop((jobs_in, beginnings_in));
         let enriching = parts.knowledge.map(|knowledge| {
-            let metadata =
-                Metadata::new(knowledge.clone(), parts.rules.filter.clone(), permits.clone(), metrics.clone());
+            let metadata = Metadata::new(knowledge.clone(), parts.rules.filter.clone(), permits.clone(), &metrics);
             let (unfinished_in, unfinished) = bounded(QUEUE);
             let enricher = Enricher {
-                directory: Arc::new(Directory::new(knowledge.settings.clone(), metrics.clone())),
+                directory: Arc::new(Directory::new(knowledge.settings.clone(), metrics.enrich.clone())),
                 knowledge,
                 metadata: metadata.clone(),
                 metrics: metrics.clone(),
@@ -152,13 +158,13 @@ impl Pipeline {
         }
         drop((jobs, outlets));
 
-        let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.clone(), health.clone());
+        let (frontier, checkpointer) = checkpointer::new(keeps, beginnings, metrics.checkpoint.clone(), health.clone());
         let producer = Producer {
             sink: parts.sink,
             lanes,
             frontier,
             permits: permits.clone(),
-            metrics: metrics.clone(),
+            metrics: metrics.pipeline.clone(),
             health,
             format: parts.rules.format,
             snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
@@ -185,7 +191,7 @@ impl Pipeline {
                 let _ = thread.join();
             }
         }));
-        permits.report(&metrics);
+        permits.report(&metrics.pipeline);
         Pipeline { permits, metrics, ended, readers, threads }
     }
 
@@ -196,7 +202,7 @@ impl Pipeline {
 
     /// The outcome, when the pipeline ends within `timeout`.
     pub fn wait(&self, timeout: Duration) -> Option<Result<(), Failed>> {
-        self.permits.report(&self.metrics);
+        self.permits.report(&self.metrics.pipeline);
         self.ended.recv_timeout(timeout).ok().or_else(|| {
             // A producer that panicked says nothing.
             self.ended.is_empty().then_some(())?;

@@ -7,7 +7,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::metrics::Metrics;
+use crate::metrics::pipeline::PipelineMetrics;
 use crate::source::job::Stopped;
 
 /// Frames in flight, besides the bytes: each also costs records, headers and bookkeeping that its bytes do not show.
@@ -153,7 +153,7 @@ impl Permits {
     }
 
     /// Sets the gauges.
-    pub fn report(&self, metrics: &Metrics) {
+    pub fn report(&self, metrics: &PipelineMetrics) {
         let state = self.state();
         metrics.frames_in_flight.set(state.frames as i64);
         metrics.bytes_in_flight.set(state.bytes as i64);

@@ -25,9 +25,9 @@ pub struct Outlets {
 
 /// Works until no reader is left, or nobody takes the batches.
 pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Outlets) {
-    let mut bench = Workbench::new(rules, &metrics);
+    let mut bench = Workbench::new(rules, &metrics.decode);
     for job in jobs {
-        metrics.queue_depth.dec();
+        metrics.pipeline.queue_depth.dec();
         let began = Instant::now();
         let mut batch = work(&mut bench, &job);
         for name in bench.rules().filter.unmatched() {
@@ -44,7 +44,7 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
         if let Some((metadata, unfinished)) = outlets.enriching.as_ref().filter(|_| !batch.holes.is_empty()) {
             let (accounts, missing) = metadata.look(&batch);
             if !missing.is_empty() {
-                metrics.decode_seconds.observe(began.elapsed().as_secs_f64());
+                metrics.pipeline.decode_seconds.observe(began.elapsed().as_secs_f64());
                 if unfinished.send(Unfinished { batch, accounts, missing }).is_err() {
                     return;
                 }
@@ -53,7 +53,7 @@ pub fn run(rules: Rules, metrics: Arc<Metrics>, jobs: Receiver<Job>, outlets: Ou
             metadata.fill(&mut batch, &accounts);
         }
         bench.count(&batch);
-        metrics.decode_seconds.observe(began.elapsed().as_secs_f64());
+        metrics.pipeline.decode_seconds.observe(began.elapsed().as_secs_f64());
         if outlets.batches.send(batch).is_err() {
             return;
         }

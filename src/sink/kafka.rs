@@ -21,7 +21,7 @@ use super::{
     Verdict, created,
 };
 use crate::dead_letter::Reason;
-use crate::metrics::Metrics;
+use crate::metrics::sink::SinkMetrics;
 
 /// Bytes and records of one request.
 const REQUEST_BYTES: usize = 900_000;
@@ -36,7 +36,7 @@ const MAX_MESSAGE: usize = 1_048_588;
 pub struct KafkaSink {
     options: Kafka,
     client: Client,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SinkMetrics>,
     producer: Option<Producer>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
@@ -60,7 +60,7 @@ impl Waiting {
 }
 
 impl KafkaSink {
-    pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Self {
+    pub fn new(options: Kafka, metrics: Arc<SinkMetrics>) -> Self {
         KafkaSink {
             client: Client::of(&options),
             options,

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::atproto::time;
 use crate::dead_letter::Reason;
-use crate::metrics::Metrics;
+use crate::metrics::sink::SinkMetrics;
 
 /// How long one question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ pub struct Librdkafka {
     client: Arc<Client>,
     tokens: Option<Arc<Tokens>>,
     config: ClientConfig,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SinkMetrics>,
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
     open: Option<Open>,
@@ -132,7 +132,7 @@ struct Context {
     /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
     runs: bool,
     ready: Sender<()>,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SinkMetrics>,
     events_topic: String,
 }
 
@@ -289,7 +289,7 @@ fn broken_promise(key: &str, value: &str) -> Option<&'static str> {
 
 impl Librdkafka {
     /// Checks the options without talking to anybody. Fails with librdkafka's own words for a property it refuses.
-    pub fn new(options: Kafka, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn new(options: Kafka, metrics: Arc<SinkMetrics>) -> Result<Self, String> {
         let config = config(&options);
         for (key, value) in &options.config {
             if let Some(why) = broken_promise(key, value) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::job::{Frames, Stopped};
 use crate::checkpoint::Position;
 use crate::health::Health;
-use crate::metrics::{Metrics, SourceMetrics};
+use crate::metrics::source::{HostMetrics, SourceMetrics};
 
 /// How often a reader that pauses looks whether it should stop.
 pub const LOOK_UP: Duration = Duration::from_millis(500);
@@ -14,14 +14,14 @@ pub const LOOK_UP: Duration = Duration::from_millis(500);
 pub struct Link {
     pub name: String,
     pub index: usize,
-    pub gauges: SourceMetrics,
-    pub metrics: Arc<Metrics>,
+    pub gauges: HostMetrics,
+    pub metrics: Arc<SourceMetrics>,
     pub health: Arc<Health>,
 }
 
 impl Link {
-    pub fn new(name: &str, index: usize, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
-        Link { name: name.into(), index, gauges: metrics.source(name), metrics, health }
+    pub fn new(name: &str, index: usize, metrics: Arc<SourceMetrics>, health: Arc<Health>) -> Self {
+        Link { name: name.into(), index, gauges: metrics.host(name), metrics, health }
     }
 
     /// Counts what is handed over, and tells how far upstream was read with it.

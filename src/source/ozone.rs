@@ -20,7 +20,7 @@ use crate::atproto::ozone::{MAX_EVENTS, PAGE, Page, Stamp};
 use crate::atproto::time;
 use crate::checkpoint::{OzonePosition, Position};
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// Pages of one round before a poll rests for as many tenths of a second: a PDS allows 3,000 requests in five minutes.
 const PAGE_REST: Duration = Duration::from_millis(100);
@@ -69,7 +69,7 @@ impl<I: Intake> Ozone<I> {
         reading: Reading,
         saved: Option<OzonePosition>,
         intake: I,
-        metrics: Arc<Metrics>,
+        metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Self {
         let window = saved.as_ref().map(|s| s.window.to_vec()).unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::ozone::PAGE;
 use crate::atproto::time;
 use crate::client::{self, Client};
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// One request, to its last byte.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -74,7 +74,7 @@ struct Login<'a> {
 pub struct Session {
     account: Account,
     agent: ureq::Agent,
-    metrics: Arc<Metrics>,
+    metrics: Arc<SourceMetrics>,
     tokens: Option<Held>,
     /// These tokens and those before them.
     given: Vec<String>,
@@ -86,7 +86,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn new(account: Account, metrics: Arc<Metrics>) -> Self {
+    pub fn new(account: Account, metrics: Arc<SourceMetrics>) -> Self {
         let agent = account.client.agent(&account.pds, TIMEOUT, 1);
         Session {
             account,

@@ -24,7 +24,7 @@ use crate::checkpoint::Position;
 use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::log::plain::plain;
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// How long the first frame of a live start waits for a second one that agrees with its seq.
 const AGREE: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ impl<I: Intake> Relay<I> {
         start: Start,
         saved: Option<u64>,
         intake: I,
-        metrics: Arc<Metrics>,
+        metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Self {
         let start = saved.map_or(start, Start::At);

@@ -17,7 +17,7 @@ use super::stream::{Arrival, Stream};
 use crate::checkpoint::Position;
 use crate::health::Health;
 use crate::log::bar::Extent;
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// So many frames in a row above `to_seq` are the end of what is wanted; a few may only have a wrong seq.
 const BEYOND: u32 = 100;
@@ -92,7 +92,7 @@ impl<I: Intake> Replay<I> {
         saved: Option<u64>,
         intake: I,
         progress: Arc<Progress>,
-        metrics: Arc<Metrics>,
+        metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Self {
         // Of a pipe nobody knows how much will come.

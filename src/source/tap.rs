@@ -18,7 +18,7 @@ use crate::checkpoint::Position;
 use crate::checkpoint::acks::AckQueue;
 use crate::dead_letter::Reason;
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// Bytes of one message at most: a record has 1 MB at most, and Go escapes some characters to six bytes.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -39,7 +39,7 @@ impl<I: Intake> Tap<I> {
         index: usize,
         acks: Option<Arc<AckQueue>>,
         intake: I,
-        metrics: Arc<Metrics>,
+        metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Self {
         let end = Endpoint::new(host, name, index, intake, metrics, health);

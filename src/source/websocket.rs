@@ -15,7 +15,7 @@ use super::link::{self, LOOK_UP, Link};
 use super::ozone_answer::{HIDDEN, repeats};
 use super::socket::{ConnectError, Event, Socket};
 use crate::health::Health;
-use crate::metrics::Metrics;
+use crate::metrics::source::SourceMetrics;
 
 /// A socket may never run dry, of pings alone: what was read goes on, and timers and the end are looked at, this often.
 const LATE: Duration = Duration::from_millis(100);
@@ -51,7 +51,7 @@ impl<I: Intake> Endpoint<I> {
         name: &str,
         index: usize,
         intake: I,
-        metrics: Arc<Metrics>,
+        metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Endpoint<I> {
         Endpoint { host, intake, link: Link::new(name, index, metrics, health), fresh: 0 }

@@ -121,7 +121,7 @@ fn check(batch: &Batch, bytes: &[u8], say: &dyn Fn(&[u8]) -> String) {
 #[test]
 fn frames() {
     let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
+    let mut decoder = decoder(&metrics.decode);
     let mut all = frames::read(FIXTURE).expect("the fixture");
     all.truncate(300);
     let big: Vec<Op> = (0..150)
@@ -250,7 +250,7 @@ fn messages_in_json() {
 fn json_of_others() {
     const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
     let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
+    let mut decoder = decoder(&metrics.decode);
     let record = r#"{"$type":"app.bsky.feed.post","text":"a \"quote\" \u00e9 \\ 😀","n":[1,-2,9007199254740993],"o":{"a":null,"b":true}}"#;
     let tap = |rest: &str| {
         format!(

@@ -45,7 +45,7 @@ fn every_op_of_genuine_frames_equals_the_reference() {
 /// Each frame through the worker, each op next to what libraries make of it. Gives the number of ops.
 fn compare_with_reference(frames: &[Vec<u8>]) -> usize {
     let metrics = Metrics::default();
-    let mut decoder = decoder(&metrics);
+    let mut decoder = decoder(&metrics.decode);
     let mut ops = 0;
     for frame in frames {
         let (kind, body) = frame::header(frame).expect("a frame");

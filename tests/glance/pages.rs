@@ -18,9 +18,6 @@ use ipld_core::ipld;
 use crate::support::*;
 use crate::{DID, SOON};
 
-/// The sources of the metrics: their names are read out of it, so that a new one cannot be forgotten here.
-const METRICS_SOURCE: &str = include_str!("../../src/metrics.rs");
-
 fn commit() -> Commit {
     Commit::new(DID, "3kaaaaaaaaaa2")
 }
@@ -169,7 +166,7 @@ fn metrics_say_what_a_known_run_did() {
         Bridge::start(&["firehose", "relay", "--relay-host", &relay.url(), "--plc-host", nobody, "--api-host", nobody]);
     enriching.wait("its metrics", SOON, |b| b.get("/metrics").is_some_and(|(_, t)| t.contains("atkafka_cache_size")));
     text += &enriching.get("/metrics").expect("an answer").1;
-    let production = METRICS_SOURCE.split("#[cfg(test)]").next().unwrap_or_default();
+    let production = metrics_source();
     // What only Ozone has, with labels, is not there before Ozone is asked.
     let ours = |s: &&str| s.starts_with("atkafka_") && !s.contains(['{', ' ']) && !s.starts_with("atkafka_ozone_");
     let names: HashSet<&str> = production.split('"').filter(ours).collect();

@@ -11,15 +11,13 @@ use sonic_rs::{JsonContainerTrait, JsonValueTrait};
 use crate::support::*;
 use crate::{SOON, read, root, text};
 
-/// Each metric of the program with its labels: the names that stand in src/metrics.rs, and the labels behind each.
+/// Each metric of the program with its labels: the names that stand in src/metrics, and the labels behind each.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let source = read("src/metrics.rs");
-    let mut source = source.split("#[cfg(test)]").next().unwrap_or_default().to_string();
+    let mut source = metrics_source();
     // Lists of labels that have a name.
-    while let Some((before, (name, (list, after)))) = source.split_once("\nconst ").and_then(|(before, rest)| {
-        let (name, rest) = rest.split_once(": &[&str] = ")?;
-        Some((before, (name, rest.split_once(";\n")?)))
-    }) {
+    while let Some((before, after)) = source.split_once(": &[&str] = ") {
+        let (before, name) = before.rsplit_once("const ").expect("a constant");
+        let (list, after) = after.split_once(";\n").expect("its end");
         source = format!("{before}\n{}", after.replace(&format!("{name},"), &format!("{list},")));
     }
     let is_name = |s: &str| s.starts_with("atkafka_") && s.chars().all(|c| c.is_ascii_lowercase() || c == '_');

@@ -337,3 +337,14 @@ pub fn frames_without_end() -> Vec<u8> {
     let packed = zstd::encode_all(&frame.repeat(4 << 20)[..], 3).expect("packed");
     packed.repeat(5_000)
 }
+
+/// The source of the metrics, without its tests: their names are read out of it, so that no test forgets a new one.
+pub fn metrics_source() -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/metrics");
+    let files = std::fs::read_dir(folder).expect("src/metrics");
+    let text = |file: std::io::Result<std::fs::DirEntry>| {
+        let text = std::fs::read_to_string(file.expect("a file").path()).expect("text");
+        text.split("#[cfg(test)]").next().unwrap_or_default().to_string()
+    };
+    files.map(text).collect()
+}

@@ -38,7 +38,7 @@ struct Stage {
 
 impl Stage {
     fn new(settings: Settings) -> Stage {
-        let knowledge = Arc::new(Knowledge::new(settings, &Metrics::default()));
+        let knowledge = Arc::new(Knowledge::new(settings, &Metrics::default().enrich));
         Stage { lookups: LookUps::new(knowledge), now: Now { instant: Instant::now(), ms: 1_800_000_000_000 } }
     }
 

@@ -25,13 +25,13 @@ use crate::decode::batch::Batch;
 use crate::event::Format;
 use crate::event::osprey::{self, Snowflake};
 use crate::health::Health;
-use crate::metrics::{Metrics, SourceMetrics};
+use crate::metrics::pipeline::PipelineMetrics;
 use crate::sink::{
     Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict,
 };
 use flow::{Flow, PAUSE};
 use outstanding::{Outstanding, Owner};
-use prometheus::Gauge;
+use prometheus::{Gauge, IntGauge};
 
 /// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
 const LOOK_UP: Duration = Duration::from_millis(250);
@@ -47,7 +47,7 @@ const DEAD_LETTER_LINES: u64 = 50;
 /// A source as the producer sees it.
 pub struct Lane {
     name: String,
-    gauges: SourceMetrics,
+    last_seq_delivered: IntGauge,
     lag: Option<Gauge>,
     /// Jobs that the reader has handed over.
     handed_over: Arc<AtomicU64>,
@@ -57,10 +57,10 @@ pub struct Lane {
 
 impl Lane {
     /// `is_live`: the age of its events at delivery is its lag.
-    pub fn new(name: &str, is_live: bool, handed_over: Arc<AtomicU64>, metrics: &Metrics) -> Self {
+    pub fn new(name: &str, is_live: bool, handed_over: Arc<AtomicU64>, metrics: &PipelineMetrics) -> Self {
         Lane {
             name: name.into(),
-            gauges: metrics.source(name),
+            last_seq_delivered: metrics.last_seq_delivered(name),
             lag: is_live.then(|| metrics.lag(name)),
             handed_over,
             sequencer: Sequencer::default(),
@@ -74,7 +74,7 @@ pub struct Producer {
     pub lanes: Vec<Lane>,
     pub frontier: Frontier,
     pub permits: Arc<Permits>,
-    pub metrics: Arc<Metrics>,
+    pub metrics: Arc<PipelineMetrics>,
     pub health: Arc<Health>,
     pub format: Format,
     pub snowflake: Snowflake,
@@ -506,7 +506,7 @@ impl Run {
             }
             if let Some((time_ms, seq)) = reached {
                 if let Some(seq) = seq {
-                    lane.gauges.last_seq_delivered.set(seq as i64);
+                    lane.last_seq_delivered.set(seq as i64);
                 }
                 if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
                     let lag = (time::now_ms() - time_ms) as f64 / 1000.0;

@@ -150,6 +150,15 @@ fn enrich_source_and_sink_never_use_one_another() {
     }
 }
 
+/// A longer test file holds several subjects: it becomes modules of the same test program, since each program links librdkafka.
+#[test]
+fn no_test_file_is_longer_than_600_lines() {
+    let files = [rust_files("tests"), rust_files("fixtures"), rust_files("benches")].concat();
+    let lengths = files.iter().map(|path| (name(path), read(path).lines().count()));
+    let long: Vec<(String, usize)> = lengths.filter(|(_, lines)| *lines > 600).collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
 /// Words that may not stand in code, and where they may.
 #[test]
 fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {

@@ -33,6 +33,7 @@ use atkafka::source::replay::{Progress, Replay};
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
 use atkafka::{http, record, report};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -166,13 +167,18 @@ fn log_panics() {
 
 fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
     Run::new(relay.logging)?.go(relay.writing, |run, writing, output| {
-        let mut sources = Vec::new();
+        if relay.is_many {
+            run.health.expect_many();
+            room_for_connections(relay.hosts.len());
+        }
+        let (mut sources, mut resumed) = (Vec::new(), 0);
         for (index, host) in relay.hosts.into_iter().enumerate() {
             let (keep, saved) = run.position::<SeqPosition>(writing, "relay", &host.name, output)?;
             let saved = saved.map(|p| p.seq);
             if let Some(seq) = saved {
-                log::info!(
-                    event = "position", host = host.name, seq = seq;
+                resumed += 1;
+                log::log!(
+                    run.of_a_host(), event = "position", host = host.name, seq = seq;
                     "{}: going on behind the saved seq {seq}", host.name
                 );
                 if relay.start != Start::Live {
@@ -191,6 +197,13 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                 Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
             });
             sources.push(Source { name, keep, is_live: true, decode: decode::relay::message, read });
+        }
+        if relay.is_many {
+            log::info!(
+                event = "position";
+                "{} hosts, {resumed} of them with a saved position; what is said of each at its start is logged with --debug",
+                sources.len()
+            );
         }
         Ok(sources)
     })
@@ -303,6 +316,11 @@ impl Run {
         Run { extent: Some(extent), ..self }
     }
 
+    /// How much what is said of one host matters: of hundreds not as much.
+    fn of_a_host(&self) -> log::Level {
+        if self.health.is_of_many() { log::Level::Debug } else { log::Level::Info }
+    }
+
     /// The saved position of a host, and where the next ones are kept.
     fn position<T: Stored>(
         &self,
@@ -312,13 +330,13 @@ impl Run {
         output: &str,
     ) -> Result<(Keep, Option<T>), Failure> {
         let Some(dir) = &writing.state_dir else {
-            log::info!(event = "position", host = host; "{host}: its position is not kept (--state-dir keeps it)");
+            log::log!(self.of_a_host(), event = "position", host = host; "{host}: its position is not kept (--state-dir keeps it)");
             return Ok((Keep::Nowhere, None));
         };
         let (file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
         let path = file.path().display();
         let none_yet = if saved.is_some() { "" } else { ", none yet" };
-        log::info!(event = "position", host = host, path:% = path; "{host}: position in {path}{none_yet}");
+        log::log!(self.of_a_host(), event = "position", host = host, path:% = path; "{host}: position in {path}{none_yet}");
         Ok((Keep::File(file), saved))
     }
 
@@ -376,6 +394,22 @@ impl Run {
             knowledge.iter().for_each(keep);
         }
         ended
+    }
+}
+
+/// Each connection takes a descriptor, and some systems allow 1,024 by default, where the process may ask for more.
+fn room_for_connections(hosts: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    let Some(maximum) = limit.maximum.filter(|_| limit.current.is_some()) else { return };
+    // Fails only where another process lowered the maximum meanwhile.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(maximum), ..limit });
+    // A state file's lock for each, and the rest of the process.
+    let wanted = 2 * hosts as u64 + 200;
+    if maximum < wanted {
+        log::warn!(
+            event = "setting";
+            "{hosts} hosts take {wanted} file descriptors, and this process may have {maximum}: raise the limit (ulimit -n, LimitNOFILE=)"
+        );
     }
 }
 

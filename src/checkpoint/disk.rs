@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Replaces a file whole: a temporary one is written and synced, renamed over it, and the directory synced.
+/// Replaces a file whole: a temporary one is written and synced, and renamed over it. It is there for good after
+/// [`sync_directory`], which serves all files that were replaced before.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("json.tmp");
     // What an earlier run left, or a link that somebody put there: it is not written through.
@@ -24,6 +25,11 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         return Err(e);
     }
+    Ok(())
+}
+
+/// Makes what was renamed in the directory of `path` survive a loss of power.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
     directory_synced(File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all())
 }
 

@@ -116,9 +116,19 @@ impl StateFile {
         self.cluster = Some(id.into());
     }
 
-    /// Replaces the file: a temporary one is written and synced, renamed over it, and the directory synced. Fails with what
-    /// went wrong and what to do about it.
+    /// Saves a position. Fails with what went wrong and what to do about it.
     pub fn save(&mut self, state: &dyn State, time_ms: i64) -> Result<(), String> {
+        self.write(state, time_ms)?;
+        self.sync()
+    }
+
+    /// The second half of [`StateFile::save`]. One call serves all files of the directory that were written before.
+    pub fn sync(&self) -> Result<(), String> {
+        disk::sync_directory(&self.path).map_err(|e| disk::explain(&e))
+    }
+
+    /// The first half of [`StateFile::save`]: the file is replaced, and a loss of power may bring the old one back.
+    pub fn write(&mut self, state: &dyn State, time_ms: i64) -> Result<(), String> {
         let head = Saved {
             version: VERSION,
             host: self.host.clone(),

@@ -360,7 +360,7 @@ mod tests {
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         let TopLevel { .. } = TopLevel::from_args(&["atkafka"], &["firehose", "relay"]).expect("no flag is required");
         for part in [
-            "--relay-host <url>",
+            "--relay-host <url|@file>",
             "[ATKAFKA_RELAY_HOST]",
             "[METRICS_LISTEN_ADDRESS]",
             "default wss://bsky.network",

@@ -25,6 +25,8 @@ pub struct Health {
 
 struct State {
     sources: Vec<Source>,
+    /// Each of the sources by itself matters little: events flow while most of them give some.
+    is_many: bool,
     /// Why the sink takes nothing, and since when.
     sink: Option<Cause>,
     oldest_unknown: Option<Instant>,
@@ -42,6 +44,7 @@ impl Default for State {
     fn default() -> Self {
         State {
             sources: Vec::new(),
+            is_many: false,
             sink: Some(Cause::since("connecting", Instant::now())),
             oldest_unknown: None,
             oldest_undecoded: None,
@@ -71,6 +74,16 @@ impl Health {
         self.with(|s| {
             s.sources.push(Source { name: name.into(), away, is_live, silent: None, in_flight: None, delivered: None })
         });
+    }
+
+    /// There are so many sources that events flow while most of them give some.
+    pub fn expect_many(&self) {
+        self.with(|s| s.is_many = true);
+    }
+
+    /// Whether each of the sources by itself matters little.
+    pub fn is_of_many(&self) -> bool {
+        self.with(|s| s.is_many)
     }
 
     /// The names of the sources.
@@ -218,6 +231,29 @@ mod tests {
         h.enriching_since(None);
         h.undecoded_since(None);
         assert_eq!(h.ready(), Ok(()));
+    }
+
+    #[test]
+    fn of_many_hosts_most_count_and_one_is_named() {
+        let h = Health::default();
+        h.expect_many();
+        h.sink(Ok(()));
+        for host in ["a", "b", "c", "d", "e"] {
+            h.add_source(host, true);
+        }
+        for index in 0..3 {
+            h.source(index, Ok(()));
+        }
+        assert_eq!(h.ready(), Ok(()), "two of five are away");
+        h.silent(1, Instant::now().checked_sub(UNDECODED_AFTER));
+        let why = h.ready().unwrap_err();
+        assert!(why.starts_with("3 of 5 hosts give nothing: no event of b for 10 s"), "{why}");
+        h.silent(1, None);
+        for index in 0..5 {
+            h.not_saved(index, &format!("{index}.json: cannot be saved: the disk is full"), true);
+        }
+        let why = h.ready().unwrap_err();
+        assert!(why.contains("2.json") && !why.contains("3.json") && why.contains("2 more positions"), "{why}");
     }
 
     #[test]

@@ -177,80 +177,91 @@ impl Checkpointer {
         }
     }
 
-    /// Saves what has moved, each file by itself. Gives what failed. Without `last`, a file that failed less than
-    /// [`INTERVAL`] ago waits.
+    /// Saves what has moved. Each file fails by itself, and the directory is synced once for all of them. Gives what failed.
+    /// Without `last`, a file that failed less than [`INTERVAL`] ago waits.
     fn save(&mut self, last: bool) -> Vec<String> {
         let latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
-        let mut failed = Vec::new();
+        let mut results = Vec::new();
         for (source, (slot, position)) in self.slots.iter_mut().zip(latest).enumerate() {
             let Some(file) = &mut slot.file else {
                 // Kept nowhere: no reader may wait for it.
-                if let Some(begun) = slot.begun.take() {
-                    let _ = begun.send(());
-                }
+                slot.tell();
                 continue;
             };
             let Some(position) = position else { continue };
             let Payload::State(state) = &position.payload else { continue };
-            let waits = slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last;
             if slot.saved.as_ref().is_some_and(|saved| saved.is(&position)) {
                 // It began where the file stands already.
-                if let Some(begun) = slot.begun.take() {
-                    let _ = begun.send(());
-                }
+                slot.tell();
                 continue;
             }
-            if waits {
+            if slot.failing.is_some_and(|failing| failing.last.elapsed() < INTERVAL) && !last {
                 continue;
             }
             if let Some(id) = self.cluster.get() {
                 file.set_cluster(id);
             }
             self.health.saving(Some(Instant::now()));
-            let result = file.save(state.as_ref(), position.time_ms);
-            self.health.saving(None);
-            let path = file.path().display();
-            match result {
-                Ok(()) => {
-                    self.metrics.checkpoint_ok.inc();
-                    self.health.saved(source);
-                    slot.saved = Some(position);
-                    if let Some(failing) = slot.failing.take() {
-                        log::info!(
-                            event = "saved_again", path:% = path;
-                            "{path}: saved again, after {} s", failing.since.elapsed().as_secs()
-                        );
-                    }
-                    if let Some(begun) = slot.begun.take() {
-                        // A reader that stops meanwhile does not listen any more.
-                        let _ = begun.send(());
-                    }
-                }
-                Err(e) => {
-                    self.metrics.checkpoint_error.inc();
-                    let now = Instant::now();
-                    slot.failing.get_or_insert(Failing { since: now, last: now }).last = now;
-                    let first = slot.begun.is_some();
-                    let what = if first {
-                        format!(
-                            "the first position cannot be saved: {e}. Nothing of this host is delivered until it is; it is tried each second"
-                        )
-                    } else {
-                        format!(
-                            "the position cannot be saved: {e}. Events go on; a restart now would repeat those since the last save. It is tried each second"
-                        )
-                    };
-                    log::warn!(
-                        at_most = 1, event = "not_saved", path:% = path, error = e;
-                        "{path}: {what}"
+            results.push((source, file.write(state.as_ref(), position.time_ms).map(|()| position)));
+        }
+        let written = results.iter().find(|(_, result)| result.is_ok());
+        let synced = written.and_then(|(source, _)| self.slots[*source].file.as_ref()).map_or(Ok(()), StateFile::sync);
+        self.health.saving(None);
+        let results =
+            results.into_iter().map(|(source, result)| (source, result.and_then(|p| synced.clone().map(|()| p))));
+        results.filter_map(|(source, result)| self.saved(source, result).err()).collect()
+    }
+
+    /// Tells what became of a save.
+    fn saved(&mut self, source: usize, result: Result<Position, String>) -> Result<(), String> {
+        let slot = &mut self.slots[source];
+        let Some(path) = slot.file.as_ref().map(|file| file.path().display()) else { return Ok(()) };
+        match result {
+            Ok(position) => {
+                self.metrics.checkpoint_ok.inc();
+                self.health.saved(source);
+                slot.saved = Some(position);
+                if let Some(failing) = slot.failing.take() {
+                    log::info!(
+                        event = "saved_again", path:% = path;
+                        "{path}: saved again, after {} s", failing.since.elapsed().as_secs()
                     );
-                    let what = format!("{path}: cannot be saved: {e}");
-                    self.health.not_saved(source, &what, first);
-                    failed.push(what);
                 }
+                slot.tell();
+                Ok(())
+            }
+            Err(e) => {
+                self.metrics.checkpoint_error.inc();
+                let now = Instant::now();
+                slot.failing.get_or_insert(Failing { since: now, last: now }).last = now;
+                let first = slot.begun.is_some();
+                let what = if first {
+                    format!(
+                        "the first position cannot be saved: {e}. Nothing of this host is delivered until it is; it is tried each second"
+                    )
+                } else {
+                    format!(
+                        "the position cannot be saved: {e}. Events go on; a restart now would repeat those since the last save. It is tried each second"
+                    )
+                };
+                log::warn!(
+                    at_most = 1, event = "not_saved", path:% = path, error = e;
+                    "{path}: {what}"
+                );
+                let what = format!("{path}: cannot be saved: {e}");
+                self.health.not_saved(source, &what, first);
+                Err(what)
             }
         }
-        failed
+    }
+}
+
+impl Slot {
+    /// Tells the reader that waits for its first position that it is safe. One that stops meanwhile does not listen any more.
+    fn tell(&mut self) {
+        if let Some(begun) = self.begun.take() {
+            let _ = begun.send(());
+        }
     }
 }
 

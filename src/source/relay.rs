@@ -333,13 +333,13 @@ impl<I: Intake> Channel for Relay<I> {
 
     fn connected(&mut self) {
         let host = &self.end.host.name;
-        match self.asked {
-            Some(0) => log::info!(event = "connected", host = host; "{host}: connected, from the oldest event kept"),
-            Some(seq) => {
-                log::info!(event = "connected", host = host, seq = seq; "{host}: connected, going on behind seq {seq}");
-            }
-            None => log::info!(event = "connected", host = host; "{host}: connected, live"),
-        }
+        let from = match self.asked {
+            Some(0) => "from the oldest event kept".into(),
+            Some(seq) => format!("going on behind seq {seq}"),
+            None => "live".to_string(),
+        };
+        let level = if self.end.link.health.is_of_many() { log::Level::Debug } else { log::Level::Info };
+        log::log!(level, event = "connected", host = host, seq = self.asked; "{host}: connected, {from}");
         self.began = Instant::now();
         self.silence.connected(self.began);
         self.stream.resume.connected(self.asked.map(|seq| seq - self.stepping.ask()));

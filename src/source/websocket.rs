@@ -114,6 +114,7 @@ pub trait Channel {
 /// Connects again and again until the end is asked for.
 pub fn run(mut channel: impl Channel) {
     let mut backoff = Backoff::default();
+    let mut said: Option<String> = None;
     while !channel.end().intake.stopped() {
         let began = Instant::now();
         let ended = connection(&mut channel);
@@ -138,10 +139,14 @@ pub fn run(mut channel: impl Channel) {
         let wait = backoff.next(asked);
         // Some reasons name the host themselves.
         let reason = reason.strip_prefix(&format!("{}: ", link.name)).unwrap_or(&reason).to_string();
-        log::warn!(
-            event = "disconnected", host = link.name, reason = reason;
+        // Of hundreds some are always away: what was said of one is not said again before it was there meanwhile.
+        let is_news = !link.health.is_of_many() || *fresh > 0 || said.as_ref() != Some(&reason);
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(
+            level, event = "disconnected", host = link.name, reason = reason;
             "{}: {reason}; connecting again in {:.1} s", link.name, wait.as_secs_f64()
         );
+        said = Some(reason.clone());
         link.health.source(link.index, Err(reason));
         if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
             break;

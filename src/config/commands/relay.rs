@@ -1,9 +1,10 @@
 //! `firehose relay`: its flags, and what they mean.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Examples;
-use crate::config::shared::values::{client, host, list, silence, start};
+use crate::config::shared::values::{client, entries, host, list, silence, start};
 use crate::config::shared::{Logging, Writing, logging, writing};
 use crate::config::{Checked, DEFAULT_RELAY, Input, invalid};
 use crate::source::{Host, Start};
@@ -13,8 +14,8 @@ command_flags! {
     #[argh(subcommand, name = "relay")]
     (writing, enriching)
     {
-        /// relay to read, ws:// or wss://; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
-        #[argh(option, arg_name = "url")]
+        /// relay to read, ws:// or wss://, or @file with one a line; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
+        #[argh(option, arg_name = "url|@file")]
         pub relay_host: Vec<String>,
         /// where the first start begins: live, oldest or a seq; ignored once a position is saved (default live)
         #[argh(option, arg_name = "start")]
@@ -28,6 +29,8 @@ command_flags! {
 /// `firehose relay`.
 pub struct Relay {
     pub hosts: Vec<Host>,
+    /// They come from a file: some of hundreds may be away, and each by itself matters little.
+    pub is_many: bool,
     pub start: Start,
     /// How long a busy host may be silent; `None`: for ever.
     pub silence: Option<Duration>,
@@ -39,10 +42,12 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
     let (w, enriching) = (f.writing(), f.enriching());
     let client = client(enriching.contact.as_deref(), w.ca_file.as_deref(), &input.env.all)?;
     let mut hosts = Vec::new();
-    let given = list(&f.relay_host);
+    let mut names = HashSet::new();
+    let is_many = list(&f.relay_host).iter().any(|item| item.starts_with('@'));
+    let given = entries("--relay-host", &f.relay_host, "host")?;
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
         let host = host("--relay-host", &url, &client)?;
-        if hosts.iter().any(|h: &Host| h.name == host.name) {
+        if !names.insert(host.name.clone()) {
             return Err(invalid("--relay-host", &url, "the same host twice"));
         }
         hosts.push(host);
@@ -50,7 +55,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
     let silence = silence(f.silence.as_deref())?;
-    Ok(Relay { hosts, start, silence, writing: writing(&w, Some((&enriching, &client)), input)?, logging })
+    Ok(Relay { hosts, is_many, start, silence, writing: writing(&w, Some((&enriching, &client)), input)?, logging })
 }
 
 pub(super) const EXAMPLES: Examples = [

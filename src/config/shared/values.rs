@@ -15,8 +15,8 @@ use crate::source::{Host, Start};
 const LEAST_MEMORY: usize = 16 << 20;
 /// The system's own bundle has 250 kB.
 pub(crate) const CA_FILE: u64 = 4 << 20;
-/// Two million DIDs.
-const DID_FILE: u64 = 64 << 20;
+/// A list of two million DIDs.
+const LIST_FILE: u64 = 64 << 20;
 
 /// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
@@ -32,20 +32,20 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     number.checked_mul(unit).map(Duration::from_millis)
 }
 
-/// A DID, or `@file` with one a line; blank lines and those that start with `#` are passed over.
-pub(crate) fn did_list(flag: &str, given: &[String]) -> Checked<Vec<String>> {
+/// Values, or `@file` with one a line; blank lines and those that start with `#` are passed over. `what` is one of them.
+pub(crate) fn entries(flag: &str, given: &[String], what: &str) -> Checked<Vec<String>> {
     let mut out = Vec::new();
     for item in list(given) {
         match item.strip_prefix('@') {
             Some(path) => {
-                let text = text_file(flag, path, DID_FILE, Takes::Files)?
+                let text = text_file(flag, path, LIST_FILE, Takes::Files)?
                     .ok_or_else(|| invalid(flag, &item, "cannot be read: no such file"))?;
                 let before = out.len();
                 out.extend(
                     text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_string),
                 );
                 if out.len() == before {
-                    return Err(invalid(flag, &item, "the file has no DID"));
+                    return Err(invalid(flag, &item, &format!("the file has no {what}")));
                 }
             }
             None => out.push(item),
@@ -362,10 +362,10 @@ mod tests {
     fn a_list_of_dids_without_end_is_refused() {
         let path = std::env::temp_dir().join(format!("atkafka-dids-{}", std::process::id()));
         let file = std::fs::File::create(&path).expect("created");
-        let dids = || did_list("--watched-dids", &[format!("@{}", path.display())]);
+        let dids = || entries("--watched-dids", &[format!("@{}", path.display())], "DID");
         std::fs::write(&path, "\u{feff}did:plc:a\n# b\n\n did:plc:c\r\n").expect("written");
         assert_eq!(dids().ok(), Some(vec!["did:plc:a".to_string(), "did:plc:c".to_string()]));
-        file.set_len(DID_FILE + 1).expect("longer");
+        file.set_len(LIST_FILE + 1).expect("longer");
         assert!(dids().is_err_and(|e| e.to_string().contains("more than 65536 KiB")));
         std::fs::remove_file(&path).expect("removed");
         assert!(dids().is_err_and(|e| e.to_string().contains("no such file")));

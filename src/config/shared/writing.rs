@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::values::{did_list, list, listen, memory, number, one_of};
+use super::values::{entries, list, listen, memory, number, one_of};
 use super::{enriching, flags, kafka, warnings};
 use crate::client::Client;
 use crate::config::{Checked, Input, invalid};
@@ -97,8 +97,8 @@ fn lists(f: &flags::Writing, enriching: Option<&flags::Enriching>) -> Checked<Li
     Ok(Lists {
         watched_collections: list(&f.watched_collections),
         ignored_collections: list(&f.ignored_collections),
-        watched_dids: did_list("--watched-dids", &f.watched_dids)?,
-        ignored_dids: did_list("--ignored-dids", &f.ignored_dids)?,
+        watched_dids: entries("--watched-dids", &f.watched_dids, "DID")?,
+        ignored_dids: entries("--ignored-dids", &f.ignored_dids, "DID")?,
         watched_services: services(|e| &e.watched_services),
         ignored_services: services(|e| &e.ignored_services),
         drop_unresolved: one_of("--unresolved-services", policy, &[("pass", false), ("drop", true)])?.unwrap_or(false),

@@ -22,7 +22,7 @@ OTHERS = $(filter-out -% $(VARIABLES),$(GIVEN))
 $(if $(OTHERS),$(warning $(OTHERS): no variable of this Makefile, not used; there are $(VARIABLES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build run-relay kafka kafka-stop demo test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
+.PHONY: help build dev run-relay kafka kafka-stop demo test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -52,6 +52,11 @@ kafka-stop: ## stop that broker; its data stay until make clean
 
 demo: ## a recorded firehose through atkafka into a local Kafka, offline; KEEP=1 leaves the broker running, to look at
 	scripts/demo.sh
+
+dev: ## build, and the tests that need no broker, in under a minute after the build
+	@scripts/deps.sh build
+	ATKAFKA_TEST_KAFKA=none cargo test -p atkafka --lib --bins --test decoder --test documents --test formats --test golden \
+		--test producer_model --test tidy
 
 test: ## all tests, against real Kafka 4.3.1 and 3.9.1
 	scripts/test.sh

@@ -14,6 +14,8 @@ mod oracle;
 mod many_hosts;
 #[path = "nothing_lost/positions.rs"]
 mod positions;
+#[path = "support/own_broker.rs"]
+mod own_broker;
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -283,16 +285,6 @@ fn a_reader_that_has_enough_ends_it_cleanly() {
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
     assert!(line.starts_with('{') && line.ends_with("}\n"), "{line}");
-    let until = Instant::now() + STOP;
-    let status = loop {
-        if let Some(status) = child.try_wait().expect("wait") {
-            break status;
-        }
-        if Instant::now() > until {
-            let _ = child.kill();
-            panic!("it still runs");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = end_of(&mut child, STOP).expect("it still runs");
     assert_eq!(status.code(), Some(0));
 }

@@ -5,17 +5,19 @@
 mod edges;
 #[path = "ozone/sessions.rs"]
 mod sessions;
+#[path = "support/own_broker.rs"]
+mod own_broker;
 mod support;
 #[path = "ozone/values.rs"]
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use atkafka_fixtures::ozone::{Draft, IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, comment};
+use own_broker::Broker;
 use sonic_rs::{JsonContainerTrait, JsonValueTrait, Value};
 use support::*;
 
@@ -222,48 +224,12 @@ fn on_an_ozone_that_is_never_quiet_the_window_is_read_again_all_the_same() {
     assert_each_once(&counts(line_ids(&bridge)), &ids);
 }
 
-/// A broker of its own.
-struct Broker(String);
-
-impl Broker {
-    fn start() -> Broker {
-        let free = Self::script(&["free-port", "--port", "9752"]);
-        let broker = Broker(free.trim().into());
-        broker.again();
-        broker
-    }
-
-    fn script(args: &[&str]) -> String {
-        let out = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh"))
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("scripts/kafka.sh runs");
-        assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    fn again(&self) {
-        Self::script(&["start", "--version", "4.3.1", "--port", &self.0]);
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.0)
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        Self::script(&["kill", "--clean", "--port", &self.0]);
-    }
-}
-
 #[test]
 fn while_the_broker_is_away_reading_goes_on_and_the_position_stays() {
     if broker(KAFKA).is_none() {
         return;
     }
-    let own = Broker::start();
+    let own = Broker::start("4.3.1", 9_752);
     let ozone = start(OzoneConfig::default());
     let (topic, state, address) = (unique("ozone-away"), folder("state"), own.address());
     let more = ["--bootstrap-servers", &address, "--output-topic", &topic, "--topic-partitions", "1"];
@@ -272,7 +238,7 @@ fn while_the_broker_is_away_reading_goes_on_and_the_position_stays() {
     let bridge = bridge(&ozone, &more);
     wait_saved(&bridge, &state, *ids.last().expect("some"));
     let before = saved(&state).expect("a state file");
-    Broker::script(&["kill", "--port", &own.0]);
+    own.kill();
     let new: Vec<u64> = (0..1_000).map(|i| ozone.add(&late(i, 0))).collect();
     bridge.wait("pages are read although nothing is delivered", SOON, |b| {
         b.metric("atkafka_frames_in_flight") >= 1_000.0

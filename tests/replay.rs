@@ -6,7 +6,7 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
@@ -267,15 +267,8 @@ fn standard_input_that_waits_is_no_obstacle_to_a_stop() {
 /// Ends by SIGTERM, soon and well.
 fn stop(child: &mut Child) {
     assert!(Command::new("kill").arg(child.id().to_string()).status().is_ok_and(|s| s.success()));
-    let until = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(status) = child.try_wait().expect("waited") {
-            assert_eq!(status.code(), Some(0));
-            return;
-        }
-        assert!(Instant::now() < until, "it hangs");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let status = end_of(child, Duration::from_secs(10)).expect("it hangs");
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

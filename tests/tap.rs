@@ -6,6 +6,8 @@ mod connections;
 mod endless;
 #[path = "tap/messages.rs"]
 mod messages;
+#[path = "support/own_broker.rs"]
+mod own_broker;
 mod support;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use atkafka_fixtures::tap::{Flood, Stats, Tap, TapConfig, TapEvent, TapMessage};
 use atkafka_fixtures::tid;
+use own_broker::Broker;
 use sonic_rs::{JsonValueTrait, Value};
 use support::*;
 
@@ -190,46 +193,13 @@ fn at_a_stop_all_that_was_delivered_is_acknowledged() {
     }
 }
 
-/// A broker of our own, which may be killed.
-struct Broker(String);
-
-impl Broker {
-    fn start(base: u16) -> Broker {
-        let port = Self::script(&["free-port", "--port", &base.to_string()]);
-        let broker = Broker(port.trim().into());
-        broker.again();
-        broker
-    }
-
-    fn script(args: &[&str]) -> String {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-        let out = Command::new(script).args(args).stdin(Stdio::null()).output().expect("scripts/kafka.sh runs");
-        assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    fn again(&self) {
-        Self::script(&["start", "--version", "4.3.1", "--port", &self.0]);
-    }
-
-    fn kill(&self) {
-        Self::script(&["kill", "--port", &self.0]);
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        Self::script(&["kill", "--clean", "--port", &self.0]);
-    }
-}
-
 #[test]
 fn nothing_is_acknowledged_while_the_broker_is_away_and_all_of_it_once_it_is_back() {
     if broker(KAFKA).is_none() {
         return;
     }
-    let broker = Broker::start(34_092);
-    let address = format!("127.0.0.1:{}", broker.0);
+    let broker = Broker::start("4.3.1", 34_092);
+    let address = broker.address();
     let tap = tap(quick());
     let topic = unique("away");
     let bridge = start(&tap.url(), &to_kafka(&address, &topic));

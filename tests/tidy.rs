@@ -150,6 +150,15 @@ fn enrich_source_and_sink_never_use_one_another() {
     }
 }
 
+/// A longer test file holds several subjects: it becomes modules of the same test program, since each program links librdkafka.
+#[test]
+fn no_test_file_is_longer_than_600_lines() {
+    let files = [rust_files("tests"), rust_files("fixtures"), rust_files("benches")].concat();
+    let lengths = files.iter().map(|path| (name(path), read(path).lines().count()));
+    let long: Vec<(String, usize)> = lengths.filter(|(_, lines)| *lines > 600).collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
 /// Words that may not stand in code, and where they may.
 #[test]
 fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
@@ -364,4 +373,36 @@ fn every_test_of_recorded_data_is_ignored_where_they_are_not() {
     }
     assert!(wrong.is_empty(), "{wrong:?}");
     assert!(marked >= 10, "{marked}: the reader of tests reads them");
+}
+
+/// The table of what must always hold says which test holds each: a test that goes or gets another name must not leave its
+/// promise without one.
+#[test]
+fn every_test_that_the_design_names_exists() {
+    let text = read(&root().join("docs/design.md"));
+    let table = text.split("| invariant | held by |").nth(1).and_then(|t| t.split("\n\n").next()).expect("the table");
+    let mut source = String::new();
+    for path in rust_files("src").into_iter().chain(rust_files("tests")) {
+        source += &read(&path);
+    }
+    let rows = table.lines().skip(2);
+    let (mut named, mut missing) = (0, Vec::new());
+    for row in rows {
+        let tests: Vec<&str> = row.rsplit('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "held by nothing: {row}");
+        named += tests.len();
+        missing.extend(tests.into_iter().filter(|test| !source.contains(&format!("fn {test}("))));
+    }
+    assert!(named > 15 && missing.is_empty(), "{named} tests, of which there are not: {missing:?}");
+}
+
+/// And its list of rooms is that of src/lib.rs.
+#[test]
+fn the_rooms_of_the_design_are_those_of_lib_rs() {
+    let text = read(&root().join("docs/design.md"));
+    let table = text.split("| room | what it has |").nth(1).and_then(|t| t.split("\n\n").next()).expect("the table");
+    let told: Vec<&str> = table.lines().skip(2).filter_map(|row| row.split('`').nth(1)).collect();
+    let lib = code(&root().join("src/lib.rs"));
+    let real: Vec<&str> = lib.iter().filter_map(|(_, line)| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    assert_eq!(told, real);
 }

@@ -342,7 +342,7 @@ fn least_fetch_version(server: &str) -> Option<i16> {
 }
 
 /// Kafka's own hash of keys (murmur2 with seed 0x9747b28c), as Java's default partitioner has it.
-fn murmur2(key: &[u8]) -> u32 {
+pub fn murmur2(key: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
     let mut h = 0x9747_b28c ^ key.len() as u32;
     let mut words = key.chunks_exact(4);

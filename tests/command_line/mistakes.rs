@@ -1,10 +1,13 @@
 //! Wrong and contradicting values: one line that says what is allowed, and quotes no secret.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use crate::support::*;
 use crate::{BINARY, SOON, refusal, run_in, words};
+
+/// For what a mistake that is not seen would start.
+const NOWHERE: [(&str, &str); 2] = [("METRICS_LISTEN_ADDRESS", "none"), ("ATKAFKA_RELAY_HOST", "ws://127.0.0.1:1")];
 
 #[test]
 fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_allowed() {
@@ -186,7 +189,7 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
     for (line, parts) in &cases {
         let line = line.replace("LONG", &long).replace("EMPTY", &empty).replace("PASSWORD", &password);
         // A case that is accepted starts a bridge: it must not run on.
-        let (code, out, err) = run_for(&words(&line), Duration::from_secs(5));
+        let (code, out, err) = run_for(&words(&line), &NOWHERE, Duration::from_secs(5));
         let parts: Vec<String> = parts.iter().map(|p| p.replace("EMPTY", &empty)).collect();
         let one_line = err.ends_with('\n') && err.lines().count() == 1;
         if code != Some(2) || !out.is_empty() || !one_line || !parts.iter().all(|p| err.contains(p.as_str())) {
@@ -194,31 +197,6 @@ fn wrong_and_contradicting_values_are_answered_with_one_line_that_says_what_is_a
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-}
-
-/// Runs the binary until it ends, or kills it after `patience` (then there is no code).
-fn run_for(args: &[&str], patience: Duration) -> (Option<i32>, String, String) {
-    let mut child = Command::new(BINARY)
-        .args(args)
-        .env_clear()
-        .env("METRICS_LISTEN_ADDRESS", "none")
-        .env("ATKAFKA_RELAY_HOST", "ws://127.0.0.1:1")
-        .current_dir(folder("cwd"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let until = Instant::now() + patience;
-    while child.try_wait().expect("waited").is_none() {
-        if Instant::now() > until {
-            let _ = child.kill();
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let out = child.wait_with_output().expect("output");
-    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-    (out.status.code(), text(out.stdout), text(out.stderr))
 }
 
 #[test]
@@ -248,7 +226,7 @@ fn what_is_no_regular_file_is_refused_and_not_waited_for() {
         // Who has it open for writing would be waited for.
         (format!("firehose tap --tap-password-file {pipe}"), "empty"),
     ] {
-        let said = refusal(&line, &run_for(&words(&line), SOON));
+        let said = refusal(&line, &run_for(&words(&line), &NOWHERE, SOON));
         assert!(said.contains(says), "{line}: {said}");
     }
     std::fs::rename(&*pipe, dir.join(".env")).expect("renamed");

@@ -1,7 +1,6 @@
 //! Filters by service, and the flags of look-ups.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use atkafka_fixtures::directory::document;
 use atkafka_fixtures::network::builder::{A_TIME, Commit, Op, account_frame, record};
@@ -139,37 +138,19 @@ fn a_wrong_value_of_each_flag_is_one_line_that_names_it() {
         cases.push((format!("{command} --plc-host https://plc.directory"), vec!["--plc-host"]));
     }
     let mut wrong = Vec::new();
+    // For what a mistake that is not seen would start.
+    let nowhere = [
+        ("METRICS_LISTEN_ADDRESS", "none"),
+        ("ATKAFKA_RELAY_HOST", "ws://127.0.0.1:1"),
+        ("ATKAFKA_TAP_HOST", "ws://127.0.0.1:1"),
+    ];
     for (line, parts) in &cases {
-        let (code, out, err) = run_for(&line.split_whitespace().collect::<Vec<_>>(), Duration::from_secs(5));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (code, out, err) = run_for(&words, &nowhere, Duration::from_secs(5));
         let one_line = err.ends_with('\n') && err.lines().count() == 1;
         if code != Some(2) || !out.is_empty() || !one_line || !parts.iter().all(|p| err.contains(p)) {
             wrong.push(format!("{line}\n    exit {code:?}, wanted 2 and {parts:?}: {err:?}"));
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
-}
-
-/// Runs the binary until it ends, or kills it after `patience` (then there is no code).
-fn run_for(args: &[&str], patience: Duration) -> (Option<i32>, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_atkafka"))
-        .args(args)
-        .env_clear()
-        .envs([("METRICS_LISTEN_ADDRESS", "none"), ("ATKAFKA_RELAY_HOST", "ws://127.0.0.1:1")])
-        .env("ATKAFKA_TAP_HOST", "ws://127.0.0.1:1")
-        .current_dir(folder("cwd"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
-    let until = Instant::now() + patience;
-    while child.try_wait().expect("waited").is_none() {
-        if Instant::now() > until {
-            let _ = child.kill();
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let out = child.wait_with_output().expect("output");
-    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
-    (out.status.code(), text(out.stdout), text(out.stderr))
 }

@@ -256,15 +256,10 @@ impl Terminal {
     }
 
     fn end(&mut self) -> Option<i32> {
-        let until = Instant::now() + SOON;
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().expect("wait") {
-                std::thread::sleep(Duration::from_millis(100));
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("it does not end: {:?}", self.shown());
+        let Some(status) = end_of(&mut self.child, SOON) else { panic!("it does not end: {:?}", self.shown()) };
+        // The thread that reads the terminal sees its end a moment later.
+        std::thread::sleep(Duration::from_millis(100));
+        status.code()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::process::Command;
 
+use atkafka::sink::kafka::murmur2;
 use atkafka_fixtures::frames;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use rdkafka::ClientConfig;
@@ -92,25 +93,6 @@ fn kcat_reads_what_is_written() {
         }
     }
     assert_eq!((tails, keys, seqs), (1, 1, 1), "{commands:#?}");
-}
-
-/// Kafka's hash of keys, as `org.apache.kafka.common.utils.Utils.murmur2` has it; at-kafka's client has the same.
-fn murmur2(key: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut h = 0x9747_b28c ^ key.len() as u32;
-    let (whole, rest) = key.as_chunks::<4>();
-    for four in whole {
-        let k = u32::from_le_bytes(*four).wrapping_mul(M);
-        h = h.wrapping_mul(M) ^ (k ^ (k >> 24)).wrapping_mul(M);
-    }
-    for (i, byte) in rest.iter().enumerate() {
-        h ^= u32::from(*byte) << (8 * i);
-    }
-    if !rest.is_empty() {
-        h = h.wrapping_mul(M);
-    }
-    h = (h ^ (h >> 13)).wrapping_mul(M);
-    h ^ (h >> 15)
 }
 
 #[test]

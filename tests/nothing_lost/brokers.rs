@@ -1,59 +1,16 @@
 //! A broker that is killed and comes back, with both clients.
 
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 
 use crate::oracle::compare;
+use crate::own_broker::Broker;
 use crate::support::*;
 use crate::{Place, SOON, TRAFFIC, looped, number_from, settled, stop};
 
 /// How long the broker is away; `ATKAFKA_TEST_OUTAGE` raises it. Above the 15 s after which `/readyz` says so.
 const OUTAGE: u64 = 20;
-
-/// A broker of our own, which may be killed.
-struct Broker {
-    version: &'static str,
-    port: String,
-}
-
-impl Broker {
-    fn start(version: &'static str, base: u16) -> Broker {
-        let free = Self::script(&["free-port", "--port", &base.to_string()]);
-        let broker = Broker { version, port: free.trim().into() };
-        broker.again();
-        broker
-    }
-
-    fn script(args: &[&str]) -> String {
-        let out = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh"))
-            .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .expect("scripts/kafka.sh runs");
-        assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8_lossy(&out.stdout).into_owned()
-    }
-
-    fn again(&self) {
-        Self::script(&["start", "--version", self.version, "--port", &self.port]);
-    }
-
-    fn kill(&self) {
-        Self::script(&["kill", "--port", &self.port]);
-    }
-
-    fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        Self::script(&["kill", "--clean", "--port", &self.port]);
-    }
-}
 
 #[test]
 fn a_broker_that_is_killed_loses_nothing_and_memory_stays_bounded() {

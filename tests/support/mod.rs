@@ -183,18 +183,8 @@ impl Bridge {
 
     /// Waits for the end.
     pub fn end(&mut self, timeout: Duration) -> ExitStatus {
-        let until = Instant::now() + timeout;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("wait") {
-                return status;
-            }
-            if Instant::now() > until {
-                let log = self.log().join("\n");
-                let _ = self.child.kill();
-                panic!("still runs after {timeout:?}\nlog:\n{log}");
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let status = end_of(&mut self.child, timeout);
+        status.unwrap_or_else(|| panic!("still runs after {timeout:?}\nlog:\n{}", self.log().join("\n")))
     }
 
     /// SIGTERM; the exit code.
@@ -238,6 +228,32 @@ pub fn run(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String)
         String::from_utf8_lossy(&out.stdout).into_owned(),
         String::from_utf8_lossy(&out.stderr).into_owned(),
     )
+}
+
+/// The same, but the binary is killed when it still runs after `timeout`; then there is no code.
+pub fn run_for(args: &[&str], env: &[(&str, &str)], timeout: Duration) -> (Option<i32>, String, String) {
+    let pipes = (Stdio::piped(), Stdio::piped());
+    let child = command(args, env).stdin(Stdio::null()).stdout(pipes.0).stderr(pipes.1).spawn();
+    let mut child = child.expect("the binary starts");
+    end_of(&mut child, timeout);
+    let out = child.wait_with_output().expect("output");
+    let text = |b: Vec<u8>| String::from_utf8_lossy(&b).into_owned();
+    (out.status.code(), text(out.stdout), text(out.stderr))
+}
+
+/// Waits for the end of a process. `None` when it still ran after `timeout` and was killed.
+pub fn end_of(child: &mut Child, timeout: Duration) -> Option<ExitStatus> {
+    let until = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait().expect("waited") {
+            return Some(status);
+        }
+        if Instant::now() > until {
+            let _ = child.kill();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// `GET path` from a port of this machine.

@@ -1,0 +1,46 @@
+//! A broker of a test's own, which it may kill, while the others share those of `scripts/test.sh`.
+
+use std::process::{Command, Stdio};
+
+/// It is gone, with its data, when this is dropped.
+pub struct Broker {
+    version: &'static str,
+    port: String,
+}
+
+impl Broker {
+    /// At the first free port from `base` on.
+    pub fn start(version: &'static str, base: u16) -> Broker {
+        let free = script(&["free-port", "--port", &base.to_string()]);
+        let broker = Broker { version, port: free.trim().into() };
+        broker.again();
+        broker
+    }
+
+    /// Starts it again, with the data that it had.
+    pub fn again(&self) {
+        script(&["start", "--version", self.version, "--port", &self.port]);
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        script(&["kill", "--port", &self.port]);
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        script(&["kill", "--clean", "--port", &self.port]);
+    }
+}
+
+fn script(args: &[&str]) -> String {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
+    let out = Command::new(script).args(args).stdin(Stdio::null()).output().expect("scripts/kafka.sh runs");
+    assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}

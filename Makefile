@@ -71,12 +71,13 @@ bench: ## cargo bench; FRAMES=path of a recording
 	@scripts/deps.sh build
 	$(if $(FRAMES),ATKAFKA_BENCH_FRAMES="$(abspath $(FRAMES))") cargo bench
 
-lint: ## rustfmt, clippy, shellcheck, actionlint and hadolint, as far as they are installed
+lint: ## rustfmt, clippy, rustdoc, shellcheck, actionlint and hadolint, as far as they are installed
 	@scripts/deps.sh build
 	@if cargo fmt --version >/dev/null 2>&1; then cargo fmt --all --check; \
 		else echo 'lint: cargo fmt is not installed, skipped'; fi
 	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo 'lint: cargo clippy is not installed, skipped'; fi
+	@RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --quiet
 	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh scripts/check/*.sh .ci/run; \
 		else echo 'lint: shellcheck is not installed, skipped'; fi
 	@if command -v actionlint >/dev/null; then actionlint; \

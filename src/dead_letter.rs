@@ -32,6 +32,7 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them, in the order of their numbers.
     pub const ALL: [Reason; 13] = [
         Reason::BadFrame,
         Reason::TextFrame,
@@ -78,6 +79,7 @@ impl Reason {
 /// One of them, with the bytes that it is about.
 #[derive(Debug)]
 pub struct DeadLetter {
+    /// Why it could not become an event.
     pub reason: Reason,
     /// One line for people: which op, what is wrong.
     pub detail: String,

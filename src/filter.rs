@@ -144,12 +144,17 @@ pub struct Filter {
 /// Lists as the user gave them. What is watched passes, unless it is ignored as well.
 #[derive(Debug, Default)]
 pub struct Lists {
+    /// Collections that pass: whole names, `name.*` or `*`. Empty: all.
     pub watched_collections: Vec<String>,
+    /// Collections that do not pass.
     pub ignored_collections: Vec<String>,
+    /// Accounts that pass. Empty: all.
     pub watched_dids: Vec<String>,
+    /// Accounts that do not pass.
     pub ignored_dids: Vec<String>,
     /// Hosts of accounts' PDS.
     pub watched_services: Vec<String>,
+    /// Hosts of accounts' PDS that do not pass.
     pub ignored_services: Vec<String>,
     /// Whether events of accounts whose PDS is not known are left out, where there is a list of services.
     pub drop_unresolved: bool,
@@ -160,6 +165,7 @@ pub struct Lists {
 pub struct BadPattern {
     /// Name of the list, as its flag has it.
     pub list: &'static str,
+    /// As the user wrote it.
     pub pattern: String,
     /// What is wrong with it, and what is allowed.
     pub reason: &'static str,

@@ -22,6 +22,10 @@
 //!
 //! Modules, in the order of dependence: each uses only those above it (`tests/tidy.rs` holds it so).
 
+#![warn(missing_docs)]
+// The library is for this program and its tests: who reads its documentation works on it.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod atproto;
 pub mod event;
 pub mod filter;

@@ -55,6 +55,7 @@ pub struct Recording(Shared);
 pub enum Existing {
     /// It is not touched.
     Refuse,
+    /// It is written anew.
     Replace,
     /// What follows on its last frame is added.
     Append,

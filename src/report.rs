@@ -19,6 +19,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// Columns of a status line that a cause takes at most, where the numbers would not fit otherwise.
 const BRIEF: usize = 52;
 
+/// What is said while it runs: status lines, on a terminal or in the log, and to systemd.
 pub struct Report {
     metrics: Arc<Metrics>,
     health: Arc<Health>,
@@ -43,6 +44,7 @@ struct Counts {
 }
 
 impl Report {
+    /// `status_line`: whether there is a terminal that shows one.
     pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, status_line: bool, systemd: Option<Systemd>) -> Self {
         let names = health.sources();
         let now = Instant::now();
@@ -173,6 +175,7 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// `status_line`: whether there is a terminal that shows one.
     pub fn new(extent: Arc<Extent>, on_terminal: bool) -> Self {
         Progress { bar: Bar::new(extent, on_terminal, OF_FRAMES), on_terminal, at: Instant::now() }
     }

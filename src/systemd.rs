@@ -42,6 +42,7 @@ pub struct Systemd {
 }
 
 impl Systemd {
+    /// Talks to this manager. Fails when its address cannot be one, or no socket can be made.
     pub fn new(manager: &Manager) -> io::Result<Systemd> {
         let address = match manager.socket.strip_prefix('@') {
             Some(name) => SocketAddr::from_abstract_name(name)?,

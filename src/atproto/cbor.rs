@@ -59,16 +59,24 @@ impl fmt::Display for CborError {
 
 impl std::error::Error for CborError {}
 
+/// What reading gives, or what is wrong with the bytes.
 pub type Result<T> = std::result::Result<T, CborError>;
 
 /// Major types (RFC 8949, 3.1).
 pub const UINT: u8 = 0;
+/// A negative integer, as -1 - n.
 pub const NINT: u8 = 1;
+/// A byte string.
 pub const BYTES: u8 = 2;
+/// A text string, which is to be UTF-8.
 pub const TEXT: u8 = 3;
+/// An array.
 pub const ARRAY: u8 = 4;
+/// A map.
 pub const MAP: u8 = 5;
+/// A tag: of DAG-CBOR only 42, a link.
 pub const TAG: u8 = 6;
+/// False, true, null, and floats.
 pub const SIMPLE: u8 = 7;
 
 const FALSE: u8 = 0xf4;
@@ -79,6 +87,7 @@ pub const NULL: u8 = 0xf6;
 /// Whether keys come in the canonical order, shorter first, then bytewise: then none is there twice.
 pub struct Order<'a> {
     last: &'a [u8],
+    /// Whether all keys so far came in order.
     pub kept: bool,
 }
 
@@ -108,6 +117,7 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// Reads from the beginning of `data`.
     pub fn new(data: &'a [u8]) -> Self {
         Reader { data, pos: 0, long: false }
     }
@@ -117,6 +127,7 @@ impl<'a> Reader<'a> {
         self.pos
     }
 
+    /// Whether nothing is left.
     pub fn is_at_end(&self) -> bool {
         self.pos == self.data.len()
     }
@@ -224,23 +235,28 @@ impl<'a> Reader<'a> {
         if self.keys_differ(&mut keys) { Ok(()) } else { Err(CborError::KeyTwice) }
     }
 
+    /// Reads a byte string.
     pub fn bytes(&mut self) -> Result<&'a [u8]> {
         let n = self.expect(BYTES, "bytes")?;
         self.take_len(n)
     }
 
+    /// Reads an unsigned integer.
     pub fn uint(&mut self) -> Result<u64> {
         self.expect(UINT, "an unsigned integer")
     }
 
+    /// Reads the head of an array: the number of its items, which follow.
     pub fn array(&mut self) -> Result<u64> {
         self.expect(ARRAY, "an array")
     }
 
+    /// Reads the head of a map: the number of its entries, which follow.
     pub fn map(&mut self) -> Result<u64> {
         self.expect(MAP, "a map")
     }
 
+    /// Reads a boolean.
     pub fn bool(&mut self) -> Result<bool> {
         match self.take(1)? {
             [FALSE] => Ok(false),

@@ -10,9 +10,13 @@ use super::cbor::{CborError, NULL, Order, Reader, Result};
 /// What the header says that the body is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Changes of records of one repository.
     Commit,
+    /// A repository is declared anew.
     Sync,
+    /// A handle or document may have changed.
     Identity,
+    /// The hosting status of an account.
     Account,
     /// `#info`: the only one without a seq.
     Info,
@@ -89,10 +93,14 @@ pub fn body<'a, T: Deserialize<'a>>(body: &'a [u8]) -> std::result::Result<T, St
 /// `#identity`: the account's handle or document may have changed.
 #[derive(Deserialize)]
 pub struct Identity<'a> {
+    /// The host's sequence number.
     pub seq: u64,
+    /// The account.
     pub did: &'a str,
+    /// When the host says that it happened, RFC 3339.
     #[serde(borrow, default)]
     pub time: Option<&'a str>,
+    /// The new handle, where the host says it.
     #[serde(borrow, default)]
     pub handle: Option<&'a str>,
 }
@@ -100,11 +108,16 @@ pub struct Identity<'a> {
 /// `#account`: hosting status.
 #[derive(Deserialize)]
 pub struct Account<'a> {
+    /// The host's sequence number.
     pub seq: u64,
+    /// The account.
     pub did: &'a str,
+    /// When the host says that it happened, RFC 3339.
     #[serde(borrow, default)]
     pub time: Option<&'a str>,
+    /// Whether the account's repository can be fetched.
     pub active: bool,
+    /// Why it is not active, such as `takendown`.
     #[serde(borrow, default)]
     pub status: Option<&'a str>,
 }
@@ -112,10 +125,14 @@ pub struct Account<'a> {
 /// `#sync`: the repository's state is declared anew; consumers fetch it again.
 #[derive(Deserialize)]
 pub struct Sync<'a> {
+    /// The host's sequence number.
     pub seq: u64,
+    /// The account.
     pub did: &'a str,
+    /// The revision of the repository.
     #[serde(borrow, default)]
     pub rev: Option<&'a str>,
+    /// When the host says that it happened, RFC 3339.
     #[serde(borrow, default)]
     pub time: Option<&'a str>,
     /// A CAR of the commit block alone.
@@ -126,7 +143,9 @@ pub struct Sync<'a> {
 /// `#info`, such as `OutdatedCursor`.
 #[derive(Deserialize)]
 pub struct Info<'a> {
+    /// What it is about.
     pub name: &'a str,
+    /// Words for people.
     #[serde(borrow, default)]
     pub message: Option<&'a str>,
 }
@@ -134,14 +153,18 @@ pub struct Info<'a> {
 /// The body of an error frame, such as `FutureCursor` or `ConsumerTooSlow`.
 #[derive(Deserialize)]
 pub struct ErrorBody<'a> {
+    /// The name of the error.
     pub error: &'a str,
+    /// Words for people.
     #[serde(borrow, default)]
     pub message: Option<&'a str>,
 }
 
 /// `#commit`, borrowed from its frame.
 pub struct Commit<'a> {
+    /// The host's sequence number.
     pub seq: u64,
+    /// The account whose repository changes.
     pub repo: &'a str,
     /// Empty in commits of 2023, which had none.
     pub rev: &'a str,
@@ -152,11 +175,13 @@ pub struct Commit<'a> {
     /// The CAR.
     pub blocks: &'a [u8],
     ops: Reader<'a>,
+    /// How many changes there are.
     pub ops_len: u64,
 }
 
 /// One change of one record.
 pub struct Op<'a> {
+    /// `create`, `update` or `delete`.
     pub action: &'a str,
     /// `collection/rkey`.
     pub path: &'a str,

@@ -25,6 +25,7 @@ pub enum Oddity {
 }
 
 impl Oddity {
+    /// All of them, in the order of their numbers.
     pub const ALL: [Oddity; 4] = [Oddity::KeyOrder, Oddity::LongInteger, Oddity::Link, Oddity::Cid];
 
     /// The label.
@@ -43,10 +44,12 @@ impl Oddity {
 pub struct Oddities(u8);
 
 impl Oddities {
+    /// Notes one more.
     pub fn add(&mut self, oddity: Oddity) {
         self.0 |= 1 << oddity as u8;
     }
 
+    /// Each that was noted, once.
     pub fn iter(self) -> impl Iterator<Item = Oddity> {
         Oddity::ALL.into_iter().filter(move |oddity| self.0 & (1 << *oddity as u8) != 0)
     }

@@ -19,8 +19,10 @@ pub const MAX_EVENTS: usize = 10 * PAGE;
 /// An answer of `queryEvents`.
 #[derive(Deserialize)]
 pub struct Page<'a> {
+    /// The events, newest or oldest first as they were asked for.
     #[serde(borrow)]
     pub events: Events<'a>,
+    /// Where the next page begins. `None`: there is none.
     #[serde(default)]
     pub cursor: Option<String>,
 }
@@ -34,7 +36,9 @@ impl<'a> Page<'a> {
 
 /// The first [`MAX_EVENTS`], and how many there are: a value takes many times the bytes of a short text.
 pub struct Events<'a> {
+    /// At most [`MAX_EVENTS`].
     pub taken: Vec<LazyValue<'a>>,
+    /// How many the page has.
     pub count: usize,
 }
 
@@ -69,8 +73,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for Events<'a> {
 /// What a reader looks at of an event: all that says whether it was delivered before.
 #[derive(Deserialize)]
 pub struct Stamp<'a> {
+    /// The number of the event in Ozone's table, still as JSON.
     #[serde(borrow)]
     pub id: LazyValue<'a>,
+    /// When it was emitted, RFC 3339; empty when absent.
     #[serde(borrow, default, rename = "createdAt")]
     pub created_at: Cow<'a, str>,
 }
@@ -85,10 +91,13 @@ impl<'a> Stamp<'a> {
 /// What is looked at of an event; kinds that are not known pass like the others.
 #[derive(Deserialize)]
 pub struct View<'a> {
+    /// When it was emitted, RFC 3339; empty when absent.
     #[serde(borrow, default, rename = "createdAt")]
     pub created_at: Cow<'a, str>,
+    /// What happened.
     #[serde(borrow, default)]
     pub event: Typed<'a>,
+    /// What it is about.
     #[serde(borrow, default)]
     pub subject: Subject<'a>,
 }
@@ -103,6 +112,7 @@ impl<'a> View<'a> {
 /// The kind of an event.
 #[derive(Deserialize, Default)]
 pub struct Typed<'a> {
+    /// Its `$type`; empty when absent.
     #[serde(borrow, default, rename = "$type")]
     pub kind: Cow<'a, str>,
 }
@@ -110,8 +120,10 @@ pub struct Typed<'a> {
 /// `repoRef`, `messageRef` and `convoRef` have a did, `strongRef` a uri.
 #[derive(Deserialize, Default)]
 pub struct Subject<'a> {
+    /// An account; empty when absent.
     #[serde(borrow, default)]
     pub did: Cow<'a, str>,
+    /// The `at://` URI of a record; empty when absent.
     #[serde(borrow, default)]
     pub uri: Cow<'a, str>,
 }

@@ -13,11 +13,15 @@ const DEEPEST: usize = json::MAX_DEPTH as usize + 2;
 /// Every message has an id and a type; the rest is by type.
 #[derive(Deserialize)]
 pub struct Message<'a> {
+    /// What an acknowledgement names: unique on one connection.
     pub id: u64,
+    /// `record` or `identity`; others are of a later version.
     #[serde(borrow, default, rename = "type")]
     pub kind: Cow<'a, str>,
+    /// The body of a `record` message, or the record in it, still as JSON.
     #[serde(borrow, default)]
     pub record: Option<LazyValue<'a>>,
+    /// The body of an `identity` message, still as JSON.
     #[serde(borrow, default)]
     pub identity: Option<LazyValue<'a>>,
 }
@@ -25,18 +29,25 @@ pub struct Message<'a> {
 /// The body of a `record` message.
 #[derive(Deserialize)]
 pub struct RecordEvent<'a> {
+    /// Whether it is an event of now, not of a backfill.
     #[serde(default)]
     pub live: bool,
+    /// The account.
     #[serde(borrow)]
     pub did: Cow<'a, str>,
+    /// The revision of the repository; empty when absent.
     #[serde(borrow, default)]
     pub rev: Cow<'a, str>,
+    /// The record's collection.
     #[serde(borrow)]
     pub collection: Cow<'a, str>,
+    /// The record's key in it.
     #[serde(borrow)]
     pub rkey: Cow<'a, str>,
+    /// `create`, `update` or `delete`.
     #[serde(borrow)]
     pub action: Cow<'a, str>,
+    /// The record's CID as text; absent for a delete.
     #[serde(borrow, default)]
     pub cid: Option<Cow<'a, str>>,
     /// Passes through as it is: no number is read and written again.
@@ -47,12 +58,16 @@ pub struct RecordEvent<'a> {
 /// The body of an `identity` message.
 #[derive(Deserialize)]
 pub struct IdentityEvent<'a> {
+    /// The account.
     #[serde(borrow)]
     pub did: Cow<'a, str>,
+    /// The account's handle.
     #[serde(borrow, default)]
     pub handle: Option<Cow<'a, str>>,
+    /// Whether the account's repository can be fetched.
     #[serde(default)]
     pub is_active: Option<bool>,
+    /// The hosting status, such as `active` or `takendown`.
     #[serde(borrow, default)]
     pub status: Option<Cow<'a, str>>,
 }

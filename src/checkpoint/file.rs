@@ -102,6 +102,7 @@ impl StateFile {
         Ok((file, position))
     }
 
+    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -18,6 +18,7 @@ pub struct Position {
     pub seq: Option<u64>,
     /// Time of the newest event up to here, in milliseconds since 1970; 0 when unknown.
     pub time_ms: i64,
+    /// What a restart or upstream needs of it.
     pub payload: Payload,
 }
 
@@ -96,6 +97,7 @@ const MAX_TIME_MS: i64 = 253_402_300_799_999;
 /// A cursor of an upstream that counts its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeqPosition {
+    /// The last seq that is acknowledged, and all before it.
     pub seq: u64,
     /// Milliseconds since 1970; 0 when unknown.
     #[serde(default)]

@@ -40,6 +40,7 @@ pub struct Client {
 }
 
 impl Client {
+    /// Trusts the system's CAs and uses no proxy. `contact` tells servers whom to write to.
     pub fn new(contact: Option<&str>) -> Client {
         let contact = contact.map(|c| format!(" ({c})")).unwrap_or_default();
         let user_agent = concat!("atkafka/", env!("CARGO_PKG_VERSION")).to_string() + &contact;
@@ -57,6 +58,7 @@ impl Client {
         Ok(Client { roots: Some(roots.into()), ..self })
     }
 
+    /// Goes through these proxies.
     pub fn through(self, proxies: Proxies) -> Client {
         Client { proxies, ..self }
     }

@@ -15,11 +15,15 @@ use crate::source::job::{BYTES, FRAMES, Work};
 pub struct Job {
     /// Index of the reader.
     pub source: usize,
+    /// Its place in the order of its source.
     pub ordinal: u64,
+    /// What is to be decoded.
     pub work: Work,
     /// What each message of it becomes.
     pub decode: Decode,
+    /// Where upstream stands behind it, where it is known.
     pub position: Option<Position>,
+    /// When the reader handed it over.
     pub received: Instant,
     /// The same by the clock, in milliseconds since 1970: decoders read no clock.
     pub arrived_ms: i64,
@@ -32,6 +36,7 @@ pub struct Job {
 /// What a message may become: so many times its bytes, and a little. Honest ones give eight times at most (commits of deletes
 /// alone). Without a bound thousands of ops on one block of megabytes, or an endless DID, would fill the memory.
 pub const YIELD: usize = 16;
+/// The little, in bytes.
 pub const YIELD_ALWAYS: usize = 16 << 10;
 /// A job of many messages is never larger: so none of them has less room for the sake of the others.
 const ROOM_OF_MANY: usize = YIELD * BYTES + FRAMES * YIELD_ALWAYS;
@@ -45,12 +50,17 @@ pub fn room(work: &Work, share: usize) -> usize {
 /// One Kafka record, by ranges into [`Batch::bytes`].
 #[derive(Debug, Clone)]
 pub struct Record {
+    /// The account's DID; empty for an `info` event.
     pub key: Range<usize>,
+    /// The event.
     pub value: Range<usize>,
     /// Milliseconds since 1970: the event's time.
     pub time_ms: i64,
+    /// What happened.
     pub action: Action,
+    /// The record's collection; empty for other events.
     pub collection: Range<usize>,
+    /// The host's sequence number; 0 where it has none.
     pub seq: u64,
 }
 
@@ -75,12 +85,17 @@ const ALWAYS: usize = 64 << 10;
 
 /// The answer to one job.
 pub struct Batch {
+    /// Index of the reader.
     pub source: usize,
+    /// Its place in the order of its source.
     pub ordinal: u64,
+    /// Keys and values.
     pub bytes: Vec<u8>,
+    /// In the order of the messages.
     pub records: Vec<Record>,
     /// One a record that has an account, in order; none without enrichment, and once they are filled.
     pub holes: Vec<Hole>,
+    /// What could not become an event, in the same order.
     pub dead: Vec<DeadLetter>,
     /// Bytes that the dead letters hold.
     letters: usize,
@@ -88,10 +103,13 @@ pub struct Batch {
     pub unreadable: usize,
     /// Where upstream stands once all records and dead letters of the batch are acknowledged.
     pub position: Option<Position>,
+    /// When the reader handed it over.
     pub received: Instant,
     /// When its job arrived, in milliseconds since 1970.
     pub arrived_ms: i64,
+    /// Messages of the job.
     pub frames: usize,
+    /// What it holds of the memory limit, in bytes.
     pub cost: usize,
 }
 
@@ -100,6 +118,7 @@ pub struct Mark {
     bytes: usize,
     records: usize,
     holes: usize,
+    /// Dead letters so far.
     pub dead: usize,
     letters: usize,
 }

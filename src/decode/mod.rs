@@ -2,7 +2,7 @@
 //!
 //! A decoder is a function of the type [`Decode`], one file for each kind of source, and pure but for counters: it reads no
 //! clock (the time of arrival comes with the job) and knows neither sockets nor Kafka. The formats of messages are read in
-//! [`atproto`](crate::atproto), the forms of events are written in [`event`](crate::event). It runs on the worker threads.
+//! [`atproto`](crate::atproto), the forms of events are written in [`event`]. It runs on the worker threads.
 
 pub mod batch;
 pub mod event_writer;
@@ -26,7 +26,9 @@ pub type Decode = fn(&mut Workbench<'_>, message: &[u8], seen: &Seen, out: &mut 
 /// What is made of each message.
 #[derive(Clone)]
 pub struct Rules {
+    /// Which of the two forms is written.
     pub format: Format,
+    /// Which events pass.
     pub filter: Filter,
     /// Whether each record is hashed and compared with its CID.
     pub verify: bool,
@@ -43,10 +45,12 @@ pub struct Workbench<'m> {
 }
 
 impl<'m> Workbench<'m> {
+    /// A workbench of one worker, with buffers of its own.
     pub fn new(rules: Rules, metrics: &'m DecodeMetrics) -> Self {
         Workbench { rules, car: CarIndex::default(), metrics, handled: Handled::new(metrics) }
     }
 
+    /// What is made of each message.
     pub fn rules(&self) -> &Rules {
         &self.rules
     }

@@ -12,6 +12,7 @@ use dashmap::DashMap;
 /// What is known of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<V> {
+    /// What it is.
     Value(V),
     /// That there is nothing.
     Absent,
@@ -20,6 +21,7 @@ pub enum Found<V> {
 }
 
 impl<V> Found<V> {
+    /// The value, where there is one.
     pub fn value(self) -> Option<V> {
         match self {
             Found::Value(value) => Some(value),
@@ -27,6 +29,7 @@ impl<V> Found<V> {
         }
     }
 
+    /// The same with another form of the value.
     pub fn map<T>(self, map: impl FnOnce(V) -> T) -> Found<T> {
         self.and_then(|value| Some(map(value)))
     }
@@ -89,6 +92,7 @@ impl<V: Clone + Weigh> Cache<V> {
     /// A table is at least 7/16 full when it has grown, and has a byte of its own for each slot.
     const SLOT: usize = (size_of::<Box<str>>() + size_of::<Entry<V>>() + 1) * 16 / 7;
 
+    /// An empty cache that ages with `clock`.
     pub fn new(clock: Arc<Clock>) -> Self {
         Cache { map: DashMap::new(), bytes: AtomicUsize::new(0), clock }
     }
@@ -114,16 +118,19 @@ impl<V: Clone + Weigh> Cache<V> {
         }
     }
 
+    /// Drops an entry.
     pub fn remove(&self, did: &str) {
         if let Some((_, old)) = self.map.remove(did) {
             self.bytes.fetch_sub(Self::cost(did, &old.found), Ordering::Relaxed);
         }
     }
 
+    /// Entries, old ones included.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }

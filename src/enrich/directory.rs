@@ -45,6 +45,7 @@ pub struct Directory {
 }
 
 impl Directory {
+    /// Connects to nobody yet.
     pub fn new(settings: Settings, metrics: Arc<EnrichMetrics>) -> Self {
         let gate = |host: &Option<String>| {
             let host = host.as_deref().unwrap_or_default();

@@ -12,6 +12,7 @@ pub const MAX: usize = 16 << 10;
 /// What a handle becomes that its own side does not confirm (<https://atproto.com/specs/handle>).
 pub const INVALID_HANDLE: &str = "handle.invalid";
 
+/// A DID document, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Document {
     /// Shared with the document of another handle.

@@ -48,6 +48,7 @@ pub struct Settings {
     pub private_did_web: bool,
     /// Where the caches are kept over a restart.
     pub snapshot: Option<PathBuf>,
+    /// How hosts are spoken to.
     pub client: Client,
 }
 
@@ -58,12 +59,14 @@ pub enum Kind {
     Document,
     /// When a `did:plc` was made: the first entry of its audit log. Never changes.
     Created,
+    /// The profile, as the AppView gives it.
     Profile,
 }
 
 /// What an event says about the caches: it comes before the event itself is enriched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forget {
+    /// Nothing changes.
     Nothing,
     /// The profile was written anew.
     Profile,
@@ -72,6 +75,7 @@ pub enum Forget {
 }
 
 impl Forget {
+    /// Whether answers of this kind are out of date.
     pub fn covers(self, kind: Kind) -> bool {
         match self {
             Forget::Nothing => false,
@@ -86,13 +90,16 @@ impl Forget {
 pub struct Created {
     /// As the log has it.
     pub text: Box<str>,
+    /// The same in milliseconds since 1970.
     pub ms: i64,
 }
 
 /// An answer to one look-up.
 #[derive(Debug, Clone)]
 pub enum Value {
+    /// A DID document.
     Document(Arc<Document>),
+    /// A creation time.
     Created(Arc<Created>),
     /// Raw JSON.
     Profile(Arc<[u8]>),
@@ -150,12 +157,16 @@ fn counted(bytes: usize) -> usize {
 /// What is known of an account. What was not asked for, has no answer, or was not answered in time is absent.
 #[derive(Debug, Clone, Default)]
 pub struct AccountData {
+    /// The DID document.
     pub document: Option<Arc<Document>>,
+    /// The creation time.
     pub created: Option<Arc<Created>>,
+    /// The profile: raw JSON.
     pub profile: Option<Arc<[u8]>>,
 }
 
 impl AccountData {
+    /// Takes over an answer.
     pub fn set(&mut self, value: Value) {
         match value {
             Value::Document(document) => self.document = Some(document),
@@ -168,6 +179,7 @@ impl AccountData {
 /// What became of a look-up, as it is kept.
 #[derive(Debug, Clone)]
 pub struct Answer {
+    /// The answer itself.
     pub found: Found<Value>,
     /// How long it is believed.
     pub ttl: Duration,
@@ -182,6 +194,7 @@ const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The caches.
 pub struct Knowledge {
+    /// What is looked up, and how.
     pub settings: Settings,
     documents: Cache<Arc<Document>>,
     created: Cache<Arc<Created>>,
@@ -190,6 +203,7 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
+    /// Empty caches.
     pub fn new(settings: Settings, metrics: &EnrichMetrics) -> Self {
         let clock = Arc::new(Clock::new(settings.cache));
         let hits = CacheHits::new(metrics, &Kind::ALL.map(Kind::metric));
@@ -301,6 +315,7 @@ impl Knowledge {
 }
 
 impl Kind {
+    /// All of them, in the order of their numbers.
     pub const ALL: [Kind; 3] = [Kind::Document, Kind::Created, Kind::Profile];
 
     /// How long an answer of this kind is believed.

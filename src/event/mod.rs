@@ -8,12 +8,19 @@ use crate::atproto::{json, json_output, time};
 /// What happened, with the names that Osprey rules and metrics use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Action {
+    /// A record was made.
     Create,
+    /// A record was replaced.
     Update,
+    /// A record was removed.
     Delete,
+    /// The hosting status of an account.
     Account,
+    /// A handle or document may have changed.
     Identity,
+    /// A repository is declared anew.
     Sync,
+    /// Something that the host or atkafka itself has to say.
     Info,
     /// An event of Ozone: which, is in its `$type`.
     Ozone,
@@ -64,7 +71,9 @@ impl Action {
 /// Which of the two forms is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
+    /// JSON as at-kafka writes it.
     Plain,
+    /// The same in Osprey's envelope.
     Osprey,
 }
 
@@ -96,10 +105,13 @@ impl<'a> When<'a> {
 /// What every event says.
 #[derive(Clone, Copy)]
 pub struct Head<'a> {
+    /// What happened.
     pub action: Action,
     /// The account; an `info` event has none.
     pub did: Option<&'a str>,
+    /// The event's time.
     pub when: When<'a>,
+    /// The host's sequence number, where it has one.
     pub seq: Option<u64>,
     /// Empty where upstream has none.
     pub rev: &'a str,
@@ -154,8 +166,11 @@ pub fn close(out: &mut Vec<u8>, format: Format, when: &When<'_>) {
 pub struct Metadata<'a> {
     /// JSON, and written as it is.
     pub did_document: Option<&'a [u8]>,
+    /// `https://host`, with the port where it is not the usual one.
     pub pds_host: Option<&'a str>,
+    /// The handle, or `handle.invalid`.
     pub handle: Option<&'a str>,
+    /// When the account was created, RFC 3339.
     pub created_at: Option<&'a str>,
     /// Seconds.
     pub account_age: Option<u64>,
@@ -211,9 +226,13 @@ fn field(out: &mut Vec<u8>, prefix: &[u8], text: &str) {
 
 /// An op of a commit, ready to be written.
 pub struct Operation<'a> {
+    /// What happened.
     pub action: Action,
+    /// The account.
     pub did: &'a str,
+    /// The record's collection.
     pub collection: &'a str,
+    /// The record's key in it.
     pub rkey: &'a str,
     /// As text; empty for a delete, since Osprey's rules demand the field.
     pub cid: &'a [u8],
@@ -224,6 +243,7 @@ pub struct Operation<'a> {
 /// A record as upstream gave it.
 #[derive(Clone, Copy)]
 pub enum RawRecord<'a> {
+    /// One block of a CAR; it is converted to JSON.
     DagCbor(&'a [u8]),
     /// Passes through untouched.
     Json(&'a [u8]),

@@ -61,6 +61,7 @@ impl Snowflake {
         Snowflake { last: 0, place: ((data_center as u64 & 31) << 17) | ((worker as u64 & 31) << 12) }
     }
 
+    /// The next id, at the time `now_ms`, in milliseconds since 1970. Ids only grow, also when the clock goes back.
     pub fn next(&mut self, now_ms: i64) -> u64 {
         let now = (now_ms.saturating_sub(EPOCH_MS)).clamp(0, (1 << 41) - 1) as u64;
         self.last = (now << 12).max(self.last + 1);

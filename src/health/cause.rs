@@ -6,7 +6,9 @@ use std::time::Instant;
 /// Why events do not flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
+    /// In words, without how long it has lasted.
     pub what: String,
+    /// When it began. `None`: the words say how long it has lasted.
     pub since: Option<Instant>,
 }
 

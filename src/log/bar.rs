@@ -23,6 +23,7 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// Nothing of `total` is done yet; 0: nobody knows how much there is.
     pub fn of(total: u64) -> Extent {
         Extent { done: AtomicU64::new(0), total: AtomicU64::new(total) }
     }
@@ -32,6 +33,7 @@ impl Extent {
         self.done.fetch_add(more, Ordering::Relaxed);
     }
 
+    /// From now on it is so much in all; 0: nobody knows.
     pub fn set_total(&self, total: u64) {
         self.total.store(total, Ordering::Relaxed);
     }

@@ -15,8 +15,11 @@ const EXAMPLE: usize = 160;
 /// Lines of one place in the source about one host or file are of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
+    /// The source file of the log line.
     pub file: &'static str,
+    /// Its line there.
     pub line: u32,
+    /// The host or file that it is about; empty for none.
     pub about: String,
 }
 
@@ -32,8 +35,11 @@ struct Said {
 /// Lines that were held back, for one line that says so.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HeldBack {
+    /// The level of the lines.
     pub level: Level,
+    /// How many there were.
     pub count: u64,
+    /// The beginning of one of them.
     pub example: String,
 }
 

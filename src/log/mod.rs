@@ -1,6 +1,6 @@
 //! One line an entry on standard error, as text or as JSON; and the [status line](status) of a terminal.
 //!
-//! Every line is [`plain`], has a [length](LINE), and has a [limit](limit) for its kind: with that no host and no broker can
+//! Every line is [`plain`](mod@plain), has a [length](LINE), and has a [`limit`] for its kind: with that no host and no broker can
 //! fill a disk or fool a terminal, whatever the caller passes on. Callers name what they speak of as fields of the entry,
 //! `log::warn!(event = "gap", host = name; ...)`, which JSON shows; `at_most` is how often a kind is said in ten seconds,
 //! where the usual is not right.

@@ -19,6 +19,7 @@ impl Plain {
         Plain { text: String::new(), most, left_out: 0 }
     }
 
+    /// The text, with what was cut off told at its end.
     pub fn finish(mut self) -> String {
         if self.left_out > 0 {
             let _ = write!(self.text, "... (and {} bytes more)", self.left_out);

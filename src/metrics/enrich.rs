@@ -81,8 +81,11 @@ impl EnrichMetrics {
 /// What came of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookedUp {
+    /// There was an answer.
     Ok,
+    /// There is no such account.
     NotFound,
+    /// Nobody could say it.
     Error,
 }
 

@@ -21,6 +21,7 @@ const SOONEST: Duration = Duration::from_millis(50);
 
 /// Where the positions of a source go.
 pub enum Keep {
+    /// It is not kept: a restart begins anew.
     Nowhere,
     /// Saved once a second.
     File(StateFile),
@@ -32,7 +33,9 @@ type Latest = Arc<Mutex<Vec<Option<Position>>>>;
 
 /// Where a source began: to be on disk before anything behind it is delivered.
 pub struct Beginning {
+    /// Index of the source.
     pub source: usize,
+    /// Where it begins.
     pub position: Position,
     /// Told when it is.
     pub saved: Sender<()>,

@@ -29,12 +29,19 @@ const WEB: usize = 8;
 
 /// What the thread works with.
 pub struct Enricher {
+    /// The caches.
     pub knowledge: Arc<Knowledge>,
+    /// Who asks.
     pub directory: Arc<Directory>,
+    /// Who fills batches.
     pub metadata: Metadata,
+    /// All of them: it counts events as workers do.
     pub metrics: Arc<Metrics>,
+    /// Where it says since when batches wait.
     pub health: Arc<Health>,
+    /// Batches that lack something.
     pub unfinished: Receiver<Unfinished>,
+    /// Where they go when they are complete.
     pub batches: Sender<Batch>,
 }
 

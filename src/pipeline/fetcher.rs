@@ -17,7 +17,9 @@ const START_EVERY: Duration = Duration::from_millis(1);
 
 /// The answer to one question.
 pub struct Answered {
+    /// Who was asked.
     pub provider: Provider,
+    /// What was asked.
     pub question: Question,
     /// One for each account of the question.
     pub outcomes: Vec<Outcome>,

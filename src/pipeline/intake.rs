@@ -20,6 +20,7 @@ const LOOK_UP: Duration = Duration::from_millis(200);
 /// What a frame costs besides its bytes: its records in the Kafka client, and bookkeeping.
 const PER_FRAME: usize = 512;
 
+/// A reader's way into the pipeline: it takes permits and numbers jobs.
 pub struct Intake {
     source: usize,
     decode: Decode,
@@ -33,6 +34,7 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// `source` is the index of the reader; `beginnings` leads to the checkpointer.
     pub fn new(
         source: usize,
         decode: Decode,

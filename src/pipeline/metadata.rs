@@ -16,9 +16,11 @@ use crate::metrics::decode::DecodeMetrics;
 
 /// A batch whose accounts are not all known.
 pub struct Unfinished {
+    /// With a hole where each account's metadata is to stand.
     pub batch: Batch,
     /// One for each hole.
     pub accounts: Vec<AccountData>,
+    /// At least one.
     pub missing: Vec<Missing>,
 }
 
@@ -26,6 +28,7 @@ pub struct Unfinished {
 pub struct Missing {
     /// Index of the hole.
     pub hole: usize,
+    /// What is looked up.
     pub kind: Kind,
     /// What the event says about answers that are older than it.
     pub forget: Forget,
@@ -52,6 +55,7 @@ struct MissingParts {
 }
 
 impl Metadata {
+    /// For batches that `filter` has let pass so far; the memory that metadata takes comes from `permits`.
     pub fn new(knowledge: Arc<Knowledge>, filter: Filter, permits: Arc<Permits>, metrics: &Metrics) -> Self {
         let missing = MissingParts {
             did_document: metrics.enrich.metadata_missing("did_document"),

@@ -42,7 +42,9 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 
 /// One upstream to read.
 pub struct Source {
+    /// What it is called in logs and metrics.
     pub name: String,
+    /// Where its position is kept.
     pub keep: Keep,
     /// Whether its events are of now, so that their age at delivery says how far it is behind.
     pub is_live: bool,
@@ -55,16 +57,23 @@ pub struct Source {
 
 /// What a pipeline is made of.
 pub struct Parts {
+    /// At least one.
     pub sources: Vec<Source>,
+    /// Where records go.
     pub sink: Box<dyn Sink>,
+    /// What is made of each message.
     pub rules: Rules,
     /// What is known of accounts, where events are to say it or filters need it.
     pub knowledge: Option<Arc<Knowledge>>,
+    /// Threads that decode.
     pub workers: usize,
     /// Bytes in flight.
     pub memory_limit: usize,
+    /// Data centre and worker of the ids in Osprey's envelope, 0 to 31 each.
     pub snowflake: (u8, u8),
+    /// Whether Kafka records get headers.
     pub record_headers: bool,
+    /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,
 }
 
@@ -88,6 +97,7 @@ fn try_spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Resul
 }
 
 impl Pipeline {
+    /// Starts all threads. [`Pipeline::wait`] says how it ended.
     pub fn start(parts: Parts, metrics: Arc<Metrics>, health: Arc<Health>) -> Pipeline {
         let permits = Arc::new(Permits::new(parts.memory_limit));
         let (jobs_in, jobs) = bounded(QUEUE);

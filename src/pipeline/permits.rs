@@ -117,6 +117,7 @@ impl Permits {
         self.limit / 16
     }
 
+    /// Gives back what was acquired.
     pub fn release(&self, frames: usize, bytes: usize) {
         let mut state = self.state();
         debug_assert!(state.bytes >= bytes && state.frames >= frames);
@@ -132,6 +133,7 @@ impl Permits {
         self.freed.notify_all();
     }
 
+    /// Whether nothing new is to be read.
     pub fn is_closed(&self) -> bool {
         self.state().closed
     }

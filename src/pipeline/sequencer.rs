@@ -15,6 +15,7 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
+    /// Takes a batch, in any order.
     pub fn put(&mut self, batch: Batch) {
         debug_assert!(batch.ordinal >= self.next, "each ordinal comes once");
         let place = (batch.ordinal - self.next) as usize;

@@ -11,9 +11,13 @@ use crate::health::InFlight;
 pub struct Pending {
     /// How many of its records and dead letters are not acknowledged, sent or not.
     pub unacknowledged: usize,
+    /// Where upstream stands behind it, where it is known.
     pub position: Option<Position>,
+    /// When the reader handed it over.
     pub received: Instant,
+    /// Messages of the batch.
     pub frames: usize,
+    /// What it holds of the memory limit, in bytes.
     pub cost: usize,
 }
 

@@ -17,7 +17,9 @@ use crate::source::job::Work;
 /// Where a worker puts what it made.
 #[derive(Clone)]
 pub struct Outlets {
+    /// Where it gives back what a job held and its batch does not need.
     pub permits: Arc<Permits>,
+    /// Batches that are complete.
     pub batches: Sender<Batch>,
     /// With enrichment: what is looked at before, and who gets the batches whose accounts are not known yet.
     pub enriching: Option<(Metadata, Sender<Unfinished>)>,

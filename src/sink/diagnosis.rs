@@ -28,6 +28,7 @@ struct Account {
 }
 
 impl Client {
+    /// What of these settings explains a failure.
     pub fn of(options: &Kafka) -> Client {
         let property = |names: &[&str]| {
             options.config.iter().rev().find(|(key, _)| names.contains(&key.as_str())).map(|(_, value)| value.clone())

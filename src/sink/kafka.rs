@@ -33,6 +33,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The broker's default of `max.message.bytes`; version 0 of the protocol has no way to ask.
 const MAX_MESSAGE: usize = 1_048_588;
 
+/// The client of the `kafka` crate, for brokers before 4.0.
 pub struct KafkaSink {
     options: Kafka,
     client: Client,
@@ -60,6 +61,7 @@ impl Waiting {
 }
 
 impl KafkaSink {
+    /// Not connected yet.
     pub fn new(options: Kafka, metrics: Arc<SinkMetrics>) -> Self {
         KafkaSink {
             client: Client::of(&options),

@@ -4,38 +4,57 @@ use std::fmt;
 
 use crate::client::Client;
 
+/// How Kafka is written to.
 #[derive(Debug, Clone)]
 pub struct Kafka {
+    /// `host:port` of brokers to ask first.
     pub servers: Vec<String>,
+    /// The topic of events.
     pub topic: String,
+    /// The topic of dead letters. `None`: they are only counted and logged.
     pub dead_letter_topic: Option<String>,
+    /// Which client is used.
     pub client: KafkaClient,
+    /// How batches are compressed.
     pub codec: Codec,
     /// librdkafka properties, over our own.
     pub config: Vec<(String, String)>,
+    /// `None`: plain TCP.
     pub tls: Option<Tls>,
+    /// `None`: no login.
     pub sasl: Option<Sasl>,
+    /// Whether and how absent topics are made.
     pub new_topic: NewTopic,
     /// Bytes; the client's queue is held to it as well.
     pub memory_limit: usize,
 }
 
+/// The two clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KafkaClient {
+    /// librdkafka, for every broker.
     Librdkafka,
+    /// The `kafka` crate, for brokers before 4.0.
     Kafka,
 }
 
+/// How Kafka compresses a batch of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Codec {
+    /// Not at all.
     None,
+    /// gzip.
     Gzip,
+    /// Snappy.
     Snappy,
+    /// LZ4.
     Lz4,
+    /// Zstandard.
     Zstd,
 }
 
 impl Codec {
+    /// By name, in the order of their numbers.
     pub const NAMES: [(&str, Codec); 5] = [
         ("none", Codec::None),
         ("gzip", Codec::Gzip),
@@ -50,20 +69,35 @@ impl Codec {
     }
 }
 
+/// Files in PEM form.
 #[derive(Debug, Clone)]
 pub struct Tls {
+    /// CAs to trust in place of the system's.
     pub ca_file: Option<String>,
+    /// The client's own certificate, with its chain.
     pub cert_file: Option<String>,
+    /// Its private key.
     pub key_file: Option<String>,
 }
 
+/// How a client logs in.
 #[derive(Clone)]
 pub enum Sasl {
-    Password { mechanism: Mechanism, user: String, password: String },
+    /// A user with a password.
+    Password {
+        /// How it is sent.
+        mechanism: Mechanism,
+        /// The user's name.
+        user: String,
+        /// No log shows it.
+        password: String,
+    },
+    /// A token of an OAuth endpoint.
     Token(OAuth),
 }
 
 impl Sasl {
+    /// What it is called on the wire.
     pub fn mechanism(&self) -> Mechanism {
         match self {
             Sasl::Password { mechanism, .. } => *mechanism,
@@ -85,9 +119,13 @@ impl fmt::Debug for Sasl {
 /// Where tokens come from, by client credentials.
 #[derive(Clone)]
 pub struct OAuth {
+    /// The endpoint that gives tokens.
     pub token_url: String,
+    /// Who asks for one.
     pub client_id: String,
+    /// Its secret. No log shows it.
     pub client_secret: String,
+    /// What the token is for, where the endpoint wants to know.
     pub scope: Option<String>,
     /// How the endpoint is spoken to.
     pub client: Client,
@@ -100,15 +138,21 @@ impl fmt::Debug for OAuth {
     }
 }
 
+/// A SASL mechanism.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mechanism {
+    /// The password as it is.
     Plain,
+    /// RFC 7677.
     ScramSha256,
+    /// The same with SHA-512.
     ScramSha512,
+    /// RFC 7628.
     OAuthBearer,
 }
 
 impl Mechanism {
+    /// By name, in the order of their numbers.
     pub const NAMES: [(&str, Mechanism); 4] = [
         ("PLAIN", Mechanism::Plain),
         ("SCRAM-SHA-256", Mechanism::ScramSha256),
@@ -125,8 +169,10 @@ impl Mechanism {
 /// How an absent topic is made.
 #[derive(Debug, Clone)]
 pub struct NewTopic {
+    /// Whether it is made at all.
     pub create: bool,
     /// `None`: the broker's default.
     pub partitions: Option<i32>,
+    /// `None`: the broker's default.
     pub replication: Option<i32>,
 }

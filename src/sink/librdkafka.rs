@@ -56,6 +56,7 @@ const RECORD_OVERHEAD: usize = 100;
 /// librdkafka fills batches up to this (its default), as far as the topic takes it.
 const BATCH: usize = 1_000_000;
 
+/// The client librdkafka, idempotent and in order.
 pub struct Librdkafka {
     options: Kafka,
     client: Arc<Client>,

@@ -9,6 +9,7 @@ use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster,
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
 
+/// Writes each event as a line of text. A line counts as delivered when it is flushed.
 pub struct Lines<W> {
     out: W,
     buffer: Vec<u8>,
@@ -18,6 +19,7 @@ pub struct Lines<W> {
 }
 
 impl<W: Write + Send> Lines<W> {
+    /// Writes to `out`.
     pub fn new(out: W) -> Self {
         Lines { out, buffer: Vec::with_capacity(BUFFER), waiting: Vec::new(), done: Vec::new() }
     }

@@ -22,42 +22,57 @@ pub type Token = usize;
 /// Which of the two topics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
+    /// The output topic.
     Events,
+    /// The topic of dead letters.
     DeadLetters,
 }
 
 /// A record on its way out.
 #[derive(Debug, Clone, Copy)]
 pub struct Outgoing<'a> {
+    /// Where it goes.
     pub topic: Topic,
     /// Empty: the record has no key.
     pub key: &'a [u8],
+    /// The value, as it is written.
     pub value: &'a [u8],
     /// Milliseconds since 1970.
     pub time_ms: i64,
+    /// Names and values.
     pub headers: &'a [(&'a str, &'a [u8])],
 }
 
 /// A record that came back, kept so that it can be sent again.
 #[derive(Debug)]
 pub struct Returned {
+    /// Where it goes.
     pub topic: Topic,
+    /// Empty: the record has no key.
     pub key: Vec<u8>,
+    /// The value, as it is written.
     pub value: Vec<u8>,
+    /// Names and values.
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// What became of one record.
 #[derive(Debug)]
 pub struct Delivery {
+    /// As it was given to [`Sink::send`].
     pub token: Token,
+    /// Whether the broker acknowledged it.
     pub result: Result<(), Box<Failure>>,
 }
 
+/// A record that was not acknowledged.
 #[derive(Debug)]
 pub struct Failure {
+    /// What the broker or the client said.
     pub error: String,
+    /// What it means for this record.
     pub verdict: Verdict,
+    /// The record itself, to be sent again.
     pub record: Returned,
 }
 
@@ -100,7 +115,12 @@ pub enum Refused {
     /// Not now: try the same record again when deliveries have come.
     Full,
     /// Never: it is so many bytes larger than the topic allows.
-    TooLarge { detail: String, excess: usize },
+    TooLarge {
+        /// Its size and the limit, in words.
+        detail: String,
+        /// Bytes over the limit.
+        excess: usize,
+    },
     /// Not now, for a reason that people should see.
     Error(String),
     /// The sink is broken, see [`Sink::broken`].
@@ -132,6 +152,8 @@ pub enum NotReady {
 /// Whether the Kafka cluster of this id is the one that the saved positions are of; if not, why it is refused.
 pub type SameCluster<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 
+/// An output. It takes records one by one and says later what became of each. It knows neither sources nor positions, and
+/// the producer's thread alone calls it.
 pub trait Sink: Send {
     /// Connects, asks whether it is the right cluster where the client can tell, creates topics. Called until it is well, and
     /// again when the sink is broken and holds nothing; each call may block for some seconds.

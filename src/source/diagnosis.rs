@@ -25,25 +25,35 @@ const ASKING: Duration = Duration::from_secs(3);
 /// What was meant to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meant {
+    /// A relay or another host with a firehose.
     Relay,
+    /// A Tap.
     Tap,
+    /// A PDS.
     Pds,
 }
 
 /// What a host is, by what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
+    /// A Jetstream.
     Jetstream,
+    /// A relay or another host with a firehose.
     Relay,
+    /// A PDS.
     Pds,
+    /// An AppView.
     AppView,
+    /// An Ozone.
     Ozone,
+    /// A Tap.
     Tap,
 }
 
 /// An answer, read as far as it was there.
 #[derive(Default)]
 pub struct Answer {
+    /// The HTTP status.
     pub status: u16,
     /// How long the server asks to wait.
     pub wait: Option<Duration>,
@@ -51,14 +61,17 @@ pub struct Answer {
     pub location: Option<String>,
     /// Its type says that it is a web page.
     pub html: bool,
+    /// As far as it was there.
     pub body: Vec<u8>,
 }
 
 /// The body of an XRPC error.
 #[derive(Deserialize, Default)]
 pub struct XrpcError {
+    /// The name of the error; empty when absent.
     #[serde(default)]
     pub error: String,
+    /// Words for people; empty when absent.
     #[serde(default)]
     pub message: String,
 }
@@ -159,10 +172,12 @@ impl Found {
 }
 
 impl Answer {
+    /// Whether it is a web page: no answer of an API.
     pub fn is_page(&self) -> bool {
         self.html || beginning(&self.body).starts_with('<')
     }
 
+    /// The error in its body; an empty one when there is none.
     pub fn error(&self) -> XrpcError {
         json_input::read(&self.body, SHALLOW).unwrap_or_default()
     }

@@ -10,7 +10,12 @@ pub enum Work {
     /// Some messages, in the order of the wire. The source's decoder knows what they are.
     Frames(Frames),
     /// Something that the reader has to say: becomes an `info` event.
-    Notice { name: &'static str, message: String },
+    Notice {
+        /// What kind of notice it is, such as `seq_gap`.
+        name: &'static str,
+        /// The same in words.
+        message: String,
+    },
 }
 
 impl Work {
@@ -33,12 +38,15 @@ impl Work {
 
 /// A hand-over is due at so many frames or bytes, or when the socket has nothing more.
 pub const FRAMES: usize = 64;
+/// The same in bytes.
 pub const BYTES: usize = 128 << 10;
 
 /// Messages in one buffer, so that a burst costs one allocation and one hand-over.
 #[derive(Default)]
 pub struct Frames {
+    /// All messages, one after the other.
     pub bytes: Vec<u8>,
+    /// Where each of them stands.
     pub list: Vec<FrameAt>,
     /// Bytes of the last hand-over: the next one will need as much.
     usual: usize,
@@ -50,6 +58,7 @@ impl Frames {
         self.list.is_empty() || self.bytes.len() + len <= BYTES
     }
 
+    /// Appends a message.
     pub fn push(&mut self, bytes: &[u8], seen: Seen) {
         if self.list.is_empty() {
             self.bytes.reserve(bytes.len().max(self.usual));
@@ -59,6 +68,7 @@ impl Frames {
         self.list.push(FrameAt { range: start..self.bytes.len(), seen });
     }
 
+    /// Whether a hand-over is due.
     pub fn is_full(&self) -> bool {
         self.list.len() >= FRAMES
     }
@@ -75,14 +85,23 @@ impl Frames {
 
 /// One of them: where it stands, and what the reader saw of it.
 pub struct FrameAt {
+    /// In [`Frames::bytes`].
     pub range: Range<usize>,
+    /// What the reader saw of it.
     pub seen: Seen,
 }
 
 /// What the reader saw.
 pub enum Seen {
     /// A frame of a known kind, whose body starts at `body` inside the frame. `seq` is 0 where it has none.
-    Frame { kind: Kind, body: usize, seq: u64 },
+    Frame {
+        /// What the header says.
+        kind: Kind,
+        /// Offset of the body in the frame.
+        body: usize,
+        /// The host's sequence number.
+        seq: u64,
+    },
     /// A websocket text message.
     Text,
     /// A websocket binary message where text is due.

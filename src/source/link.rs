@@ -12,14 +12,20 @@ use crate::metrics::source::{HostMetrics, SourceMetrics};
 pub const LOOK_UP: Duration = Duration::from_millis(500);
 /// A source: who it is, and where its state is told.
 pub struct Link {
+    /// What the source is called in logs and metrics.
     pub name: String,
+    /// Its place among the sources.
     pub index: usize,
+    /// The gauges of the host.
     pub gauges: HostMetrics,
+    /// The counters of all sources.
     pub metrics: Arc<SourceMetrics>,
+    /// Where it says whether it is connected.
     pub health: Arc<Health>,
 }
 
 impl Link {
+    /// A link that is not connected yet.
     pub fn new(name: &str, index: usize, metrics: Arc<SourceMetrics>, health: Arc<Health>) -> Self {
         Link { name: name.into(), index, gauges: metrics.host(name), metrics, health }
     }
@@ -33,6 +39,7 @@ impl Link {
         }
     }
 
+    /// Says that the connection is there.
     pub fn connected(&self) {
         self.gauges.connected.set(1);
         self.health.source(self.index, Ok(()));

@@ -31,8 +31,11 @@ use crate::client::Client;
 /// An upstream's address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Host {
+    /// Whether it is spoken to by TLS.
     pub tls: bool,
+    /// A name or an address.
     pub host: String,
+    /// The port, also where it is the usual one.
     pub port: u16,
     /// What it is called in logs, metrics and the cursor's file: host, port unless it is the usual one, path.
     pub name: String,

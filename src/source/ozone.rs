@@ -34,10 +34,13 @@ const SETTLED_MS: i64 = 600_000;
 pub struct Reading {
     /// Milliseconds since 1970; `None`: from the first event on. For a first start.
     pub since_ms: Option<i64>,
+    /// How far before the newest event is read again: events may commit late.
     pub look_back: Duration,
+    /// How long it waits after it has caught up.
     pub poll_interval: Duration,
 }
 
+/// The reader of Ozone's events, by polls.
 pub struct Ozone<I> {
     session: Session,
     reading: Reading,

@@ -32,9 +32,13 @@ const LOGIN_EVERY: Duration = Duration::from_secs(30);
 pub struct Account {
     /// `https://pds.example.com`, without a slash at the end.
     pub pds: String,
+    /// A handle, a DID or an e-mail address.
     pub identifier: String,
+    /// The account's password or an app password. No log shows it.
     pub password: String,
+    /// The DID of the Ozone that is asked through the PDS.
     pub labeler_did: String,
+    /// How the PDS is spoken to.
     pub client: Client,
 }
 
@@ -44,7 +48,12 @@ pub enum Failure {
     /// Nothing but a change by people mends it.
     Ever(String),
     /// Again, after at least so long.
-    Later { reason: String, wait: Option<Duration> },
+    Later {
+        /// One line.
+        reason: String,
+        /// What the server asks for.
+        wait: Option<Duration>,
+    },
 }
 
 fn again(reason: impl Into<String>) -> Failure {
@@ -71,6 +80,7 @@ struct Login<'a> {
     password: &'a str,
 }
 
+/// A login at a PDS, renewed as it is needed.
 pub struct Session {
     account: Account,
     agent: ureq::Agent,
@@ -86,6 +96,7 @@ pub struct Session {
 }
 
 impl Session {
+    /// Not logged in yet.
     pub fn new(account: Account, metrics: Arc<SourceMetrics>) -> Self {
         let agent = account.client.agent(&account.pds, TIMEOUT, 1);
         Session {

@@ -18,6 +18,7 @@ pub const NEAR: f64 = 300.0;
 /// Between connections that bring nothing, which wait twice as long each time.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// How fast events of one connection come, and whether its silence means that it is dead.
 #[derive(Debug)]
 pub struct Pace {
     /// `None`: connections are never left.
@@ -33,6 +34,7 @@ pub struct Pace {
 }
 
 impl Pace {
+    /// `patience`: how long a busy host may be silent. `None`: for ever.
     pub fn new(patience: Option<Duration>) -> Pace {
         Pace { patience, part: None, busy: 0, last: None, connected: None, left: 0 }
     }
@@ -41,6 +43,7 @@ impl Pace {
         self.patience.unwrap_or(PATIENCE) / PARTS
     }
 
+    /// A new connection is there.
     pub fn connected(&mut self, now: Instant) {
         self.connected = Some(now);
     }

@@ -56,6 +56,7 @@ pub fn first_seq(path: &Path, stop: &AtomicBool) -> Result<Option<u64>, String> 
 
 /// Where a recording ends.
 pub struct End {
+    /// The last seq in it. `None`: no frame has one.
     pub last_seq: Option<u64>,
     /// The frame behind so many bytes is cut off. Never for a packed file, which can only be read to its end.
     pub cut_at: Option<u64>,
@@ -93,9 +94,11 @@ pub fn end(path: &Path, stop: &AtomicBool) -> Result<Option<End>, String> {
 
 /// Why a file is not read on: one line, without its name.
 pub enum Fault {
+    /// A stop was asked for.
     Stopped,
     /// It ends inside a frame.
     CutOff(String),
+    /// The file cannot be read, or is no recording.
     File(String),
 }
 
@@ -111,6 +114,7 @@ pub enum Next {
     Frame,
     /// Nothing more for now: who writes the pipe pauses.
     Later,
+    /// The file is at its end.
     End,
 }
 
@@ -135,6 +139,8 @@ pub struct Recording {
 }
 
 impl Recording {
+    /// Opens a file, packed or not, or standard input for `-`. `stopped` ends the wait for a pipe; what is read is added
+    /// to `extent`.
     pub fn open(path: &Path, stopped: &dyn Fn() -> bool, extent: &Arc<Extent>) -> Result<Self, Fault> {
         let failed = |e: io::Error| Fault::File(format!("cannot be read: {e}"));
         let file = match path.to_str() {

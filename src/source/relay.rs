@@ -1,7 +1,7 @@
 //! The reader of a relay (or a PDS): `com.atproto.sync.subscribeRepos`.
 //!
 //! It looks only at a message's kind and seq, and hands it over. It owns the cursor that it asks for, the detection of gaps
-//! and of silence, and what the host's own messages mean. The connection itself is the [`websocket`](super::websocket)
+//! and of silence, and what the host's own messages mean. The connection itself is the [`websocket`]
 //! module's; what is in a frame the decoder's. It runs on a reader thread.
 
 use std::sync::Arc;
@@ -35,6 +35,7 @@ pub(super) const MAX_MESSAGE: usize = 5_500_000;
 const WORD: usize = 64;
 const WORDS: usize = 500;
 
+/// The reader of a firehose: a relay, a PDS or another host with the same endpoint.
 pub struct Relay<I> {
     end: Endpoint<I>,
     start: Start,

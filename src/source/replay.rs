@@ -68,6 +68,7 @@ impl Progress {
     }
 }
 
+/// The reader of recordings.
 pub struct Replay<I> {
     reading: Reading,
     intake: I,

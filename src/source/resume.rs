@@ -22,6 +22,7 @@ pub const SEQ_GAP: &str = "seq_gap";
 pub struct Gap {
     /// The label of `atkafka_gaps`, and the name in the `info` event.
     pub kind: &'static str,
+    /// The same in words.
     pub message: String,
 }
 

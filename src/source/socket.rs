@@ -36,6 +36,7 @@ const MAX_UNWRITTEN: usize = 16 << 20;
 /// Why there is no connection.
 #[derive(Debug)]
 pub struct ConnectError {
+    /// What is wrong, and what to do about it: one line.
     pub message: String,
     /// What `Retry-After` asked for.
     pub retry_after: Option<Duration>,
@@ -49,7 +50,9 @@ impl ConnectError {
 
 /// What a read gives.
 pub enum Event {
+    /// A binary message.
     Binary(tungstenite::Bytes),
+    /// A text message.
     Text(tungstenite::Utf8Bytes),
     /// A ping, pong, or something else that is answered already.
     Control,
@@ -63,6 +66,7 @@ pub enum Event {
     TooLong(u64, tungstenite::Bytes),
 }
 
+/// A websocket that is polled together with other descriptors.
 pub struct Socket {
     ws: WebSocket<Trim<Transport>>,
     fd: TcpStream,

@@ -12,7 +12,14 @@ use crate::checkpoint::Position;
 #[derive(Debug)]
 pub enum Arrival {
     /// Something that happened: `seq` is `None` where it has none that can be.
-    Event { kind: Kind, body: usize, seq: Option<u64> },
+    Event {
+        /// What the header says.
+        kind: Kind,
+        /// Offset of the body in the frame.
+        body: usize,
+        /// The host's sequence number.
+        seq: Option<u64>,
+    },
     /// The host has something to say. The body begins at this offset.
     Info(usize),
     /// An error frame. The body begins at this offset.
@@ -52,6 +59,7 @@ impl Arrival {
 /// Frames that wait for the next hand-over, and where the stream stands behind them.
 #[derive(Default)]
 pub struct Stream {
+    /// Which seqs are new.
     pub resume: Resume,
     frames: Frames,
     /// What to save behind `frames`, and the last seq in them.
@@ -74,6 +82,7 @@ impl Stream {
         self.frames.list.len()
     }
 
+    /// Whether no frame waits.
     pub fn is_empty(&self) -> bool {
         self.frames.list.is_empty()
     }

@@ -23,6 +23,7 @@ use crate::metrics::source::SourceMetrics;
 /// Bytes of one message at most: a record has 1 MB at most, and Go escapes some characters to six bytes.
 const MAX_MESSAGE: usize = 16 << 20;
 
+/// The reader of one connection to a Tap.
 pub struct Tap<I> {
     end: Endpoint<I>,
     /// `None`: Tap runs without acknowledgements.
@@ -33,6 +34,7 @@ pub struct Tap<I> {
 }
 
 impl<I: Intake> Tap<I> {
+    /// Not connected yet. `acks`: whether this Tap wants acknowledgements.
     pub fn new(
         host: Host,
         name: &str,

@@ -22,8 +22,11 @@ const LATE: Duration = Duration::from_millis(100);
 
 /// Why a connection ended, or did not come about.
 pub enum Ended {
+    /// A stop was asked for.
     Stopped,
+    /// It was there, and ended: why, in one line.
     Lost(String),
+    /// It did not come about.
     Refused(ConnectError),
     /// On purpose: the next one follows after this.
     Again(Duration),
@@ -37,8 +40,11 @@ impl From<Stopped> for Ended {
 
 /// What a reader of a websocket has at hand.
 pub struct Endpoint<I> {
+    /// Where to connect.
     pub host: Host,
+    /// Where messages are handed over.
     pub intake: I,
+    /// Name, health and metrics.
     pub link: Link,
     /// New messages of this connection: with some, the next one follows soon.
     pub fresh: u64,
@@ -60,13 +66,16 @@ impl<I: Intake> Endpoint<I> {
 
 /// One kind of upstream that is read from a websocket: what is its own.
 pub trait Channel {
+    /// Where its messages go.
     type Intake: Intake;
     /// What the host is meant to be, for an error that says what it is in place of that.
     const MEANT: Meant;
     /// Bytes of one message at most. A longer one is passed over, and given as [`Event::TooLong`].
     const MAX_MESSAGE: usize;
 
+    /// What every reader of a websocket has.
     fn end(&self) -> &Endpoint<Self::Intake>;
+    /// The same, to change it.
     fn end_mut(&mut self) -> &mut Endpoint<Self::Intake>;
 
     /// Path and query of the next connection.

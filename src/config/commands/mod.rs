@@ -22,10 +22,15 @@ pub use tap::Tap;
 
 /// What to do.
 pub enum Command {
+    /// `firehose relay`.
     Relay(Relay),
+    /// `firehose tap`.
     Tap(Tap),
+    /// `firehose replay`.
     Replay(Replay),
+    /// `ozone-events`.
     Ozone(Ozone),
+    /// `record`.
     Record(Record),
     /// Which of `/healthz` and `/readyz` to ask, and where.
     Healthcheck(&'static str, SocketAddr),

@@ -46,11 +46,15 @@ command_flags! {
 
 /// `ozone-events`.
 pub struct Ozone {
+    /// Whom to log in as.
     pub account: Account,
     /// What the PDS is called in logs, metrics and the state file.
     pub name: String,
+    /// How events are read.
     pub reading: ozone::Reading,
+    /// What is written, and where.
     pub writing: Writing,
+    /// How is logged.
     pub logging: Logging,
 }
 

@@ -52,11 +52,17 @@ pub struct Flags {
 
 /// `record`.
 pub struct Record {
+    /// Whose firehose is recorded.
     pub host: Host,
+    /// The file; packed where its name ends with `.zst`.
     pub output: PathBuf,
+    /// How many frames.
     pub frames: u64,
+    /// What becomes of a file that is there already.
     pub existing: Existing,
+    /// Where to begin.
     pub start: Start,
+    /// How is logged.
     pub logging: Logging,
 }
 

@@ -28,13 +28,17 @@ command_flags! {
 
 /// `firehose relay`.
 pub struct Relay {
+    /// At least one.
     pub hosts: Vec<Host>,
     /// They come from a file: some of hundreds may be away, and each by itself matters little.
     pub is_many: bool,
+    /// Where each of them begins without a saved position.
     pub start: Start,
     /// How long a busy host may be silent; `None`: for ever.
     pub silence: Option<Duration>,
+    /// What is written, and where.
     pub writing: Writing,
+    /// How is logged.
     pub logging: Logging,
 }
 

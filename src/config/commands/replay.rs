@@ -31,8 +31,11 @@ command_flags! {
 
 /// `firehose replay`.
 pub struct Replay {
+    /// Which files, and what of them.
     pub reading: Reading,
+    /// What is written, and where.
     pub writing: Writing,
+    /// How is logged.
     pub logging: Logging,
 }
 

@@ -36,10 +36,15 @@ command_flags! {
 
 /// `firehose tap`.
 pub struct Tap {
+    /// The Tap.
     pub host: Host,
+    /// Connections at once.
     pub connections: usize,
+    /// Whether this Tap wants acknowledgements.
     pub acks: bool,
+    /// What is written, and where.
     pub writing: Writing,
+    /// How is logged.
     pub logging: Logging,
 }
 

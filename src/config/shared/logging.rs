@@ -5,9 +5,12 @@ use log::LevelFilter;
 use super::values::one_of;
 use crate::config::Checked;
 
+/// How is logged.
 #[derive(Debug, Clone, Copy)]
 pub struct Logging {
+    /// Lines of lower levels are left out.
     pub level: LevelFilter,
+    /// Whether lines are JSON.
     pub json: bool,
 }
 

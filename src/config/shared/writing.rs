@@ -22,14 +22,19 @@ const DEFAULT_MEMORY: usize = 256 << 20;
 
 /// What every command has that writes events.
 pub struct Writing {
+    /// Where events go.
     pub output: Output,
+    /// What is made of each message.
     pub rules: Rules,
     /// `None`: nothing is looked up of the accounts.
     pub enrich: Option<Settings>,
+    /// Data centre and worker of the ids in Osprey's envelope, 0 to 31 each.
     pub snowflake: (u8, u8),
+    /// Whether Kafka records get headers.
     pub record_headers: bool,
     /// `None`: nothing is kept.
     pub state_dir: Option<PathBuf>,
+    /// Threads that decode.
     pub workers: usize,
     /// Bytes.
     pub memory_limit: usize,
@@ -41,8 +46,11 @@ pub struct Writing {
     pub manager: Option<Manager>,
 }
 
+/// Where events go.
 pub enum Output {
+    /// Standard output, a line for each event.
     Lines,
+    /// A Kafka topic.
     Kafka(Box<Kafka>),
 }
 

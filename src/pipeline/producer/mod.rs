@@ -69,15 +69,25 @@ impl Lane {
     }
 }
 
+/// What the producer's thread works with.
 pub struct Producer {
+    /// Where records go.
     pub sink: Box<dyn Sink>,
+    /// One for each source, in their order.
     pub lanes: Vec<Lane>,
+    /// Where it tells positions.
     pub frontier: Frontier,
+    /// Where it gives back what batches held.
     pub permits: Arc<Permits>,
+    /// Records, errors and times of delivery.
     pub metrics: Arc<PipelineMetrics>,
+    /// Where it says what holds delivery up.
     pub health: Arc<Health>,
+    /// Which form `info` events and ids have.
     pub format: Format,
+    /// The ids of Osprey's envelope.
     pub snowflake: Snowflake,
+    /// Whether Kafka records get headers.
     pub record_headers: bool,
     /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn whoever_came_first_is_served_first() {
         const LIMIT: usize = 16 << 20;
-        for seed in 0..200 {
+        for seed in 0..2_000 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut state = State::default();
             let mut in_flight = std::collections::VecDeque::new();
@@ -203,6 +203,25 @@ mod tests {
             }
             let [large, small] = served;
             assert!(large > 100 && small > 100 && large.abs_diff(small) <= small / 2, "seed {seed}: {served:?}");
+            // Everything is delivered: who still waits is served, and all permits are back at the end.
+            while !in_flight.is_empty() || waiting.iter().any(Option::is_some) {
+                let before = (in_flight.len(), admitted);
+                if let Some(bytes) = in_flight.pop_front() {
+                    state.bytes -= bytes;
+                    state.frames -= 1;
+                }
+                for place in &mut waiting {
+                    if let Some((ticket, bytes)) = *place
+                        && state.admit(ticket, 1, bytes, LIMIT)
+                    {
+                        admitted += 1;
+                        in_flight.push_back(bytes);
+                        *place = None;
+                    }
+                }
+                assert_ne!((in_flight.len(), admitted), before, "seed {seed}: nobody is served any more");
+            }
+            assert_eq!((state.bytes, state.frames), (0, 0), "seed {seed}: all permits are back");
         }
     }
 

@@ -1,12 +1,14 @@
 //! The producer: batches in, records out in order, deliveries back, the frontier forward. All of it is the private state
 //! of one thread.
 //!
-//! [`flow`] says how much may be sent, [`outstanding`] numbers what was sent, `letters` disposes of what the broker never
-//! takes.
+//! This file is the loop. `sending` hands records to the sink, `returns` takes in what became of them, [`flow`] says how
+//! much may be sent, `outstanding` numbers what was sent, `letters` disposes of what the broker never takes.
 
 pub mod flow;
 mod letters;
 mod outstanding;
+mod returns;
+mod sending;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,17 +21,14 @@ use super::checkpointer::Frontier;
 use super::permits::{Failed, Permits};
 use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
-use crate::atproto::time;
-use crate::dead_letter::{DeadLetter, Reason};
+use crate::dead_letter::Reason;
 use crate::decode::batch::Batch;
 use crate::event::Format;
-use crate::event::osprey::{self, Snowflake};
+use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::pipeline::PipelineMetrics;
-use crate::sink::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic, Verdict,
-};
-use flow::{Flow, PAUSE};
+use crate::sink::{Background, Delivery, End, NotReady, Returned, Sink, Token};
+use flow::Flow;
 use outstanding::{Outstanding, Owner};
 use prometheus::{Gauge, IntGauge};
 
@@ -343,217 +342,5 @@ impl Run {
         }
         self.flow.empty(self.again.values().filter(|again| again.suspect).count());
         Ok(true)
-    }
-
-    /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
-    fn send(&mut self) -> Result<(), End> {
-        while self.flow.allowance() > 0 {
-            // Sent again under its number, so that it keeps its place if it comes back again.
-            let Some((token, again)) = self.again.pop_first() else { break };
-            let time_ms = self.outstanding.time_ms(token).unwrap_or_else(time::now_ms);
-            match self.hand_over(&again.record, time_ms, token)? {
-                None => {}
-                Some(Refused::TooLarge { detail, excess }) => {
-                    self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
-                }
-                Some(_) => {
-                    self.again.insert(token, again);
-                    return Ok(());
-                }
-            }
-        }
-        while self.flow.allowance() > 0
-            && let Some((owner, letter)) = self.letters.pop_front()
-        {
-            let (token, now) = (self.outstanding.next(), time::now_ms());
-            match self.hand_over(&letter, now, token)? {
-                None => self.outstanding.add(owner, now),
-                Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
-                Some(_) => {
-                    self.letters.push_front((owner, letter));
-                    return Ok(());
-                }
-            }
-        }
-        while self.flow.allowance() > 0
-            && let Some(mut sending) = self.outbox.pop_front()
-        {
-            if !self.send_batch(&mut sending)? {
-                self.outbox.push_front(sending);
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands a record of our own to the sink.
-    fn hand_over(&mut self, record: &Returned, time_ms: i64, token: Token) -> Result<Option<Refused>, End> {
-        let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-        let out = Outgoing { topic: record.topic, key: &record.key, value: &record.value, time_ms, headers: &headers };
-        let result = self.p.sink.send(&out, token);
-        self.sort(result)
-    }
-
-    /// Notes what a refusal says. `None` when the record was taken.
-    fn sort(&mut self, result: Result<(), Refused>) -> Result<Option<Refused>, End> {
-        match result {
-            Ok(()) => {
-                self.with_sink += 1;
-                self.flow.sent();
-                return Ok(None);
-            }
-            Err(Refused::Ended(end)) => return Err(end),
-            Err(Refused::Error(reason)) => {
-                self.trouble(&reason);
-                self.flow.refused(Instant::now() + PAUSE);
-            }
-            Err(Refused::Broken) => self.flow.refused(Instant::now()),
-            Err(refused) => return Ok(Some(refused)),
-        }
-        Ok(Some(Refused::Full))
-    }
-
-    fn trouble(&mut self, reason: &str) {
-        self.p.metrics.produced_error.inc();
-        log::warn!(
-            at_most = 1, event = "output_error", error = reason;
-            "output: {reason}; it is sent again until it is taken"
-        );
-        self.p.health.sink(Err(reason.into()));
-    }
-
-    /// `true` when all of the batch was taken, or disposed of.
-    fn send_batch(&mut self, sending: &mut Sending) -> Result<bool, End> {
-        let owner = Owner { source: sending.batch.source, ordinal: sending.batch.ordinal, letter: false };
-        while let Some(record) = sending.batch.records.get(sending.record) {
-            if self.flow.allowance() == 0 {
-                return Ok(false);
-            }
-            if self.p.format == Format::Osprey {
-                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
-            }
-            let bytes = &sending.batch.bytes;
-            let mut seq = itoa::Buffer::new();
-            let headers = [
-                ("seq", seq.format(record.seq).as_bytes()),
-                ("action", record.action.name().as_bytes()),
-                ("collection", &bytes[record.collection.clone()]),
-            ];
-            let out = Outgoing {
-                topic: Topic::Events,
-                key: &bytes[record.key.clone()],
-                value: &bytes[record.value.clone()],
-                time_ms: record.time_ms,
-                headers: if self.p.record_headers { &headers } else { &[] },
-            };
-            let result = self.p.sink.send(&out, self.outstanding.next());
-            match self.sort(result)? {
-                None => self.outstanding.add(owner, record.time_ms),
-                Some(Refused::TooLarge { detail, .. }) => {
-                    let letter = DeadLetter {
-                        reason: Reason::TooLarge,
-                        detail,
-                        seq: record.seq,
-                        bytes: bytes[record.value.clone()].to_vec(),
-                    };
-                    self.dead_letter(owner, &letter);
-                }
-                Some(_) => return Ok(false),
-            }
-            sending.record += 1;
-        }
-        while let Some(letter) = sending.batch.dead.get(sending.dead) {
-            self.dead_letter(owner, letter);
-            sending.dead += 1;
-        }
-        Ok(true)
-    }
-
-    /// One record of a batch, or a dead letter of it, is done with.
-    fn acknowledge(&mut self, owner: Owner) {
-        self.p.lanes[owner.source].tracker.acknowledge(owner.ordinal);
-    }
-
-    /// Takes in what became of records, and moves the frontiers.
-    fn collect(&mut self) -> Result<(), End> {
-        let mut done = std::mem::take(&mut self.done);
-        self.p.sink.poll(&mut done)?;
-        let mut delivered = 0;
-        for Delivery { token, result } in done.drain(..) {
-            // A report that comes again says nothing new.
-            if self.outstanding.is_settled(token) || self.again.contains_key(&token) {
-                continue;
-            }
-            self.with_sink -= 1;
-            match result {
-                Ok(()) => {
-                    if let Some(owner) = self.outstanding.settle(token) {
-                        delivered += u64::from(!owner.letter);
-                        self.acknowledge(owner);
-                    }
-                }
-                Err(failure) => self.came_back(token, *failure),
-            }
-        }
-        self.done = done;
-        if delivered > 0 {
-            self.p.metrics.produced_ok.inc_by(delivered);
-            if self.again.is_empty() {
-                self.p.health.sink(Ok(()));
-            }
-        }
-        for source in 0..self.p.lanes.len() {
-            let lane = &mut self.p.lanes[source];
-            let mut reached = None;
-            while let Some(batch) = lane.tracker.advance() {
-                self.p.metrics.delivery_seconds.observe(batch.received.elapsed().as_secs_f64());
-                if let Some(position) = batch.position {
-                    reached = Some((position.time_ms, position.seq));
-                    self.p.frontier.moved(source, position);
-                }
-                // Last: who sees that nothing is in flight also finds the last position.
-                self.p.permits.release(batch.frames, batch.cost);
-            }
-            if let Some((time_ms, seq)) = reached {
-                if let Some(seq) = seq {
-                    lane.last_seq_delivered.set(seq as i64);
-                }
-                if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                    let lag = (time::now_ms() - time_ms) as f64 / 1000.0;
-                    gauge.set(lag);
-                    self.p.health.delivered(source, lag);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A record was not delivered: it is sent again in its place, or it is what its batch was refused for.
-    fn came_back(&mut self, token: Token, failure: Failure) {
-        let now = Instant::now();
-        let suspect = match failure.verdict {
-            Verdict::Never(reason) => {
-                self.p.metrics.produced_error.inc();
-                log::warn!(
-                    at_most = 1, event = "output_refused", error = failure.error;
-                    "output: {}; the batch is sent again in halves, to find the record that is meant",
-                    failure.error
-                );
-                self.flow.refused(now);
-                self.refused += 1;
-                self.refusal = Some((token, reason, failure.error));
-                true
-            }
-            Verdict::Later => {
-                self.trouble(&failure.error);
-                self.flow.refused(now + PAUSE);
-                false
-            }
-            Verdict::Collateral => {
-                self.flow.refused(now);
-                false
-            }
-        };
-        self.again.insert(token, Again { record: failure.record, suspect });
     }
 }

@@ -3,10 +3,14 @@
 //!
 //! It knows neither sink, and keeps nothing.
 
-use std::fmt;
+mod advice;
+mod words;
 
 use super::kafka_options::{Kafka, Sasl};
 use super::probe::{self, Budget, Login, Seen};
+use advice::{elsewhere, line};
+use words::Cause;
+pub use words::Words;
 
 /// Of so many addresses at most is anything said.
 const ADDRESSES: usize = 3;
@@ -64,94 +68,6 @@ impl Client {
             login,
         }
     }
-}
-
-/// What librdkafka said about an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Words {
-    address: String,
-    text: String,
-}
-
-impl Words {
-    /// From a line such as `[thrd:ssl://b:9093/bootstrap]: ssl://b:9093/bootstrap: SSL handshake failed: ...`. `None` where
-    /// it is about no address.
-    pub fn read(line: &str) -> Option<Words> {
-        let line = match line.strip_prefix("[thrd:") {
-            Some(rest) => rest.split_once("]: ")?.1,
-            None => line,
-        };
-        let (name, text) = line.split_once(": ")?;
-        let name = name.split_once("://").map_or(name, |(_, name)| name);
-        // Behind the slash is the node's number, or that it is one of the servers that were given.
-        let address = name.split_once('/').map_or(name, |(address, _)| address);
-        let (_, port) = address.rsplit_once(':')?;
-        port.parse::<u16>().ok()?;
-        Some(Words { address: address.into(), text: text.into() })
-    }
-
-    /// What was said, without when, in which state and how often.
-    fn plain(&self) -> &str {
-        self.text.rfind(" (after ").map_or(self.text.as_str(), |end| &self.text[..end])
-    }
-
-    /// What they mean, where that is sure.
-    fn cause(&self) -> Option<Cause> {
-        let plain = self.plain();
-        let after = |words: &str| plain.split_once(words).map(|(_, rest)| rest.trim());
-        if let Some(rest) = after("Failed to resolve '") {
-            let why = rest.split_once("': ").map_or(rest, |(_, why)| why);
-            return Some(Cause::NotResolved(why.into()));
-        }
-        if plain.contains("Connect to ") {
-            let why = after(" failed: ")?;
-            return Some(match why.contains("refused") {
-                true => Cause::Refused,
-                false => Cause::NoConnection(why.into()),
-            });
-        }
-        if plain.contains("Connection setup timed out in state CONNECT") {
-            return Some(Cause::NoConnection("timed out".into()));
-        }
-        if let Some(list) = after("broker's supported mechanisms:") {
-            let list: Vec<String> = list.split(',').map(|m| m.trim().to_string()).filter(|m| !m.is_empty()).collect();
-            return Some(if list.is_empty() { Cause::NoLogin } else { Cause::Mechanism(list) });
-        }
-        if let Some(why) = after("SASL authentication error:") {
-            return Some(Cause::Refusal(why.into()));
-        }
-        if plain.contains("certificate verify failed") || plain.contains("Failed to verify broker certificate") {
-            return Some(Cause::Certificate(after("Failed to verify broker certificate:").unwrap_or_default().into()));
-        }
-        None
-    }
-}
-
-impl fmt::Display for Words {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.address, self.plain())
-    }
-}
-
-/// Why an address is of no use to this client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Cause {
-    NotResolved(String),
-    Refused,
-    NoConnection(String),
-    Silent,
-    NotKafka,
-    /// TLS and we have none; the mechanisms, where it wants a login as well.
-    WantsTls(Login),
-    NoTls(Login),
-    WantsLogin(Vec<String>),
-    NoLogin,
-    Mechanism(Vec<String>),
-    /// The login was refused, in the broker's words.
-    Refusal(String),
-    /// The broker's certificate is refused: why, in OpenSSL's words; empty where these are not known.
-    Certificate(String),
-    WantsCertificate,
 }
 
 /// What a port answers, against what this client wants. `None`: they fit.
@@ -253,95 +169,6 @@ pub fn while_running(client: &Client, words: &Words) -> Option<String> {
             format!("{} (by the brokers' advertised.listeners): {}", words.address, elsewhere(client, &cause))
         }
     })
-}
-
-fn line(client: &Client, at: &str, cause: &Cause) -> String {
-    format!("{at}: {}", reason(client, cause))
-}
-
-/// What it is, most likely why, and what to do.
-fn reason(client: &Client, cause: &Cause) -> String {
-    let also_login = |port: &Login, which: &str| match port {
-        Login::Any(list) if client.login.is_none() => {
-            format!("; {which} wants a login: --sasl-mechanism ({})", list.join(", "))
-        }
-        _ => String::new(),
-    };
-    let (ca_file, login) = (client.ca_file.as_deref(), client.login.as_ref());
-    let mechanism = login.map_or("", |l| l.mechanism.as_str());
-    match cause {
-        Cause::NotResolved(why) => {
-            format!("the name does not resolve ({why}): is it written right, and does this machine's DNS know it?")
-        }
-        Cause::Refused => "connection refused: is the broker running, is the port right?".into(),
-        Cause::NoConnection(why) => {
-            format!("no connection ({why}): is the address right, does a firewall stand between?")
-        }
-        Cause::Silent => "takes connections and answers nothing: does the broker hang, is the port right?".into(),
-        Cause::NotKafka => "what answers there is no Kafka broker: is the port right?".into(),
-        Cause::WantsTls(port) => format!(
-            "the port speaks TLS, and atkafka was not told to: give --tls, and --tls-ca-file where the broker's CA is not among the system's{}",
-            also_login(port, "it also")
-        ),
-        Cause::NoTls(port) => format!(
-            "the port does not speak TLS: leave out --tls, or give the broker's TLS port{}",
-            also_login(port, "this one")
-        ),
-        Cause::WantsLogin(list) => format!(
-            "the broker wants a login: give --sasl-mechanism ({}), --sasl-username and --sasl-password-file",
-            list.join(", ")
-        ),
-        Cause::NoLogin => "the port takes no login: leave out --sasl-mechanism, or give the broker's SASL port".into(),
-        Cause::Mechanism(list) => format!(
-            "the broker does not take the SASL mechanism {mechanism}: give --sasl-mechanism {}",
-            list.join(" or ")
-        ),
-        Cause::Refusal(why) => {
-            let user = login.map(|l| l.user.as_str()).filter(|u| !u.is_empty());
-            match user {
-                Some(user) => format!(
-                    "the broker refuses the login of {user} by {mechanism} ({why}): are --sasl-username and the password right?"
-                ),
-                None if mechanism == "OAUTHBEARER" => format!(
-                    "the broker refuses the token of --sasl-oauth-token-url ({why}): does the broker trust that endpoint, is --sasl-oauth-scope right?"
-                ),
-                None => format!("the broker refuses the login by {mechanism} ({why})"),
-            }
-        }
-        Cause::Certificate(why) => {
-            let openssl = why.rsplit_once('(').map_or(why.as_str(), |(_, reason)| reason.trim_end_matches(')'));
-            let said = if openssl.is_empty() { String::new() } else { format!(" ({openssl})") };
-            if openssl.contains("mismatch") {
-                format!(
-                    "the broker's certificate is for another name{said}: give --bootstrap-servers a name that is in it"
-                )
-            } else if openssl.contains("expired") || openssl.contains("not yet valid") {
-                format!("the broker's certificate is out of date{said}: renew it; is this machine's clock right?")
-            } else if let Some(file) = ca_file {
-                format!(
-                    "the broker's certificate is not signed by a CA in {file}{said}: give --tls-ca-file the broker's CA"
-                )
-            } else {
-                format!(
-                    "the broker's certificate is signed by a CA that this system does not know{said}: give the CA's certificate with --tls-ca-file"
-                )
-            }
-        }
-        Cause::WantsCertificate => {
-            "the broker wants a certificate of its client: give --tls-cert-file and --tls-key-file".into()
-        }
-    }
-}
-
-/// The same about an address that the brokers gave: where nobody can be reached, the address is to blame.
-fn elsewhere(client: &Client, cause: &Cause) -> String {
-    let why = match cause {
-        Cause::NotResolved(why) => format!("the name does not resolve here ({why})"),
-        Cause::Refused => "connection refused".into(),
-        Cause::NoConnection(why) => format!("no connection ({why})"),
-        other => return reason(client, other),
-    };
-    format!("{why}: is that broker running, and is the address one that reaches it from here?")
 }
 
 #[cfg(test)]

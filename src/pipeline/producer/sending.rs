@@ -1,0 +1,138 @@
+//! Records out: what came back first, then dead letters, then what is new, as far as the flow allows and the sink takes.
+
+use std::time::Instant;
+
+use super::flow::PAUSE;
+use super::outstanding::Owner;
+use super::{Run, Sending};
+use crate::atproto::time;
+use crate::dead_letter::{DeadLetter, Reason};
+use crate::event::Format;
+use crate::event::osprey;
+use crate::sink::{End, Outgoing, Refused, Returned, Token, Topic};
+
+impl Run {
+    /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
+    pub(super) fn send(&mut self) -> Result<(), End> {
+        while self.flow.allowance() > 0 {
+            // Sent again under its number, so that it keeps its place if it comes back again.
+            let Some((token, again)) = self.again.pop_first() else { break };
+            let time_ms = self.outstanding.time_ms(token).unwrap_or_else(time::now_ms);
+            match self.hand_over(&again.record, time_ms, token)? {
+                None => {}
+                Some(Refused::TooLarge { detail, excess }) => {
+                    self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
+                }
+                Some(_) => {
+                    self.again.insert(token, again);
+                    return Ok(());
+                }
+            }
+        }
+        while self.flow.allowance() > 0
+            && let Some((owner, letter)) = self.letters.pop_front()
+        {
+            let (token, now) = (self.outstanding.next(), time::now_ms());
+            match self.hand_over(&letter, now, token)? {
+                None => self.outstanding.add(owner, now),
+                Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
+                Some(_) => {
+                    self.letters.push_front((owner, letter));
+                    return Ok(());
+                }
+            }
+        }
+        while self.flow.allowance() > 0
+            && let Some(mut sending) = self.outbox.pop_front()
+        {
+            if !self.send_batch(&mut sending)? {
+                self.outbox.push_front(sending);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands a record of our own to the sink.
+    fn hand_over(&mut self, record: &Returned, time_ms: i64, token: Token) -> Result<Option<Refused>, End> {
+        let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
+        let out = Outgoing { topic: record.topic, key: &record.key, value: &record.value, time_ms, headers: &headers };
+        let result = self.p.sink.send(&out, token);
+        self.sort(result)
+    }
+
+    /// Notes what a refusal says. `None` when the record was taken.
+    fn sort(&mut self, result: Result<(), Refused>) -> Result<Option<Refused>, End> {
+        match result {
+            Ok(()) => {
+                self.with_sink += 1;
+                self.flow.sent();
+                return Ok(None);
+            }
+            Err(Refused::Ended(end)) => return Err(end),
+            Err(Refused::Error(reason)) => {
+                self.trouble(&reason);
+                self.flow.refused(Instant::now() + PAUSE);
+            }
+            Err(Refused::Broken) => self.flow.refused(Instant::now()),
+            Err(refused) => return Ok(Some(refused)),
+        }
+        Ok(Some(Refused::Full))
+    }
+
+    pub(super) fn trouble(&mut self, reason: &str) {
+        self.p.metrics.produced_error.inc();
+        log::warn!(
+            at_most = 1, event = "output_error", error = reason;
+            "output: {reason}; it is sent again until it is taken"
+        );
+        self.p.health.sink(Err(reason.into()));
+    }
+
+    /// `true` when all of the batch was taken, or disposed of.
+    fn send_batch(&mut self, sending: &mut Sending) -> Result<bool, End> {
+        let owner = Owner { source: sending.batch.source, ordinal: sending.batch.ordinal, letter: false };
+        while let Some(record) = sending.batch.records.get(sending.record) {
+            if self.flow.allowance() == 0 {
+                return Ok(false);
+            }
+            if self.p.format == Format::Osprey {
+                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
+            }
+            let bytes = &sending.batch.bytes;
+            let mut seq = itoa::Buffer::new();
+            let headers = [
+                ("seq", seq.format(record.seq).as_bytes()),
+                ("action", record.action.name().as_bytes()),
+                ("collection", &bytes[record.collection.clone()]),
+            ];
+            let out = Outgoing {
+                topic: Topic::Events,
+                key: &bytes[record.key.clone()],
+                value: &bytes[record.value.clone()],
+                time_ms: record.time_ms,
+                headers: if self.p.record_headers { &headers } else { &[] },
+            };
+            let result = self.p.sink.send(&out, self.outstanding.next());
+            match self.sort(result)? {
+                None => self.outstanding.add(owner, record.time_ms),
+                Some(Refused::TooLarge { detail, .. }) => {
+                    let letter = DeadLetter {
+                        reason: Reason::TooLarge,
+                        detail,
+                        seq: record.seq,
+                        bytes: bytes[record.value.clone()].to_vec(),
+                    };
+                    self.dead_letter(owner, &letter);
+                }
+                Some(_) => return Ok(false),
+            }
+            sending.record += 1;
+        }
+        while let Some(letter) = sending.batch.dead.get(sending.dead) {
+            self.dead_letter(owner, letter);
+            sending.dead += 1;
+        }
+        Ok(true)
+    }
+}

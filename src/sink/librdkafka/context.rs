@@ -1,0 +1,216 @@
+//! What librdkafka calls back: deliveries, logs, errors and requests for tokens. It leaves them for the producer thread.
+//!
+//! The thread that serves the client runs it; librdkafka's own threads only queue. It knows nothing of how a client is made.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::Sender;
+use rdkafka::Message;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Headers;
+use rdkafka::producer::{DeliveryResult, ProducerContext};
+
+use crate::dead_letter::Reason;
+use crate::metrics::sink::SinkMetrics;
+use crate::sink::complaint::Complaint;
+use crate::sink::diagnosis::{self, Client, Words};
+use crate::sink::oauth::{self, Tokens};
+use crate::sink::{Delivery, Failure, Returned, Token, Topic, Verdict, locked};
+
+/// Lines of librdkafka that are kept to find a cause.
+const WORDS: usize = 32;
+
+/// What the callbacks leave for the producer thread.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) done: Mutex<Vec<Delivery>>,
+    /// What librdkafka said since the last success.
+    pub(super) words: Mutex<Vec<Words>>,
+    pub(super) complaint: Mutex<Complaint>,
+    /// Something is in one of the two.
+    troubled: AtomicBool,
+}
+
+impl Shared {
+    fn keep(&self, words: Words) {
+        let mut all = locked(&self.words);
+        if all.len() == WORDS {
+            all.remove(0);
+        }
+        all.push(words);
+        self.troubled.store(true, Ordering::Relaxed);
+    }
+
+    fn delivered(&self) {
+        if self.troubled.swap(false, Ordering::Relaxed) {
+            locked(&self.words).clear();
+            if locked(&self.complaint).delivered() {
+                log::info!(event = "kafka_again"; "kafka: records are delivered again");
+            }
+        }
+    }
+
+    pub(super) fn complain(&self, line: &str) {
+        self.troubled.store(true, Ordering::Relaxed);
+        if locked(&self.complaint).cause(line) {
+            log::warn!(event = "kafka_error", error = line; "kafka: {line} (it is tried again until it works)");
+        }
+    }
+
+    /// The newest words, without the time that they took.
+    pub(super) fn last_words(&self) -> Option<String> {
+        locked(&self.words).last().map(Words::to_string)
+    }
+}
+
+pub(super) struct Context {
+    pub(super) shared: Arc<Shared>,
+    pub(super) client: Arc<Client>,
+    pub(super) tokens: Option<Arc<Tokens>>,
+    /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
+    pub(super) runs: bool,
+    pub(super) ready: Sender<()>,
+    pub(super) metrics: Arc<SinkMetrics>,
+    pub(super) events_topic: String,
+}
+
+impl Context {
+    /// An error. What is about a broker is kept, until it is clear what it means; the rest is said.
+    fn report(&self, error: &str) {
+        self.metrics.kafka_errors.inc();
+        let Some(words) = Words::read(error) else {
+            log::warn!(
+                at_most = 1, event = "kafka_error", error = error;
+                "kafka: {error} (it is tried again until it works)"
+            );
+            return;
+        };
+        log::debug!("librdkafka: {error}");
+        if self.runs {
+            match diagnosis::while_running(&self.client, &words) {
+                Some(line) => self.shared.complain(&line),
+                None => locked(&self.shared.complaint).begin(),
+            }
+        }
+        self.shared.keep(words);
+    }
+}
+
+impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// Called when most of a token's life is over. Only the client that runs serves this; the others are gone by then.
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let Some(tokens) = &self.tokens else {
+            return Err("no --sasl-oauth-token-url is given".into());
+        };
+        match tokens.get() {
+            Ok(oauth::Token { text, principal, ends_ms }) => {
+                Ok(OAuthToken { token: text, principal_name: principal, lifetime_ms: ends_ms })
+            }
+            Err(why) => {
+                self.metrics.kafka_errors.inc();
+                self.shared.complain(&why);
+                Err(why.into())
+            }
+        }
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            // A warning at each start: that the property is experimental.
+            _ if message.contains("enable.gapless.guarantee") => log::debug!("librdkafka {facility}: {message}"),
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => self.report(message),
+            _ => {
+                log::debug!("librdkafka {facility}: {message}");
+                // A connection that the broker closed is no error to librdkafka, and often all that there is.
+                if facility == "FAIL"
+                    && let Some(words) = Words::read(message)
+                {
+                    self.shared.keep(words);
+                }
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            // It follows each failed attempt and says nothing of why: the reason came before it.
+            Some(RDKafkaErrorCode::AllBrokersDown) => log::debug!("librdkafka: {error}: {reason}"),
+            // Told by who asked for it.
+            _ if reason.starts_with("Failed to acquire SASL OAUTHBEARER token") => log::debug!("librdkafka: {reason}"),
+            // Its reason begins with the broker's name, as a line of the log does.
+            _ if Words::read(reason).is_some() => self.report(reason),
+            _ => self.report(&format!("{error}: {reason}")),
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Token;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, token: Token) {
+        let result = match result {
+            Ok(_) => {
+                self.shared.delivered();
+                Ok(())
+            }
+            Err((error, message)) => {
+                let headers = message.headers().into_iter().flat_map(|h| h.iter());
+                let record = Returned {
+                    topic: if message.topic() == self.events_topic { Topic::Events } else { Topic::DeadLetters },
+                    key: message.key().unwrap_or_default().to_vec(),
+                    value: message.payload().unwrap_or_default().to_vec(),
+                    headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),
+                };
+                let verdict = error.rdkafka_error_code().map_or(Verdict::Later, verdict);
+                Err(Box::new(Failure { error: error.to_string(), verdict, record }))
+            }
+        };
+        locked(&self.shared.done).push(Delivery { token, result });
+        // Full means that the producer thread has been woken already.
+        let _ = self.ready.try_send(());
+    }
+}
+
+/// What an error of a delivery report means.
+fn verdict(code: RDKafkaErrorCode) -> Verdict {
+    match code {
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge => {
+            Verdict::Never(Reason::TooLarge)
+        }
+        RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::InvalidMessage => {
+            Verdict::Never(Reason::Refused)
+        }
+        // Once a batch is refused, the client gives back what it has not sent; what it had sent behind that batch, the broker
+        // refuses for its sequence number.
+        RDKafkaErrorCode::PurgeQueue
+        | RDKafkaErrorCode::PurgeInflight
+        | RDKafkaErrorCode::Fatal
+        | RDKafkaErrorCode::GaplessGuarantee
+        | RDKafkaErrorCode::OutOfOrderSequenceNumber
+        | RDKafkaErrorCode::InvalidDifferentRecord => Verdict::Collateral,
+        _ => Verdict::Later,
+    }
+}
+
+/// Callbacks of the admin client: what they hear is reported as that of the producer is.
+pub(super) struct AdminContext(pub(super) Context);
+
+impl ClientContext for AdminContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}

@@ -1,0 +1,282 @@
+//! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
+
+mod config;
+mod context;
+mod topics;
+
+use std::cell::Cell;
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rdkafka::admin::AdminClient;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use super::diagnosis::{self, Client};
+use super::kafka_options::{Kafka, Sasl};
+use super::limits::Limits;
+use super::oauth::Tokens;
+use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic, locked};
+use crate::atproto::time;
+use crate::metrics::sink::SinkMetrics;
+use config::{broken_promise, config, refused};
+use context::{AdminContext, Context, Shared};
+
+/// How long one question to the brokers may take.
+pub(super) const ASK: Duration = Duration::from_secs(5);
+/// An error that librdkafka does not explain, and that did not pass by then, is looked into.
+const LOOK_INTO: Duration = Duration::from_secs(5);
+/// One call that serves callbacks.
+const SERVE: Duration = Duration::from_secs(5);
+/// Between two questions for the limit of a topic that takes less than a record has.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// What the client lets pass at most, and the limit of a topic whose own cannot be read: the broker decides. Above any
+/// frame.
+const CLIENT_MAX_MESSAGE: usize = 16 << 20;
+/// How librdkafka calls the error INVALID_TIMESTAMP.
+const TIME_REFUSED: &str = "Broker: Invalid timestamp";
+/// Bytes that a batch of one record adds to key, value and headers (61 of the batch, at most 30 of the record).
+const RECORD_OVERHEAD: usize = 100;
+/// librdkafka fills batches up to this (its default), as far as the topic takes it.
+const BATCH: usize = 1_000_000;
+
+/// The client librdkafka, idempotent and in order.
+pub struct Librdkafka {
+    options: Kafka,
+    client: Arc<Client>,
+    tokens: Option<Arc<Tokens>>,
+    config: ClientConfig,
+    metrics: Arc<SinkMetrics>,
+    ready: (Sender<()>, Receiver<()>),
+    shared: Arc<Shared>,
+    open: Option<Open>,
+    /// The broker refused the time of a record.
+    time_refused: bool,
+    /// It was said that times are moved, and that limits cannot be read.
+    said_moved_time: bool,
+    said_unknown: Cell<bool>,
+}
+
+/// What there is once the brokers have answered.
+struct Open {
+    producer: Arc<BaseProducer<Context>>,
+    events: Limits,
+    /// `None`: there is no topic for them.
+    dead_letters: Option<Limits>,
+    /// When the limit was last asked for because a record is larger.
+    asked: Option<Instant>,
+}
+
+impl Librdkafka {
+    /// Checks the options without talking to anybody. Fails with librdkafka's own words for a property it refuses.
+    pub fn new(options: Kafka, metrics: Arc<SinkMetrics>) -> Result<Self, String> {
+        let config = config(&options);
+        for (key, value) in &options.config {
+            if let Some(why) = broken_promise(key, value) {
+                return Err(format!("{key}={value}: {why}"));
+            }
+        }
+        config.create_native_config().map_err(refused)?;
+        // What contradicts one another shows only with a client, which is gone before it has connected. Where the fault is
+        // not in these properties, it is told when the brokers are first needed.
+        let fault = |config: &ClientConfig| config.create::<BaseProducer>().err();
+        if !options.config.is_empty()
+            && let Some(error) = fault(&config)
+            && fault(&self::config::config(&Kafka { config: Vec::new(), ..options.clone() })).is_none()
+        {
+            let text = error.to_string();
+            let quotes = |(_, value): &(String, String)| value.len() > 3 && text.contains(value.as_str());
+            return Err(match options.config.iter().any(quotes) {
+                true => "librdkafka refuses these properties together".into(),
+                false => text,
+            });
+        }
+        Ok(Librdkafka {
+            client: Arc::new(Client::of(&options)),
+            tokens: match &options.sasl {
+                Some(Sasl::Token(oauth)) => Some(Arc::new(Tokens::new(oauth.clone()))),
+                _ => None,
+            },
+            options,
+            config,
+            metrics,
+            ready: bounded(1),
+            shared: Arc::default(),
+            open: None,
+            time_refused: false,
+            said_moved_time: false,
+            said_unknown: Cell::new(false),
+        })
+    }
+
+    fn context(&self, runs: bool) -> Context {
+        Context {
+            shared: self.shared.clone(),
+            client: self.client.clone(),
+            tokens: self.tokens.clone(),
+            runs,
+            ready: self.ready.0.clone(),
+            metrics: self.metrics.clone(),
+            events_topic: self.options.topic.clone(),
+        }
+    }
+}
+
+impl Sink for Librdkafka {
+    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+        let ever = |e: KafkaError| NotReady::Ever(e.to_string());
+        locked(&self.shared.words).clear();
+        // Of the records themselves it is only said that they are not valid.
+        let fatal = self.open.as_ref().and_then(|open| open.producer.client().fatal_error());
+        self.time_refused |= fatal.is_some_and(|(_, why)| why.contains(TIME_REFUSED));
+        let admin =
+            AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
+        let probe: BaseProducer<Context> =
+            BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
+        self.authorize(admin.inner())?;
+        self.authorize(probe.client())?;
+        // With its answer the client has the cluster's id, too; very old brokers have none.
+        self.metadata(&probe)?;
+        if let Some(id) = probe.client().fetch_cluster_id(ASK) {
+            same_cluster(&id).map_err(NotReady::Settings)?;
+        }
+        let events = self.topic(&probe, &admin, &self.options.topic)?;
+        let dead_letters = match &self.options.dead_letter_topic {
+            Some(name) => Some(self.topic(&probe, &admin, name)?),
+            None => None,
+        };
+        let mut config = self.config.clone();
+        // A batch over the topic's limit would be refused whole, with the innocent records in it.
+        let smallest = dead_letters.map_or(events.bytes, |letters| letters.bytes.min(events.bytes));
+        if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
+            config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
+        }
+        let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
+        self.authorize(producer.client())?;
+        self.open = Some(Open { producer: Arc::new(producer), events, dead_letters, asked: None });
+        Ok(())
+    }
+
+    fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
+        let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
+        let (topic, mut limits) = match record.topic {
+            Topic::Events => (self.options.topic.as_str(), open.events),
+            Topic::DeadLetters => (
+                self.options.dead_letter_topic.as_deref().unwrap_or_default(),
+                open.dead_letters.unwrap_or(Limits::of_bytes(0)),
+            ),
+        };
+        let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
+        let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
+        if size > limits.bytes && open.asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+            limits = self.limits_now(topic).unwrap_or(limits);
+            if let Some(open) = &mut self.open {
+                match record.topic {
+                    Topic::Events => open.events = limits,
+                    Topic::DeadLetters => open.dead_letters = Some(limits),
+                }
+                open.asked = Some(Instant::now());
+            }
+        }
+        let max = limits.bytes;
+        if size > max {
+            let detail = format!("{size} bytes, topic {topic} takes {max}");
+            return Err(Refused::TooLarge { detail, excess: size - max });
+        }
+        let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
+        let time_ms = limits.nearest(record.time_ms, time::now_ms());
+        if time_ms != record.time_ms {
+            self.metrics.moved_times.inc();
+            if !self.said_moved_time {
+                self.said_moved_time = true;
+                log::warn!(
+                    event = "moved_times", topic = topic;
+                    "topic {topic} does not take the times of some events: their records get the nearest times that it takes (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"
+                );
+            }
+        }
+        let mut out = BaseRecord::with_opaque_to(topic, token).payload(record.value).timestamp(time_ms);
+        if !record.key.is_empty() {
+            out = out.key(record.key);
+        }
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            out = out.headers(
+                record.headers.iter().fold(headers, |h, (key, value)| h.insert(Header { key, value: Some(*value) })),
+            );
+        }
+        match open.producer.send(out) {
+            Ok(()) => Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(Refused::Full),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                // Ours, or one that --kafka-config lowers: by how much is not said.
+                Err(Refused::TooLarge { detail: format!("{size} bytes"), excess: record.value.len() / 2 })
+            }
+            Err(_) if open.is_broken() => Err(Refused::Broken),
+            Err((error, _)) => Err(Refused::Error(error.to_string())),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), End> {
+        // librdkafka sends by itself, after linger.ms.
+        Ok(())
+    }
+
+    fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
+        done.append(&mut locked(&self.shared.done));
+        Ok(())
+    }
+
+    fn complaint(&mut self) -> Option<String> {
+        // What nobody waits for is no reason not to be ready.
+        self.open.as_ref().filter(|open| open.producer.in_flight_count() > 0)?;
+        locked(&self.shared.complaint).current().map(str::to_string)
+    }
+
+    fn broken(&self) -> bool {
+        self.open.as_ref().is_some_and(Open::is_broken)
+    }
+
+    /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none
+    /// left to ask, for ever (seen 2 times in some hundred outages). Naming the servers again is harmless where they are known.
+    fn nudge(&mut self) {
+        let Some(open) = &self.open else { return };
+        let Ok(servers) = CString::new(self.options.servers.join(",")) else { return };
+        // SAFETY: the client lives as long as `open`, the text until the call returns, which copies it.
+        unsafe { rdkafka::bindings::rd_kafka_brokers_add(open.producer.client().native_ptr(), servers.as_ptr()) };
+    }
+
+    fn ready(&self) -> Receiver<()> {
+        self.ready.1.clone()
+    }
+
+    fn background(&self) -> Option<Background> {
+        let producer = self.open.as_ref()?.producer.clone();
+        let (shared, client) = (self.shared.clone(), self.client.clone());
+        // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
+        // calls would cost an idle process more. A client that broke has given everything back by the time that it is
+        // replaced.
+        Some(Box::new(move || {
+            producer.poll(SERVE);
+            // Nothing is delivered, so that nothing waits for this thread while it asks.
+            if producer.in_flight_count() > 0 && locked(&shared.complaint).is_unexplained(LOOK_INTO) {
+                let words = locked(&shared.words).clone();
+                if let Some(line) = diagnosis::of(&client, &words, &[]).or_else(|| shared.last_words()) {
+                    shared.complain(&line);
+                }
+            }
+            producer.client().fatal_error().is_none() || producer.in_flight_count() > 0
+        }))
+    }
+}
+
+impl Open {
+    /// Whether an error came after which this client takes nothing any more.
+    fn is_broken(&self) -> bool {
+        self.producer.client().fatal_error().is_some()
+    }
+}

@@ -1,0 +1,173 @@
+//! What is asked of the brokers before records flow: who they are, and what the topics take. Absent topics are made here.
+//!
+//! The producer thread runs it. It sends no record.
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{Client as RdClient, ClientContext};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::context::{AdminContext, Context};
+use super::{ASK, CLIENT_MAX_MESSAGE, Librdkafka};
+use crate::sink::limits::{self, Limits};
+use crate::sink::{NotReady, created, diagnosis, locked};
+
+/// By then it is mostly clear whether a broker can be reached at all.
+const FIRST_ASK: Duration = Duration::from_secs(1);
+/// `max.message.bytes` of a topic that we create. A record has at most 1 MB, and JSON needs up to six bytes for one of
+/// them (control characters); a dead letter has up to 5.5 MB.
+const CREATED_MAX_MESSAGE: &str = "8388608";
+
+impl Librdkafka {
+    /// Gives a new client its token, where there are any: it would ask for one by a callback that nobody serves yet.
+    pub(super) fn authorize(&self, client: &RdClient<impl ClientContext>) -> Result<(), NotReady> {
+        let Some(tokens) = &self.tokens else { return Ok(()) };
+        let token = tokens.get().map_err(NotReady::Yet)?;
+        let unusable = || NotReady::Yet("the token endpoint gives a token that librdkafka cannot use".into());
+        let text = CString::new(token.text).map_err(|_| unusable())?;
+        let principal = CString::new(token.principal).map_err(|_| unusable())?;
+        // SAFETY: the client and both texts live until the call returns, which copies them; without extensions and without
+        // a place for an error's text, as it may be called.
+        let code = unsafe {
+            rdkafka::bindings::rd_kafka_oauthbearer_set_token(
+                client.native_ptr(),
+                text.as_ptr(),
+                token.ends_ms,
+                principal.as_ptr(),
+                std::ptr::null_mut(),
+                0,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            _ => Err(unusable()),
+        }
+    }
+
+    /// Why `error` came: by its cause, where that can be found, else with the newest that the client said. `brokers`: the
+    /// addresses that an answer named, if there was one.
+    pub(super) fn yet(&self, error: &str, brokers: &[String]) -> NotReady {
+        let words = locked(&self.shared.words).clone();
+        NotReady::Yet(diagnosis::of(&self.client, &words, brokers).unwrap_or_else(|| match self.shared.last_words() {
+            None => error.into(),
+            Some(last) => format!("{error} ({last})"),
+        }))
+    }
+
+    /// What the brokers say of themselves and their topics.
+    pub(super) fn metadata(&self, probe: &BaseProducer<Context>) -> Result<Metadata, NotReady> {
+        let mut error = None;
+        for patience in [FIRST_ASK, ASK - FIRST_ASK] {
+            match probe.client().fetch_metadata(None, patience) {
+                Ok(metadata) => return Ok(metadata),
+                Err(e) => error = Some(e),
+            }
+            // Logs and errors wait in the main queue, which only this empties; the admin client never does.
+            probe.poll(Duration::from_millis(50));
+            if diagnosis::is_sure(&self.client, &locked(&self.shared.words)) {
+                break;
+            }
+        }
+        let error = error.map(|e| e.to_string()).unwrap_or_default();
+        Err(self.yet(&format!("no answer from {}: {error}", self.options.servers.join(",")), &[]))
+    }
+
+    /// What the topic takes, after making the topic where it is absent and may be made.
+    pub(super) fn topic(
+        &self,
+        probe: &BaseProducer<Context>,
+        admin: &AdminClient<AdminContext>,
+        name: &str,
+    ) -> Result<Limits, NotReady> {
+        let metadata = self.metadata(probe)?;
+        let brokers: Vec<String> = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
+        if !metadata.topics().iter().any(|t| t.name() == name) {
+            self.create(probe, admin, name, &brokers)?;
+        }
+        match limits::read(admin, name) {
+            Ok(limits) => Ok(limits),
+            Err(why) => {
+                // Where nobody answered, it may be that no broker can be reached at the address that it goes by.
+                let words = locked(&self.shared.words).clone();
+                if why.is_silence
+                    && let Some(line) = diagnosis::of(&self.client, &words, &brokers)
+                {
+                    return Err(NotReady::Yet(line));
+                }
+                // Not again for each client that is made.
+                let level = if self.said_unknown.replace(true) { log::Level::Debug } else { log::Level::Warn };
+                log::log!(
+                    level, event = "limits_unknown", topic = name, error = why.text;
+                    "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
+                    why.text
+                );
+                let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
+                // Which times it takes is not known, but that it takes the present one.
+                Ok(if self.time_refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown })
+            }
+        }
+    }
+
+    /// How many partitions a topic has that was just made: the brokers may need a moment to know it. `None`: not known by then.
+    fn partitions(&self, probe: &BaseProducer<Context>, name: &str) -> Option<usize> {
+        let until = Instant::now() + FIRST_ASK;
+        while Instant::now() < until {
+            let metadata = probe.client().fetch_metadata(Some(name), FIRST_ASK).ok()?;
+            let found = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
+            if found > 0 {
+                return Some(found);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        None
+    }
+
+    /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
+    /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
+    pub(super) fn limits_now(&self, name: &str) -> Option<Limits> {
+        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
+        self.authorize(admin.inner()).ok()?;
+        limits::read(&admin, name).ok()
+    }
+
+    fn create(
+        &self,
+        probe: &BaseProducer<Context>,
+        admin: &AdminClient<AdminContext>,
+        name: &str,
+        brokers: &[String],
+    ) -> Result<(), NotReady> {
+        let new = &self.options.new_topic;
+        if !new.create {
+            return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
+        }
+        let topic =
+            NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)))
+                .set("max.message.bytes", CREATED_MAX_MESSAGE);
+        let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+        let answer = pollster::block_on(admin.create_topics([&topic], &options))
+            .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), brokers))?;
+        match answer.into_iter().next() {
+            Some(Ok(_)) => {
+                log::info!(
+                    event = "topic_created", topic = name;
+                    "{}", created(name, self.partitions(probe, name), new.partitions.is_none())
+                );
+                Ok(())
+            }
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => {
+                Err(NotReady::Yet(format!("topic {name} does not exist and cannot be created: {code}")))
+            }
+            None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
+        }
+    }
+}

@@ -14,6 +14,7 @@ RUN mkdir -p src benches fixtures/src \
     && touch src/lib.rs fixtures/src/lib.rs benches/decode.rs benches/pipeline.rs \
     && echo 'fn main() {}' >src/main.rs \
     && cargo build --release --locked --bin atkafka
+COPY schema schema
 COPY src src
 # Cargo goes by times of change, and those of the sources are older than the ones before.
 RUN touch src/lib.rs src/main.rs \

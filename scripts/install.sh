@@ -31,11 +31,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 files() {
   printf '%s\n' CHANGELOG.md LICENSE README.md docker-compose*.yml packaging/services.yml packaging/third-party-notices.txt
-  find docs packaging/grafana packaging/prometheus -type f ! -name '*.test.yml'
+  find docs schema packaging/grafana packaging/prometheus -type f ! -name '*.test.yml'
 }
 
 # stale PROGRAM: whether a source is newer. Cargo knows better, but need not be there.
-stale() { [ ! -x "$1" ] || [ -n "$(find Cargo.toml Cargo.lock build.rs src -newer "$1" -print -quit)" ]; }
+stale() { [ ! -x "$1" ] || [ -n "$(find Cargo.toml Cargo.lock build.rs schema src -newer "$1" -print -quit)" ]; }
 
 # Root compiles only what belongs to root: else the owner of the source does, with the Rust of their login shell.
 build() {

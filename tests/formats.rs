@@ -86,7 +86,7 @@ fn run_kafka(broker: &str, config: RelayConfig, last: u64, args: &[&str]) -> (Ve
     bridge.wait_delivered(last, SOON);
     let (code, log) = bridge.stop();
     assert_eq!(code, Some(0), "{log:?}");
-    (consume(broker, &topic), consume(broker, &dead))
+    (consume(broker, &topic), letters(broker, &dead))
 }
 
 fn keys(value: &Value) -> BTreeSet<String> {

@@ -2,6 +2,7 @@
 //! bytes, and knows neither batches nor the clock.
 
 pub mod osprey;
+pub mod schema;
 
 use crate::atproto::{json, json_output, time};
 

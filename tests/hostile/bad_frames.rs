@@ -313,7 +313,7 @@ fn bad_frames_reach_the_dead_letter_topic_with_reason_and_bytes() {
     let arrived: Vec<(u64, String)> = consume(&broker, &topic).iter().map(|a| said(&a.json())).collect();
     compare(&arrived, &script.events);
 
-    let letters = consume(&broker, &dead);
+    let letters = letters(&broker, &dead);
     let mut by_reason = BTreeMap::new();
     for letter in &letters {
         *by_reason.entry(letter.header("reason").expect("a reason")).or_insert(0u64) += 1;

@@ -329,7 +329,7 @@ fn a_limit_that_is_raised_while_running_holds_at_once_and_topics_of_ours_take_la
     assert_eq!(code, Some(0), "{log:?}");
     assert_eq!(consume(&broker, &topic).len(), 1);
     // The dead-letter topic is one that we made.
-    assert_eq!(consume(&broker, &dead).len(), 1);
+    assert_eq!(letters(&broker, &dead).len(), 1);
     let ours = unique("ours");
     assert_eq!(through(vec![large(1)], 1, &broker, &ours, &[]).len(), 1, "and so is this topic of events");
 }
@@ -360,7 +360,7 @@ fn a_dead_letter_that_is_too_large_for_its_topic_is_cut() {
         assert_eq!(code, Some(0), "{log:?}");
         let seqs: Vec<u64> = consume(&broker, &topic).iter().map(|a| a.json()["seq"].as_u64().expect("seq")).collect();
         assert_eq!(seqs, [2, 4]);
-        let letters = consume(&broker, &dead);
+        let letters = letters(&broker, &dead);
         assert_eq!(letters.len(), 2, "{log:?}");
         for (letter, (size, limit)) in letters.iter().zip([(60_000, 20_000), (70_000, 9_000)]) {
             let text = String::from_utf8_lossy(&letter.value);
@@ -410,7 +410,7 @@ fn sizes(broker: &str, args: &[&str], count: u64, headers: bool) {
     for (partition, seqs) in &by_partition {
         assert!(seqs.is_sorted(), "partition {partition} is in the relay's order: {seqs:?}");
     }
-    let letters = consume(broker, &dead);
+    let letters = letters(broker, &dead);
     let mut dead_seqs: Vec<u64> =
         letters.iter().map(|l| l.json().get("seq").as_u64().expect("the event's seq")).collect();
     dead_seqs.sort_unstable();
@@ -484,7 +484,7 @@ fn the_kafka_crate_writes_dead_letters_and_events_whole() {
     let kinds: BTreeSet<(Option<String>, bool)> =
         arrived.iter().map(|a| (a.key.clone(), a.json().get("info").is_some())).collect();
     assert_eq!((arrived.len(), kinds), (3, BTreeSet::from([(Some(DID.to_string()), false), (None, true)])));
-    let mut letters: Vec<Vec<u8>> = consume(&broker, &dead).into_iter().map(|l| l.value).collect();
+    let mut letters: Vec<Vec<u8>> = letters(&broker, &dead).into_iter().map(|l| l.value).collect();
     letters.sort();
     let mut want = vec![list[0].clone(), list[2].clone()];
     want.sort();

@@ -480,7 +480,7 @@ fn an_installation_takes_no_program_that_is_older_than_its_source() {
     // The project as far as the script reads it, and a build that only copies.
     let root = root().display();
     sh(&format!(
-        "mkdir -p src target/vendored/release && cp -r {root}/scripts {root}/packaging {root}/docs . &&
+        "mkdir -p src target/vendored/release && cp -r {root}/scripts {root}/packaging {root}/docs {root}/schema . &&
          cp {root}/{{*.md,LICENSE,Cargo.*,build.rs}} {root}/docker-compose*.yml . && touch src/main.rs &&
          cp {BINARY} target/vendored/release/atkafka &&
          printf '#!/bin/sh\\necho built >>builds; mkdir -p target/release; cp {BINARY} target/release/\\n' >scripts/build.sh"

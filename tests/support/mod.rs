@@ -1,6 +1,8 @@
 //! What the tests drive the real binary with: the process, its metrics, and a reader of what arrived in Kafka.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod schema;
+
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -208,6 +210,10 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // A second panic would hide the first.
+        if !std::thread::panicking() {
+            schema::check_lines(&self.out.lock().expect("out"));
+        }
     }
 }
 
@@ -223,6 +229,9 @@ fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
 /// Runs the binary to its end: exit code, standard output, standard error.
 pub fn run(args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String, String) {
     let out = command(args, env).stdin(Stdio::null()).output().expect("the binary runs");
+    if args.contains(&"replay") && !args.contains(&"--help") {
+        schema::check_lines(&out.stdout);
+    }
     (
         out.status.code(),
         String::from_utf8_lossy(&out.stdout).into_owned(),
@@ -287,12 +296,21 @@ impl Arrived {
     }
 }
 
-/// Everything in a topic, each partition in order, partition after partition.
+/// Everything that atkafka wrote into a topic, each partition in order, partition after partition. Events are as the schemas
+/// say; dead letters are known by their headers.
 pub fn consume(broker: &str, topic: &str) -> Vec<Arrived> {
+    let arrived = consume_with(broker, topic, &[]);
+    let events = arrived.iter().filter(|a| a.header("reason").is_none());
+    events.for_each(|event| schema::check(&event.value));
+    arrived
+}
+
+/// Everything in a topic of dead letters: those that the `kafka` crate wrote have no headers to be known by.
+pub fn letters(broker: &str, topic: &str) -> Vec<Arrived> {
     consume_with(broker, topic, &[])
 }
 
-/// The same with more consumer properties.
+/// Everything in a topic, whoever wrote it, by a consumer with these properties.
 pub fn consume_with(broker: &str, topic: &str, properties: &[(&str, &str)]) -> Vec<Arrived> {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", broker).set("group.id", "tests").set("enable.auto.commit", "false");

@@ -177,7 +177,7 @@ fn what_is_malformed_is_a_dead_letter_and_acknowledged_where_its_id_can_be_read(
     assert_eq!((stats.connections, stats.acks.len()), (1, readable + 1), "{:?}", bridge.log());
     stop(bridge);
     assert_eq!(numbers(&consume(&broker, &topic)), [("did:plc:good".into(), 1)]);
-    let letters = consume(&broker, &dead);
+    let letters = letters(&broker, &dead);
     assert_eq!(letters.len(), readable + unreadable);
     let has = |bytes: &[u8], reason: &str| {
         letters.iter().any(|l| l.value == bytes && l.header("reason").as_deref() == Some(reason))

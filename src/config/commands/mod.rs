@@ -54,6 +54,7 @@ enum Words {
     Healthcheck(healthcheck::Flags),
     Completions(printed::Completions),
     Man(printed::Man),
+    Schema(printed::Schema),
 }
 
 /// Reads repository events.
@@ -82,6 +83,7 @@ impl TopLevel {
             Words::Record(f) => record::checked(f, input).map(Command::Record),
             Words::Healthcheck(f) => healthcheck::checked(f),
             Words::Completions(f) => Ok(Command::Print(printed::completions(&f))),
+            Words::Schema(f) => Ok(Command::Print(printed::schema(&f))),
             Words::Man(_) => Ok(Command::Print(super::help::man::page())),
         }
     }

@@ -26,7 +26,7 @@ seconds, or have a unit: `500ms`, `30s`, `2m`, `1h`.
 
 const CLOSING: &str = "
 `atkafka COMMAND --help` has them too. `completions bash|zsh|fish` and `man` print what `make install` puts in its
-place.
+place. `schema event|osprey|ozone` prints the [JSON Schema](events.md#schemas) of what is written.
 ";
 
 /// `docs/options.md`: every flag under its heading, with its variable, the commands that have it, and what it does.

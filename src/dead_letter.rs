@@ -1,4 +1,5 @@
-//! What could not become an event, and why. Nothing is dropped without one.
+//! What could not become an event, and why: the closed list of reasons, and a value that carries the bytes. Nothing is
+//! dropped without one. It does not know where dead letters go. Made by readers and workers, disposed of by the producer.
 
 /// Why. A closed list: it is a metric label and a header of the dead-letter topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

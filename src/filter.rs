@@ -1,4 +1,6 @@
-//! Which events pass. Parsed once into the form that the hot path wants. Pure.
+//! Which events pass, by collection, account and PDS: the lists of the user, parsed once into the form that the path of
+//! events wants. It knows neither events nor where a PDS is looked up. Pure but for notes of which names were met;
+//! workers and the enricher ask it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

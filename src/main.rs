@@ -1,4 +1,6 @@
-//! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage or settings, 130 ended by a second signal.
+//! Parse, run, exit code: 0 stopped as asked, 1 failed, 2 wrong usage or settings, 130 ended by a second signal. It alone
+//! reads arguments and the environment, pairs readers with decoders and a sink, and ends the process. The main thread
+//! waits here for the end.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write;

@@ -1,4 +1,5 @@
-//! `atkafka record`: frames of a live firehose into a file of repeated `[u32 little-endian length][frame]`.
+//! `atkafka record`: frames of a live firehose into a file of repeated `[u32 little-endian length][frame]`. It takes the
+//! place of the pipeline behind a relay's reader, and neither decodes nor filters. On the reader's thread.
 
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};

@@ -1,4 +1,5 @@
-//! How it goes: a log line each ten seconds, or a status line on a terminal; and the service manager hears it.
+//! How it goes: a log line each ten seconds, or a status line on a terminal; and the service manager hears it. It reads
+//! metrics and health, and changes neither. On the main thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What the service manager is told (sd_notify(3)): ready, how it goes, alive, stopping.
+//! What the service manager is told (sd_notify(3)): ready, how it goes, alive, stopping. It owns the socket of the
+//! manager, and asks `health` what is the case. On the main thread.
 //!
 //! By hand: it is one datagram, and the `sd-notify` crate knows no abstract sockets and reads the environment by itself.
 

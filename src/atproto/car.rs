@@ -1,4 +1,5 @@
-//! Where each block of a CAR stands, without copying one.
+//! Where each block of a CAR stands, without copying one. It does not check what is in a block: [`cid`](super::cid) and
+//! the decoder do. Pure.
 
 use super::cbor::Reader;
 

@@ -1,5 +1,6 @@
 //! One message of `com.atproto.sync.subscribeRepos`: a header and a body, two DAG-CBOR values one behind the other
-//! (<https://atproto.com/specs/event-stream>).
+//! (<https://atproto.com/specs/event-stream>). It owns the forms of all kinds of messages, and does not judge seqs or
+//! ops. Pure: readers look at headers, workers read bodies.
 
 use std::convert::Infallible;
 

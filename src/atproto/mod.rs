@@ -1,4 +1,6 @@
-//! Bytes of the AT Protocol to borrowed values. Pure: no I/O, no clock, no state.
+//! Formats of the AT Protocol: bytes in, borrowed values out, and JSON in both directions. It owns every parser of what
+//! comes from the network, and must not know what becomes of a value. Pure: no I/O, no clock, no state, so that any
+//! thread may call it; on the path of events the workers do.
 
 pub mod car;
 pub mod cbor;

@@ -1,4 +1,5 @@
-//! What an Ozone answers (`tools.ozone.moderation.queryEvents`; JSON): pages of events.
+//! What an Ozone answers (`tools.ozone.moderation.queryEvents`; JSON): pages of events. It reads what the reader and the
+//! decoder look at, and nothing else of an event. Pure.
 
 use std::borrow::Cow;
 use std::fmt;

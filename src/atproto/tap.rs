@@ -1,4 +1,5 @@
-//! Messages of a Tap (indigo `cmd/tap`; JSON), and what is sent back to it.
+//! Messages of a Tap (indigo `cmd/tap`; JSON), and what is sent back to it. It reads what the decoder looks at; records
+//! stay the text that they are. Pure.
 
 use std::borrow::Cow;
 

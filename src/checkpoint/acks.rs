@@ -1,4 +1,5 @@
-//! Acknowledgements on their way back to a Tap connection: from the producer to the reader that owns the socket.
+//! Acknowledgements on their way back to a Tap connection: from the producer's thread to the reader that owns the
+//! socket. It owns the queue between the two, and does not know what an event is.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard};

@@ -1,4 +1,6 @@
-//! What survives a restart: the position up to which everything is acknowledged.
+//! What survives a restart: the position of a source up to which everything is acknowledged, in a file or as
+//! acknowledgements to upstream. It owns files and locks; what a position means, only its source knows, and when one is
+//! saved, the pipeline decides. Values go from the reader's thread through the producer's to the thread `checkpoint`.
 
 pub mod acks;
 mod disk;

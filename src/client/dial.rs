@@ -1,4 +1,5 @@
-//! From a name to a TCP connection: within a time, and over whichever of its addresses answers first.
+//! From a name to a TCP connection: within a time, and over whichever of its addresses answers first. It knows neither
+//! TLS nor proxies. The thread that calls waits.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;

@@ -1,5 +1,6 @@
 //! What every client of HTTP and websockets here has in common: who we are, whom we trust, over which proxy, how a name
-//! becomes a connection, redirects, and the waits that servers ask for.
+//! becomes a connection, redirects, and the waits that servers ask for. It knows no API. It runs on whichever thread
+//! asks, and may block it until the timeout that was given.
 
 pub mod dial;
 pub mod proxy;

@@ -1,4 +1,5 @@
-//! Proxies, by the variables that most programs read: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+//! Proxies, by the variables that most programs read: `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`. It chooses
+//! one for an address and connects to nobody; the variables come from `main`. Pure.
 
 use ureq::http::Uri;
 use ureq::{Proxy, ProxyProtocol};

@@ -1,4 +1,6 @@
-//! What a worker makes of one job: records and dead letters, in order.
+//! What a worker makes of one job: records and dead letters, in order. It owns the memory of a batch and keeps it within
+//! the job's room; it knows no format. A batch belongs to one thread at a time: a worker, perhaps the enricher, then the
+//! producer.
 
 use std::ops::Range;
 use std::time::Instant;

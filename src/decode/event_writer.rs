@@ -1,4 +1,5 @@
-//! One event on its way into a batch: begun with a head, given its body, finished.
+//! One event on its way into a batch: begun with a head, given its body, finished. It puts key, value, hole and record
+//! together, and decides nothing about what passes. On the worker's thread.
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! One moderation event of Ozone to a record: as the API gave it, byte for byte.
+//! One moderation event of Ozone to a record: as the API gave it, byte for byte. On the worker's thread; it knows no page
+//! and no session.
 
 use super::event_writer::EventWriter;
 use super::{Batch, Workbench, unreadable};

@@ -1,4 +1,5 @@
-//! One frame of a firehose to records and dead letters.
+//! One frame of a firehose to records and dead letters. It checks commits and records; which frames are new, the reader
+//! has judged. On the worker's thread.
 
 use super::batch::{Batch, YIELD, YIELD_ALWAYS};
 use super::event_writer::EventWriter;

@@ -1,4 +1,5 @@
-//! One message of Tap to records and dead letters.
+//! One message of Tap to records and dead letters, and the ids that may be acknowledged with the batch. It knows no
+//! connection. On the worker's thread.
 
 use serde::Deserialize;
 

@@ -1,4 +1,5 @@
-//! `/metrics`, `/healthz`, `/readyz`, and the question of a container's health check.
+//! `/metrics`, `/healthz`, `/readyz`, and the question of a container's health check. It owns the pages and asks
+//! `metrics` and `health` for what is on them; nobody below knows that it exists. The thread `http` serves them.
 
 mod connection;
 mod server;

@@ -1,4 +1,5 @@
-//! How often each kind of line is said: what upstream can cause, it can cause without end.
+//! How often each kind of line is said: what upstream can cause, it can cause without end. A value that is told the time
+//! and writes nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

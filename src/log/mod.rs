@@ -1,4 +1,5 @@
-//! One line an entry on standard error, as text or as JSON; and the [status line](status) of a terminal.
+//! One line an entry on standard error, as text or as JSON; and the [status line](status) of a terminal. It owns the
+//! terminal and the limits, and knows none of the callers. On the thread that logs, behind a lock.
 //!
 //! Every line is [`plain`](mod@plain), has a [length](LINE), and has a [`limit`] for its kind: with that no host and no broker can
 //! fill a disk or fool a terminal, whatever the caller passes on. Callers name what they speak of as fields of the entry,

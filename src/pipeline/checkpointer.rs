@@ -1,4 +1,6 @@
-//! Saves the positions that the producer reports: once a second, and at the end.
+//! Saves the positions that the producer reports: once a second, and at the end. It owns the state files, and tries again
+//! what fails; it does not know what a position means. The thread `checkpoint` runs it; the [`Frontier`] is the
+//! producer's end.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};

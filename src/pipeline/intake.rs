@@ -1,4 +1,5 @@
-//! Where readers put their work: it takes a permit, a place in the order, and a place in the queue.
+//! Where readers put their work: it takes a permit, a place in the order, and a place in the queue. It does not look into
+//! the work. On the reader's thread, which waits here for memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,6 @@
-//! What is known of the accounts, put into a batch.
+//! What is known of the accounts, put into a batch: it fills the holes, and takes out the records whose PDS the filter
+//! does not let pass. It asks the caches and nobody else. On the worker's thread, or the enricher's for batches that
+//! waited.
 
 use std::sync::Arc;
 

@@ -1,4 +1,6 @@
-//! Readers, workers and the producer, tied together. The only place that starts threads.
+//! Readers, workers and the producer, tied together: queues, permits, the order and delivery. Besides `main` the only
+//! place that starts threads; each has a name, and one that panics ends the run with an error. It knows neither formats
+//! nor which sources and sinks there are.
 
 pub mod checkpointer;
 pub mod enricher;

@@ -1,4 +1,5 @@
-//! How much may be in flight: frames and bytes, from the reader to the acknowledgement.
+//! How much may be in flight: frames and bytes, from the reader to the acknowledgement. It owns the memory limit and
+//! counts, and does not know what the bytes are.
 //!
 //! Only readers wait here, first come, first served, and a reader that waits holds nothing. What a job may grow to is taken
 //! together with its bytes, and the rest given back once it is decoded. So a worker never waits for memory, and neither does

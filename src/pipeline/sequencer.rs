@@ -1,4 +1,5 @@
-//! Puts the batches of one source back into their order, whichever worker was faster.
+//! Puts the batches of one source back into their order, whichever worker was faster. A value of the producer's thread;
+//! it looks at nothing but ordinals.
 
 use std::collections::VecDeque;
 use std::time::Instant;

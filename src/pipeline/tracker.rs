@@ -1,4 +1,5 @@
-//! Which batches are acknowledged whole, and how far the frontier of a source has come.
+//! Which batches are acknowledged whole, and how far the frontier of a source has come. A value of the producer's thread;
+//! it does not know what a position means.
 
 use std::collections::VecDeque;
 use std::time::Instant;

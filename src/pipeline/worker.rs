@@ -1,4 +1,5 @@
-//! A worker: takes any job, gives its batch. It keeps no state between jobs but buffers.
+//! A worker: takes any job, gives its batch. It keeps no state between jobs but buffers, and does not know which source a
+//! job is of: the decoder comes with it. Each thread `worker-N` runs one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};

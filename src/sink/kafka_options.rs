@@ -1,4 +1,4 @@
-//! What the user said about Kafka, for both clients.
+//! What the user said about Kafka, for both clients: values without behaviour, made by `config`.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Events as lines, on standard output or in a file. A line is safe once it is written.
+//! Events as lines, on standard output or in a file. A line is safe once it is written. On the producer's thread, which
+//! waits for a slow reader.
 
 use std::io::{self, Write};
 

@@ -1,4 +1,6 @@
-//! Where records go. A sink takes them in order and says which ones are safe; it never drops one.
+//! Where records go. A sink takes them in order and says which ones are safe; it never drops one. It owns the connection
+//! to the brokers, and knows neither sources, batches nor positions. The producer's thread calls it; what may block runs
+//! on the thread `delivery`.
 
 mod complaint;
 pub mod diagnosis;

@@ -1,4 +1,4 @@
-//! How long to wait before the next attempt.
+//! How long to wait before the next attempt. A value of its reader, which does the waiting.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a reader hands over.
+//! What a reader hands over, and the [`Intake`] that takes it: the whole interface between sources and the pipeline.
 
 use std::ops::Range;
 

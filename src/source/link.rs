@@ -1,4 +1,5 @@
-//! What all readers share: where the state of a source is told, and how a reader pauses.
+//! What all readers share: where the state of a source is told, and how a reader pauses. It owns no connection. On the
+//! reader's thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

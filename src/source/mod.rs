@@ -1,5 +1,6 @@
 //! Where events come from: each source has a reader here, which turns an upstream into jobs, and a decoder in
-//! [`decode`](crate::decode). `main` pairs them; nobody else knows which sources there are.
+//! [`decode`](crate::decode). `main` pairs them; nobody else knows which sources there are. Readers own connections and
+//! the judgement of what is new; they know neither events nor outputs. Each runs on a thread of its own.
 
 pub mod backoff;
 pub mod diagnosis;

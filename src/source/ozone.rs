@@ -1,4 +1,5 @@
-//! The reader of Ozone's moderation events: pages of `queryEvents`, again and again.
+//! The reader of Ozone's moderation events: pages of `queryEvents`, again and again. It owns the window of what was
+//! delivered; the login is the [session](super::ozone_session)'s. On a reader thread.
 //!
 //! An event gets its `createdAt` before it can be seen, so that a cursor which only moves forward misses those that commit
 //! late (4 to 7 % were, measured). So each round begins a look-back before the newest event seen, and what was delivered

@@ -1,4 +1,5 @@
-//! A session at a PDS, and through it Ozone's `queryEvents`. What an error means for the reader is decided here.
+//! A session at a PDS, and through it Ozone's `queryEvents`. It owns the tokens, and decides what an error means for the
+//! reader; it knows no event. On the reader's thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! A websocket whose reads end when nothing is there, so that the reader's timers run.
+//! A websocket whose reads end when nothing is there, so that the reader's timers run. It knows no upstream. On the
+//! reader's thread.
 
 use std::cell::Cell;
 use std::io;

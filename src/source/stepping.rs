@@ -1,4 +1,5 @@
-//! When to look for the way [`past`](super::past) a message that breaks every connection, and when that is over.
+//! When to look for the way [`past`](super::past) a message that breaks every connection, and when that is over. Part of
+//! the relay's reader, on its thread.
 
 use std::time::Duration;
 

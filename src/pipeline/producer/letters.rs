@@ -1,4 +1,4 @@
-//! Dead letters: to their topic, or to the log.
+//! Dead letters: to their topic, or to the log. Part of the producer, on its thread.
 
 use super::outstanding::Owner;
 use super::{DEAD_LETTER_LINES, Run};

@@ -1,4 +1,5 @@
-//! What was handed to the sink and is not settled: each record has a number, in the order in which it was sent first.
+//! What was handed to the sink and is not settled: each record has a number, in the order in which it was sent first. A
+//! value of the producer's thread; it does not send.
 
 use std::collections::VecDeque;
 

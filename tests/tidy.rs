@@ -404,5 +404,15 @@ fn the_rooms_of_the_design_are_those_of_lib_rs() {
     let told: Vec<&str> = table.lines().skip(2).filter_map(|row| row.split('`').nth(1)).collect();
     let lib = code(&root().join("src/lib.rs"));
     let real: Vec<&str> = lib.iter().filter_map(|(_, line)| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
-    assert_eq!(told, real);
+    assert_eq!(told, real, "the list of rooms in docs/design.md, and the modules of src/lib.rs");
+}
+
+/// What is longer does more than one thing, and is split by job. `main` alone may be longer: it ties everything together.
+#[test]
+fn no_file_of_the_source_is_long() {
+    const MOST: usize = 400;
+    let lines = |path: &PathBuf| read(path).lines().count();
+    let all = rust_files("src").into_iter().filter(|path| name(path) != "src/main.rs");
+    let long: Vec<String> = all.filter(|path| lines(path) > MOST).map(|path| name(&path)).collect();
+    assert!(long.is_empty(), "over {MOST} lines: {long:?}");
 }

@@ -2,6 +2,8 @@
 //!
 //! Texts of errors and answers in, a text out; only [`refused`] asks the host once more, what it is.
 
+mod no_answer;
+
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,6 +12,8 @@ use super::Host;
 use super::ozone_answer::{HIDDEN, repeats};
 use crate::atproto::json_input::{self, JsonValueTrait, LazyValue, SHALLOW};
 use crate::atproto::{frame, json};
+
+pub use no_answer::{http_failed, unreachable};
 
 /// Characters of what a server says.
 pub const LONGEST: usize = 300;
@@ -295,103 +299,6 @@ fn ask(host: &Host, meant: Meant) -> Option<String> {
     }
 }
 
-/// Why there was no answer at all, and what to do. `tls`: as the address says.
-pub fn unreachable(text: &str, tls: bool, meant: Meant) -> String {
-    let text = clean(&tls_words(text), LONGEST);
-    let lower = text.to_ascii_lowercase();
-    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    let (flag, short) = (meant.flag(), meant.short());
-    let (plain, secure) = (meant.scheme(false), meant.scheme(true));
-    let advice = match () {
-        () if has(&[
-            "host not found",
-            "lookup address",
-            "name resolution",
-            "no address associated",
-            "has no address",
-        ]) =>
-        {
-            format!("the name has no address: is {flag} right, and does DNS work here?")
-        }
-        () if has(&["dns gave no answer"]) => "does the DNS server of this machine answer (/etc/resolv.conf)?".into(),
-        () if has(&["connection refused"]) => format!("is the {short} running, is the port right?"),
-        () if has(&["network is unreachable", "no route to host"]) => {
-            "there is no way to it from this machine: network, firewall, VPN?".into()
-        }
-        () if has(&["timed out", "timeout", "in time"]) => "the host is away, too slow, or behind a firewall".into(),
-        () if tls
-            && has(&[
-                "wrong version number",
-                "packet length too long",
-                "unknown protocol",
-                "http request",
-                "record layer failure",
-            ]) =>
-        {
-            format!("the server speaks no TLS at this port: is it {plain}?")
-        }
-        () if tls && has(&["mismatch"]) => format!("its certificate is for another name: is {flag} right?"),
-        () if tls && has(&["expired", "not yet valid"]) => {
-            "its certificate does not hold today: it is to be renewed, or the clock of this machine is wrong".into()
-        }
-        () if tls && has(&["certificate"]) => {
-            format!("its certificate is not trusted: is {flag} right? A CA of your own is given with --ca-file")
-        }
-        () if tls && has(&["unexpected eof", "connection reset", "handshake", "disconnected"]) => {
-            format!(
-                "it hung up before the TLS handshake was finished: if the server speaks none at this port, give {flag} with {plain}"
-            )
-        }
-        () if !tls
-            && has(&[
-                "connection reset",
-                "disconnected",
-                "unexpected eof",
-                "end of file",
-                "handshake not finished",
-                "hung up",
-            ]) =>
-        {
-            format!("it hung up: if the server speaks TLS at this port, give {flag} with {secure}")
-        }
-        () if has(&["http version must be 1.1"]) => {
-            format!("a web server of HTTP/1.0 answers, which knows no websockets: is {flag} a {}?", meant.short())
-        }
-        () if !tls && has(&["http", "protocol"]) => {
-            format!("that is no HTTP: if the server speaks TLS at this port, give {flag} with {secure}")
-        }
-        () => return text,
-    };
-    format!("{text}; {advice}")
-}
-
-/// The same for an error of the HTTP client.
-pub fn http_failed(e: &ureq::Error, tls: bool, meant: Meant) -> String {
-    let text = e.to_string();
-    match e {
-        ureq::Error::ConnectProxyFailed(_) => {
-            format!("{text}; the proxy of HTTPS_PROXY or ALL_PROXY does not let it through")
-        }
-        ureq::Error::BodyExceedsLimit(_) => {
-            format!("{text}; that is no answer of {}: is {} one?", meant.name(), meant.flag())
-        }
-        // Of our request: the host gave us the token in it.
-        ureq::Error::Protocol(_) if text.contains("output too small") => {
-            format!("{text}; a header of the request is too long: the token that the host gave?")
-        }
-        _ => unreachable(&text, tls, meant),
-    }
-}
-
-/// OpenSSL's reason, without numbers, functions and files.
-fn tls_words(text: &str) -> String {
-    let Some((before, rest)) = text.split_once("error:") else { return text.into() };
-    let mut fields = rest.split(':').skip(2);
-    let (Some(_function), Some(reason)) = (fields.next(), fields.next()) else { return text.into() };
-    let detail = rest.rfind('(').map(|at| format!(" {}", &rest[at..])).unwrap_or_default();
-    format!("{before}{reason}{detail}")
-}
-
 /// The beginning of a page, without blanks before it.
 fn beginning(page: &[u8]) -> String {
     String::from_utf8_lossy(&page[..page.len().min(LOOKED_AT)]).trim_start().to_string()
@@ -410,86 +317,4 @@ fn between<'a>(text: &'a str, lower: &str, open: &str, close: &str) -> Option<&'
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answer(status: u16, body: &str) -> Answer {
-        Answer { status, body: body.into(), ..Answer::default() }
-    }
-
-    #[test]
-    fn strangers_are_named() {
-        let redirect = |to: &str| Answer { status: 301, location: Some(to.into()), ..Answer::default() };
-        for (answer, says) in [
-            (
-                answer(200, "\n <!doctype html><TITLE>Wifi\n login</TITLE>"),
-                "a web page (\"Wifi login\"): is --pds-host a PDS",
-            ),
-            (answer(502, "<html><head><title>502 Bad Gateway</title>"), "says that the PDS is away"),
-            (answer(403, "<html>"), "HTTP 403, a web page: is"),
-            (Answer { html: true, ..answer(200, "") }, "HTTP 200, a web page: is"),
-            (redirect("https://u:secret@pds.example.com/x?token=secret"), "a redirect to https://pds.example.com: if"),
-            (redirect("/login"), "a redirect to another page"),
-            (answer(407, ""), "a proxy that wants a login"),
-            (answer(400, "Client sent an HTTP request to an HTTPS server.\n"), "give --pds-host with https://"),
-            (answer(400, "<html><title>400 The plain HTTP request was sent to HTTPS port</title>"), "with https://"),
-        ] {
-            let said = answer.stranger(Meant::Pds).expect("no PDS");
-            assert!(said.contains(says) && !said.contains("secret") && !said.contains('\n'), "{said}");
-        }
-        assert!(answer(400, r#"{"error":"InvalidRequest","message":"<html>"}"#).stranger(Meant::Pds).is_none());
-        assert!(answer(404, "404 page not found").stranger(Meant::Pds).is_none());
-        let said = answer(400, "Client sent an HTTP request to an HTTPS server.\n").stranger(Meant::Relay);
-        assert!(said.is_some_and(|said| said.contains("--relay-host with wss://")));
-    }
-
-    #[test]
-    fn hosts_are_known_by_their_first_page_and_their_first_message() {
-        for (page, found) in [
-            ("Welcome to Jetstream", Found::Jetstream),
-            ("This is an atproto [https://atproto.com] relay instance, running the 'relay' codebase", Found::Relay),
-            ("This is an AT Protocol Personal Data Server (aka, an atproto PDS)", Found::Pds),
-            ("This is an AT Protocol Application View (AppView) for the \"bsky.app\" application", Found::AppView),
-        ] {
-            assert_eq!(Found::by_page(page.as_bytes()), Some(found), "{page}");
-        }
-        assert_eq!(Found::by_page(b"404 page not found"), None);
-        for (text, found) in [
-            (r#"{"did":"did:plc:a","time_us":1,"kind":"identity","identity":{}}"#, Some(Found::Jetstream)),
-            (r##"{"$type":"message","payload":{"$type":"x#commit","seq":1}}"##, Some(Found::Jetstream)),
-            (r#"{"id":1,"type":"record","record":{}}"#, Some(Found::Tap)),
-            ("hello", None),
-            ("{}", None),
-        ] {
-            assert_eq!(Found::by_text(text), found, "{text}");
-        }
-        assert_eq!(Found::by_binary(b"\xa2\x61t\x67#commit\x62op\x01\xa0"), Some(Found::Relay));
-        assert_eq!(Found::by_binary(b"\xff"), None);
-        for meant in [Meant::Relay, Meant::Tap, Meant::Pds] {
-            for found in [Found::Jetstream, Found::Relay, Found::Pds, Found::AppView, Found::Ozone, Found::Tap] {
-                let said = found.in_place_of(meant);
-                assert!(said.starts_with("it is a") && !said.contains('\n'), "{said}");
-            }
-        }
-    }
-
-    #[test]
-    fn what_does_not_answer_is_explained() {
-        let expired = "TLS: error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify \
-                       failed:../ssl/statem/statem_clnt.c:1889: (certificate has expired)";
-        for (text, tls, says) in [
-            ("127.0.0.1:1: Connection refused (os error 111)", false, "is the relay running"),
-            ("a.invalid: failed to lookup address information: Name or service not known", true, "does DNS work"),
-            (expired, true, "TLS: certificate verify failed (certificate has expired); its certificate does not hold"),
-            ("TLS: error:0A00010B:SSL routines:ssl3_get_record:wrong version number:x.c:3:", true, "is it ws://?"),
-            ("TLS: the certificate verify failed (IP address mismatch)", true, "is for another name"),
-            ("TLS: certificate verify failed (self-signed certificate)", true, "not trusted"),
-            ("TLS: unexpected EOF", true, "give --relay-host with ws://"),
-            ("Handshake not finished", false, "give --relay-host with wss://"),
-            ("[2001:db8::1]:443: connection timed out", true, "behind a firewall"),
-        ] {
-            let said = unreachable(text, tls, Meant::Relay);
-            assert!(said.contains(says), "{text}: {said}");
-        }
-    }
-}
+mod tests;

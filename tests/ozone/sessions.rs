@@ -1,6 +1,5 @@
 //! Logins and tokens, rate limits, an Ozone that is away, and what ends a start.
 
-use std::thread;
 use std::time::Duration;
 
 use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, OzoneConfig, PASSWORD, RateLimit, Refusal};
@@ -101,12 +100,9 @@ fn a_wrong_password_a_missing_role_and_a_wrong_labeler_end_the_start_with_a_clea
         let base = ["ozone-events", "--pds-host", &url, "--identifier", IDENTIFIER];
         let mut bridge = Bridge::start_with(&[&base[..], &more].concat(), &[("ATKAFKA_OZONE_PASSWORD", PASSWORD)]);
         assert_eq!(bridge.end(SOON).code(), Some(2), "{:?}", bridge.log());
-        thread::sleep(Duration::from_millis(100));
-        assert!(
-            bridge.log_contains("could not resolve proxy did") && bridge.log_contains("--labeler-did"),
-            "{:?}",
-            bridge.log()
-        );
+        bridge.wait("the line that says why", SOON, |b| {
+            b.log_contains("could not resolve proxy did") && b.log_contains("--labeler-did")
+        });
     }
     ozone.refuse(Some(Refusal::no_role()));
     let logins = ozone.stats().logins.len();

@@ -17,6 +17,9 @@ use atkafka::config::{self, Command, Logging, Output, Writing};
 use atkafka::decode;
 use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
+use atkafka::http::Shown;
+use atkafka::http::history::History;
+use atkafka::http::status::Process;
 use atkafka::log::bar::Extent;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
@@ -356,7 +359,8 @@ impl Run {
         for source in &sources {
             self.health.add_source(&source.name, source.is_live);
         }
-        serve_http(&writing, &self.metrics, &self.health)?;
+        let history = Arc::new(History::default());
+        serve_http(&writing, &output, &self.metrics, &self.health, &history)?;
         let knowledge = knowledge(&writing, &self.metrics);
         let parts = Parts {
             sources,
@@ -386,7 +390,7 @@ impl Run {
         let status_line =
             matches!(writing.output, Output::Kafka(_)) && atkafka::log::status::on_terminal(self.logging.json);
         let pipeline = Pipeline::start(parts, self.metrics.clone(), self.health.clone());
-        let mut report = report::Report::new(self.metrics, self.health, status_line, systemd);
+        let mut report = report::Report::new(self.metrics, self.health, history, status_line, systemd);
         if let Some(extent) = self.extent {
             report = report.of(extent);
         }
@@ -481,13 +485,20 @@ fn sink(writing: &Writing, metrics: &Arc<Metrics>) -> Result<(String, Box<dyn Si
     }
 }
 
-fn serve_http(writing: &Writing, metrics: &Arc<Metrics>, health: &Arc<Health>) -> Result<(), Failure> {
+fn serve_http(
+    writing: &Writing,
+    output: &str,
+    metrics: &Arc<Metrics>,
+    health: &Arc<Health>,
+    history: &Arc<History>,
+) -> Result<(), Failure> {
     let Some(address) = writing.listen else { return Ok(()) };
     let http = http::bind(address).map_err(Failure::Run)?;
-    log::info!(event = "start"; "metrics on http://{}/metrics", http.address());
-    let (metrics, health) = (metrics.clone(), health.clone());
+    log::info!(event = "start"; "metrics on http://{0}/metrics, the status page on http://{0}/", http.address());
+    let process = Process { output: output.into(), settings: writing.settings.clone() };
+    let shown = Shown { metrics: metrics.clone(), health: health.clone(), history: history.clone(), process };
     // It ends with the process.
-    pipeline::spawn("http", move || http.serve(metrics, health));
+    pipeline::spawn("http", move || http.serve(&shown));
     Ok(())
 }
 

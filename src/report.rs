@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::health::{Cause, Health, human};
+use crate::http::history::History;
 use crate::log::bar::{Bar, Extent, OF_FRAMES};
 use crate::log::status::{columns, cut, draw};
 use crate::metrics::Metrics;
@@ -23,6 +24,7 @@ const BRIEF: usize = 52;
 /// What is said while it runs: status lines, on a terminal or in the log, and to systemd.
 pub struct Report {
     metrics: Arc<Metrics>,
+    history: Arc<History>,
     health: Arc<Health>,
     status_line: bool,
     systemd: Option<Systemd>,
@@ -45,12 +47,19 @@ struct Counts {
 }
 
 impl Report {
-    /// `status_line`: whether there is a terminal that shows one.
-    pub fn new(metrics: Arc<Metrics>, health: Arc<Health>, status_line: bool, systemd: Option<Systemd>) -> Self {
+    /// `history` gets its samples from here. `status_line`: whether there is a terminal that shows one.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        health: Arc<Health>,
+        history: Arc<History>,
+        status_line: bool,
+        systemd: Option<Systemd>,
+    ) -> Self {
         let names = health.sources();
         let now = Instant::now();
         Report {
             metrics,
+            history,
             health,
             status_line,
             systemd,
@@ -77,6 +86,7 @@ impl Report {
                 self.metrics.pipeline.lag(name).set(lag);
             }
         }
+        self.history.tick(&self.metrics, &self.health);
         if let Some(systemd) = &mut self.systemd {
             systemd.tick(&self.health);
         }

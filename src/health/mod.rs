@@ -3,11 +3,12 @@
 //! and knows none of those who report.
 
 mod cause;
+pub mod examples;
 mod source;
 mod verdict;
 
 pub use cause::{Cause, human};
-pub use source::InFlight;
+pub use source::{InFlight, Stand};
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -15,12 +16,15 @@ use std::time::Instant;
 
 use crate::atproto::time;
 use cause::note;
+use examples::Examples;
 use source::Source;
 
 /// What the threads report, and the answers to those who ask.
 #[derive(Default)]
 pub struct Health {
     state: Mutex<State>,
+    /// The last dead letters and gaps.
+    pub examples: Examples,
 }
 
 struct State {
@@ -72,7 +76,15 @@ impl Health {
     pub fn add_source(&self, name: &str, is_live: bool) {
         let away = Some(Cause::since("connecting", Instant::now()));
         self.with(|s| {
-            s.sources.push(Source { name: name.into(), away, is_live, silent: None, in_flight: None, delivered: None })
+            s.sources.push(Source {
+                name: name.into(),
+                away,
+                is_live,
+                silent: None,
+                in_flight: None,
+                delivered: None,
+                frames: 0,
+            })
         });
     }
 
@@ -89,6 +101,12 @@ impl Health {
     /// The names of the sources.
     pub fn sources(&self) -> Vec<String> {
         self.with(|s| s.sources.iter().map(|source| source.name.clone()).collect())
+    }
+
+    /// How each source stands, in the order of their indices.
+    pub fn stands(&self) -> Vec<Stand> {
+        let (now, now_ms) = (Instant::now(), time::now_ms());
+        self.with(|s| s.sources.iter().map(|source| source.stand(now, now_ms)).collect())
     }
 
     /// Source `index` is connected, or why not.
@@ -151,6 +169,7 @@ impl Health {
             if s.unreadable.len() <= index {
                 s.unreadable.resize(index + 1, None);
             }
+            s.sources.get_mut(index).into_iter().for_each(|source| source.frames += frames as u64);
             let place = &mut s.unreadable[index];
             *place = (unreadable == frames).then(|| (place.map_or(now, |(first, _)| first), now));
         });

@@ -18,6 +18,8 @@ pub struct Source {
     pub in_flight: Option<InFlight>,
     /// The lag in seconds at the last delivery, and when that was.
     pub delivered: Option<(f64, Instant)>,
+    /// Frames that were decoded.
+    pub frames: u64,
 }
 
 /// The oldest batch of a source that is not acknowledged.
@@ -29,7 +31,32 @@ pub struct InFlight {
     pub time_ms: i64,
 }
 
+/// How a source stands at a moment.
+pub struct Stand {
+    /// Its name in logs and metrics.
+    pub name: String,
+    /// Why it is not connected, and since when.
+    pub away: Option<Cause>,
+    /// Since when it has sent nothing, where it was busy before.
+    pub silent: Option<Instant>,
+    /// Seconds that what is delivered of it is behind.
+    pub lag: Option<f64>,
+    /// Frames of it that were decoded, since the start.
+    pub frames: u64,
+}
+
 impl Source {
+    /// How it stands now.
+    pub fn stand(&self, now: Instant, now_ms: i64) -> Stand {
+        Stand {
+            name: self.name.clone(),
+            away: self.away.clone(),
+            silent: self.silent,
+            lag: self.lag(now, now_ms),
+            frames: self.frames,
+        }
+    }
+
     /// Seconds by which what is delivered is behind. It grows while nothing is.
     pub fn lag(&self, now: Instant, now_ms: i64) -> Option<f64> {
         if !self.is_live {

@@ -2,6 +2,7 @@
 //! tests need no socket. Bodies are never read, whatever the head says of them, and nothing follows the first request.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// Bytes of a request's head at most. Prometheus sends about 300.
@@ -22,6 +23,9 @@ pub enum Request<'a> {
     Head {
         method: &'a str,
         target: &'a str,
+        /// Whether it may come from this machine, as far as its headers say: it names this machine as the host, and no
+        /// proxy has passed it on. A page of somebody else's, whose name was made to lead here, is not local.
+        local: bool,
     },
     /// No HTTP.
     Garbage,
@@ -127,13 +131,32 @@ fn request(head: &[u8]) -> Option<Request<'_>> {
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
         Ok(httparse::Status::Complete(end)) if end <= MAX_HEAD => {
-            Some(Request::Head { method: parsed.method.unwrap_or_default(), target: parsed.path.unwrap_or_default() })
+            let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+            Some(Request::Head { method, target, local: is_local(parsed.headers) })
         }
         Err(httparse::Error::TooManyHeaders) => Some(Request::TooLarge),
         Err(_) => Some(Request::Garbage),
         Ok(_) if head.len() > MAX_HEAD => Some(Request::TooLarge),
         Ok(_) => None,
     }
+}
+
+fn is_local(headers: &[httparse::Header<'_>]) -> bool {
+    headers.iter().all(|header| match header.name.to_ascii_lowercase().as_str() {
+        "host" => is_this_machine(header.value),
+        "forwarded" | "via" | "x-real-ip" => false,
+        name => !name.starts_with("x-forwarded-"),
+    })
+}
+
+/// `localhost` or a loopback address, with or without a port.
+fn is_this_machine(host: &[u8]) -> bool {
+    let host = String::from_utf8_lossy(host);
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -207,12 +230,35 @@ mod tests {
             assert!(alive, "turn {turn}");
         }
         assert_eq!(answers, 1);
-        assert_eq!(String::from_utf8_lossy(&c.stream.taken), "Head { method: \"GET\", target: \"/metrics\" }");
+        assert_eq!(
+            String::from_utf8_lossy(&c.stream.taken),
+            "Head { method: \"GET\", target: \"/metrics\", local: true }"
+        );
         assert!(c.stream.finished);
         // What follows is thrown away, and only for a moment.
         c.stream.gives.push_back(Some(b"GET / HTTP/1.1\r\n\r\n".to_vec()));
         assert!(c.go_on(now, |_| panic!("one answer a connection")));
         assert!(!c.go_on(now + GOODBYE, said));
+    }
+
+    #[test]
+    fn who_is_not_of_this_machine_is_known_by_the_headers() {
+        for (headers, want) in [
+            ("", true),
+            ("Host: localhost:6009\r\n", true),
+            ("hOST: 127.0.0.1\r\nUser-Agent: x\r\n", true),
+            ("Host: [::1]:6009\r\n", true),
+            ("Host: evil.example\r\n", false),
+            ("Host: localhost.evil.example\r\n", false),
+            ("Host: 127.0.0.1.evil.example\r\n", false),
+            ("Host: localhost\r\nX-Forwarded-For: 1.2.3.4\r\n", false),
+            ("Host: localhost\r\nforwarded: for=1.2.3.4\r\n", false),
+            ("Host: localhost\r\nVia: 1.1 proxy\r\n", false),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\n{headers}\r\n");
+            let Some(Request::Head { local, .. }) = request(head.as_bytes()) else { panic!("{headers}") };
+            assert_eq!(local, want, "{headers}");
+        }
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! `/metrics`, `/healthz`, `/readyz`, and the question of a container's health check. It owns the pages and asks
-//! `metrics` and `health` for what is on them; nobody below knows that it exists. The thread `http` serves them.
+//! The metrics port: the status page, `/status`, `/metrics`, `/healthz`, `/readyz`, and the question of a container's health
+//! check. It asks `metrics` and `health` for what is on them; nobody below knows that it exists. The thread `http` serves them.
 
 mod connection;
+pub mod history;
+mod page;
 mod server;
+pub mod status;
 
 use std::io::{self, Cursor, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -15,6 +18,8 @@ use crate::health::Health;
 use crate::log::plain::plain;
 use crate::metrics::Metrics;
 use connection::Request;
+use history::History;
+use status::Process;
 
 /// A bound port, not answered yet.
 pub struct Http(TcpListener);
@@ -26,6 +31,18 @@ pub fn bind(address: SocketAddr) -> Result<Http, String> {
         .map_err(|e| format!("--metrics-listen-address {address}: {e}; give another address, or none"))
 }
 
+/// What the answers are made of.
+pub struct Shown {
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// Who is connected, and what stops delivery.
+    pub health: Arc<Health>,
+    /// The last 15 minutes.
+    pub history: Arc<History>,
+    /// What does not change.
+    pub process: Process,
+}
+
 impl Http {
     /// The address that it listens on, with the port that was taken for port 0.
     pub fn address(&self) -> String {
@@ -33,36 +50,46 @@ impl Http {
     }
 
     /// Answers for as long as the process lives.
-    pub fn serve(self, metrics: Arc<Metrics>, health: Arc<Health>) {
-        server::serve(&self.0, |request| answer(&request, &metrics, &health));
+    pub fn serve(self, shown: &Shown) {
+        server::serve(&self.0, |request, from_here| answer(&request, from_here, shown));
     }
 }
 
-/// The whole answer to a request, as it goes over the wire.
-fn answer(request: &Request<'_>, metrics: &Metrics, health: &Health) -> Vec<u8> {
+/// The whole answer to a request, as it goes over the wire. `from_here`: the connection is of this machine.
+fn answer(request: &Request<'_>, from_here: bool, shown: &Shown) -> Vec<u8> {
     let (status, kind, body) = match request {
         Request::Garbage => (400, TEXT, "this is no HTTP request\n".into()),
         Request::TooLarge => (431, TEXT, format!("the head has over {} bytes\n", connection::MAX_HEAD)),
-        Request::Head { method: "GET" | "HEAD", target } => match target.split('?').next().unwrap_or_default() {
-            "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text()),
+        Request::Head { method: "GET" | "HEAD", target, local } => match target.split('?').next().unwrap_or_default() {
+            "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", shown.metrics.text()),
             "/healthz" => (200, TEXT, "ok\n".into()),
-            "/readyz" => match health.ready() {
+            "/readyz" => match shown.health.ready() {
                 Ok(()) => (200, TEXT, "ok\n".into()),
                 Err(why) => (503, TEXT, format!("{}\n", plain(&why, REASONS))),
             },
-            "/" => {
-                (200, TEXT, concat!("atkafka ", env!("CARGO_PKG_VERSION"), "\n/metrics\n/healthz\n/readyz\n").into())
+            "/status" => {
+                let Shown { metrics, health, history, process } = shown;
+                (200, JSON, status::json(metrics, health, history, process, *local && from_here))
             }
-            _ => (404, TEXT, "not here: /metrics, /healthz, /readyz\n".into()),
+            "/" => (200, HTML, page::PAGE.clone()),
+            _ => (404, TEXT, "not here: /, /status, /metrics, /healthz, /readyz\n".into()),
         },
         Request::Head { .. } => (405, TEXT, "only GET and HEAD\n".into()),
     };
+    let mut headers = vec![("Content-Type", kind), ("X-Content-Type-Options", "nosniff")];
+    if status == 405 {
+        headers.push(("Allow", "GET, HEAD"));
+    }
+    if [HTML, JSON].contains(&kind) {
+        // Settings may be in it, and another look is to see other numbers.
+        headers.extend([("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]);
+    }
+    if kind == HTML {
+        headers.push(("Content-Security-Policy", page::POLICY.as_str()));
+    }
     let mut response = Response::from_data(body.into_bytes()).with_status_code(status);
-    let allow = (status == 405).then_some(("Allow", "GET, HEAD"));
-    for (name, value) in [("Content-Type", kind)].into_iter().chain(allow) {
-        if let Ok(header) = Header::from_bytes(name, value) {
-            response.add_header(header);
-        }
+    for header in headers.into_iter().filter_map(|(name, value)| Header::from_bytes(name, value).ok()) {
+        response.add_header(header);
     }
     let is_head = matches!(request, Request::Head { method: "HEAD", .. });
     let mut out = Cursor::new(Vec::new());
@@ -74,6 +101,8 @@ fn answer(request: &Request<'_>, metrics: &Metrics, health: &Health) -> Vec<u8> 
 /// Bytes of an answer that says why we are not ready.
 const REASONS: usize = 8_000;
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+const JSON: &str = "application/json";
 /// How long a health check waits for each step of an answer.
 const ANSWER: Duration = Duration::from_secs(2);
 

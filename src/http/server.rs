@@ -17,7 +17,8 @@ const SHARE: u64 = 8;
 /// Where nothing can be accepted, and nothing closed for it: until the next attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
-struct Socket(TcpStream);
+/// A client, and whether it connected from this machine.
+struct Socket(TcpStream, bool);
 
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
@@ -41,8 +42,8 @@ impl Stream for Socket {
     }
 }
 
-/// Answers for as long as the process lives.
-pub fn serve(listener: &TcpListener, mut answer: impl FnMut(Request<'_>) -> Vec<u8>) {
+/// Answers for as long as the process lives: with the request, and whether the connection is of this machine.
+pub fn serve(listener: &TcpListener, mut answer: impl FnMut(Request<'_>, bool) -> Vec<u8>) {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let most = MAX_CONNECTIONS.min(descriptors.map_or(MAX_CONNECTIONS, |n| (n / SHARE) as usize)).max(2);
     let mut connections: Vec<Connection<Socket>> = Vec::new();
@@ -73,7 +74,8 @@ pub fn serve(listener: &TcpListener, mut answer: impl FnMut(Request<'_>) -> Vec<
         connections.retain_mut(|c| {
             i += 1;
             let turn = due[i] || c.deadline() <= now;
-            !turn || c.go_on(now, &mut answer)
+            let from_here = c.stream.1;
+            !turn || c.go_on(now, |request| answer(request, from_here))
         });
         if due[0] && !accept(listener, &mut connections, most, now) {
             paused = Some(now + PAUSE);
@@ -85,7 +87,8 @@ pub fn serve(listener: &TcpListener, mut answer: impl FnMut(Request<'_>) -> Vec<
 fn accept(listener: &TcpListener, connections: &mut Vec<Connection<Socket>>, most: usize, now: Instant) -> bool {
     for _ in 0..most {
         let socket = match listener.accept() {
-            Ok((socket, _)) => socket,
+            // Loopback is written in IPv6 where the port takes both kinds of address.
+            Ok((socket, peer)) => Socket(socket, peer.ip().to_canonical().is_loopback()),
             Err(e) => match e.raw_os_error().map(Errno::from_raw_os_error) {
                 Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     // One of ours gives way, so that a health check finds a place even so.
@@ -103,9 +106,9 @@ fn accept(listener: &TcpListener, connections: &mut Vec<Connection<Socket>>, mos
             make_room(connections);
         }
         // Fails for a client that is gone.
-        if socket.set_nonblocking(true).is_ok() {
-            let _ = socket.set_nodelay(true);
-            connections.push(Connection::new(Socket(socket), now));
+        if socket.0.set_nonblocking(true).is_ok() {
+            let _ = socket.0.set_nodelay(true);
+            connections.push(Connection::new(socket, now));
         }
     }
     true

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
+use prometheus::core::Collector;
+use prometheus::proto::Metric;
 use prometheus::{IntCounter, IntCounterVec};
 
 use super::{Register, bounded};
@@ -52,6 +54,18 @@ impl DecodeMetrics {
             noncanonical: Oddity::ALL.iter().map(|odd| noncanonical.with_label_values(&[odd.name()])).collect(),
             unknown_frames,
         }
+    }
+
+    /// Events by action and collection, since the start.
+    pub fn events(&self) -> HashMap<(String, String), u64> {
+        let families = self.handled.collect();
+        let metrics = families.iter().flat_map(|family| family.get_metric());
+        let label = |metric: &Metric, name: &str| {
+            let found = metric.get_label().iter().find(|label| label.name() == name);
+            found.map(|label| label.value().to_string()).unwrap_or_default()
+        };
+        let count = |m: &Metric| m.get_counter().get_value() as u64;
+        metrics.map(|m| ((label(m, "action_name"), label(m, "collection")), count(m))).collect()
     }
 
     /// The counter of records that are odd in this way.

@@ -12,10 +12,11 @@ pub mod pipeline;
 pub mod sink;
 pub mod source;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use prometheus::core::Collector;
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
@@ -81,6 +82,19 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// The counters and gauges of now, by name: each with the value of its first label, where it has one.
+    pub fn values(&self) -> HashMap<String, Vec<(String, f64)>> {
+        let value = |kind: MetricType, metric: &Metric| match kind {
+            MetricType::COUNTER => metric.get_counter().get_value(),
+            _ => metric.get_gauge().get_value(),
+        };
+        let label = |metric: &Metric| metric.get_label().first().map(|l| l.value().to_string()).unwrap_or_default();
+        let families = self.registry.gather();
+        let families = families.iter().filter(|f| f.get_field_type() != MetricType::HISTOGRAM);
+        let of = |f: &MetricFamily| f.get_metric().iter().map(|m| (label(m), value(f.get_field_type(), m))).collect();
+        families.map(|family| (family.name().to_string(), of(family))).collect()
+    }
+
     /// All metrics in the text format that Prometheus scrapes (version 0.0.4).
     pub fn text(&self) -> String {
         let mut out = Vec::new();

@@ -32,6 +32,7 @@ impl Gaps {
                 n => gap.message.push_str(&format!(" (and {n} more of this kind before, only counted)")),
             }
         }
+        link.health.examples.gap(&link.name, gap.kind, &gap.message);
         log::warn!(
             event = "gap", host = link.name, reason = gap.kind;
             "{}: {}: {}", link.name, gap.kind, gap.message

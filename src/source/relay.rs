@@ -207,6 +207,7 @@ impl<I: Intake> Relay<I> {
         );
         if info.name == "OutdatedCursor" {
             self.end.link.metrics.gap("outdated_cursor");
+            self.end.link.health.examples.gap(host, "outdated_cursor", message);
             self.stream.resume.told_outdated();
         }
     }

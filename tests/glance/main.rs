@@ -2,6 +2,7 @@
 
 mod attacks;
 mod pages;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;
 mod terminal;

@@ -275,7 +275,9 @@ fn pages_that_are_not_there_and_methods_that_are_not_allowed() {
     let (_, text) = request(port, "GET", "/metrics");
     assert!(text.to_lowercase().contains("content-type: text/plain; version=0.0.4"), "{text}");
     let (_, index) = request(port, "GET", "/");
-    assert!(index.contains("/metrics") && index.contains("/healthz") && index.contains("/readyz"), "{index}");
+    for path in ["status", "metrics", "healthz", "readyz"] {
+        assert!(index.contains(&format!("href=\"{path}\"")), "{path}: {index}");
+    }
 }
 
 #[test]

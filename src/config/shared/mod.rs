@@ -7,6 +7,7 @@ mod enriching;
 mod kafka;
 mod logging;
 mod sasl;
+mod settings;
 pub(super) mod values;
 mod warnings;
 mod writing;

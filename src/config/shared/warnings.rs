@@ -7,7 +7,7 @@ use crate::config::{Input, layers};
 use crate::filter::Lists;
 
 /// Flags that hold a secret, with the better place for it.
-const SECRETS: [&str; 4] = ["--sasl-password", "--sasl-oauth-client-secret", "--tap-password", "--password"];
+pub(super) const SECRETS: [&str; 4] = ["--sasl-password", "--sasl-oauth-client-secret", "--tap-password", "--password"];
 /// Characters of a did:plc behind its prefix, by the method's specification.
 const PLC_LENGTH: usize = 24;
 

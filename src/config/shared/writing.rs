@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::{entries, list, listen, memory, number, one_of};
-use super::{enriching, flags, kafka, warnings};
+use super::{enriching, flags, kafka, settings, warnings};
 use crate::client::Client;
 use crate::config::{Checked, Input, invalid};
 use crate::decode::Rules;
 use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
+use crate::http::status::Setting;
 use crate::sink::kafka_options::Kafka;
 use crate::systemd::Manager;
 
@@ -38,6 +39,8 @@ pub struct Writing {
     pub workers: usize,
     /// Bytes.
     pub memory_limit: usize,
+    /// What was set, for the status page: without secrets.
+    pub settings: Vec<Setting>,
     /// `None`: no HTTP.
     pub listen: Option<SocketAddr>,
     /// What can be used and is most likely not meant, each one line for the log.
@@ -91,6 +94,7 @@ pub(crate) fn writing(
         workers: number("--workers", f.workers.as_deref(), 1..=256)?.unwrap_or(cores.saturating_sub(2).clamp(1, 8))
             as usize,
         memory_limit: memory_limit(f)?,
+        settings: settings::shown(input.given),
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
         manager: manager(env),
         warnings: warnings::all(input, &lists),

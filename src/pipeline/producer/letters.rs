@@ -14,6 +14,8 @@ impl Run {
     /// Counts a dead letter and disposes of it: to its topic, or to the log.
     pub(super) fn dead_letter(&mut self, owner: Owner, letter: &DeadLetter) {
         self.p.metrics.dead_letter(letter.reason).inc();
+        let host = &self.p.lanes[owner.source].name;
+        self.p.health.examples.dead_letter(host, letter.reason.name(), letter.seq, &letter.detail, &letter.bytes);
         if self.p.dead_letter_topic {
             let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
             let record = Returned {

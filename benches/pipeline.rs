@@ -16,6 +16,7 @@ use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::{Parts, Pipeline, Source};
 use atkafka::sink::lines::Lines;
+use atkafka::route::Routes;
 use atkafka::source::relay::Relay as Reader;
 use atkafka::source::{Host, Start};
 use atkafka_fixtures::frames;
@@ -84,6 +85,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         rules: Rules {
             format,
             filter: Filter::new(&Lists::default()).expect("no filter"),
+            routes: Routes::default(),
             verify: true,
             enrich: false,
         },

@@ -15,7 +15,7 @@ const ENOUGH: u32 = 10_000;
 
 /// Collections by whole name or by prefix.
 #[derive(Debug, Default, Clone)]
-struct Collections {
+pub(crate) struct Collections {
     /// Each with whether a record of it came.
     exact: Arc<HashMap<String, AtomicBool>>,
     /// With their last dot: `app.bsky.`
@@ -24,7 +24,8 @@ struct Collections {
 }
 
 impl Collections {
-    fn parse(patterns: &[String]) -> Result<Self, String> {
+    /// Fails with the pattern that can match nothing.
+    pub(crate) fn parse(patterns: &[String]) -> Result<Self, String> {
         let mut out = Collections::default();
         let mut exact = HashMap::new();
         for pattern in patterns {
@@ -46,7 +47,7 @@ impl Collections {
         Ok(out)
     }
 
-    fn contains(&self, collection: &str) -> bool {
+    pub(crate) fn contains(&self, collection: &str) -> bool {
         if let Some(came) = self.exact.get(collection) {
             // Written once: a shared line that every thread writes is slow.
             if !came.load(Relaxed) {

@@ -30,6 +30,7 @@
 pub mod atproto;
 pub mod event;
 pub mod filter;
+pub mod route;
 pub mod dead_letter;
 pub mod log;
 pub mod metrics;

@@ -480,7 +480,7 @@ fn sink(writing: &Writing, metrics: &Arc<Metrics>) -> Result<(String, Box<dyn Si
                 ),
                 KafkaClient::Kafka => Box::new(KafkaSink::new(options, metrics.sink.clone())),
             };
-            Ok((kafka.topic.clone(), sink))
+            Ok((kafka.topics[0].clone(), sink))
         }
     }
 }

@@ -26,6 +26,7 @@ use atkafka::filter::{Filter, Lists};
 use atkafka::metrics::Metrics;
 use atkafka::metrics::decode::DecodeMetrics;
 use atkafka::pipeline::worker;
+use atkafka::route::Routes;
 use atkafka::source::job::{Frames, Work};
 use atkafka::source::stream::Arrival;
 use atkafka_fixtures::frames;
@@ -334,7 +335,7 @@ fn text(value: &sonic_rs::Value) -> String {
 
 fn decoder(metrics: &DecodeMetrics) -> Workbench<'_> {
     let filter = Filter::new(&Lists::default()).expect("no filter");
-    Workbench::new(Rules { format: Format::Plain, filter, verify: true, enrich: false }, metrics)
+    Workbench::new(Rules { format: Format::Plain, filter, routes: Routes::default(), verify: true, enrich: false }, metrics)
 }
 
 /// Frames through the whole worker, as a reader hands them over.

@@ -64,6 +64,8 @@ pub struct Record {
     pub collection: Range<usize>,
     /// The host's sequence number; 0 where it has none.
     pub seq: u64,
+    /// Index of its topic (see [`Routes`](crate::route::Routes)).
+    pub topic: u16,
 }
 
 /// Where the metadata of a record's account is to stand. The account is the record's key.

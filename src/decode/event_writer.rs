@@ -24,6 +24,7 @@ pub struct EventWriter<'b, 'h> {
     seq: u64,
     key: Range<usize>,
     collection: Range<usize>,
+    topic: u16,
     /// What the event says about cached metadata, where it is to have any.
     forget: Option<Forget>,
     /// Where the body begins.
@@ -62,6 +63,7 @@ impl<'b, 'h> EventWriter<'b, 'h> {
     }
 
     fn at_key(batch: &'b mut Batch, rules: &Rules, head: &Head<'h>, collection: &str) -> Self {
+        let topic = rules.routes.topic(head.action, collection);
         let start = batch.bytes.len();
         batch.bytes.extend_from_slice(head.did.unwrap_or_default().as_bytes());
         let key = start..batch.bytes.len();
@@ -74,6 +76,7 @@ impl<'b, 'h> EventWriter<'b, 'h> {
             seq: head.seq.unwrap_or(0),
             key,
             collection,
+            topic,
             forget: None,
             body: 0,
             inside: false,
@@ -102,6 +105,7 @@ impl<'b, 'h> EventWriter<'b, 'h> {
             action: self.action,
             collection: self.collection.clone(),
             seq: self.seq,
+            topic: self.topic,
         });
         if let Some(forget) = self.forget {
             let record = self.batch.records.len() - 1;

@@ -17,6 +17,7 @@ use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, Format, Head, When};
 use crate::filter::Filter;
 use crate::metrics::decode::{DecodeMetrics, Handled};
+use crate::route::Routes;
 use crate::source::job::Seen;
 use event_writer::EventWriter;
 
@@ -30,6 +31,7 @@ pub struct Rules {
     pub format: Format,
     /// Which events pass.
     pub filter: Filter,
+    pub routes: Routes,
     /// Whether each record is hashed and compared with its CID.
     pub verify: bool,
     /// Whether something of the accounts is to be known: for metadata, or for the filter of services.

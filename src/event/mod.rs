@@ -28,6 +28,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it is something done to a record.
+    pub fn is_op(self) -> bool {
+        matches!(self, Action::Create | Action::Update | Action::Delete)
+    }
+
     /// All of them, for tables by action.
     pub const ALL: [Action; 8] = [
         Action::Create,

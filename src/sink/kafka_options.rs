@@ -3,14 +3,17 @@
 use std::fmt;
 
 use crate::client::Client;
+use crate::route::Routes;
 
 /// How Kafka is written to.
 #[derive(Debug, Clone)]
 pub struct Kafka {
     /// `host:port` of brokers to ask first.
     pub servers: Vec<String>,
-    /// The topic of events.
-    pub topic: String,
+    /// `--output-topic`, and behind it those that routes name.
+    pub topics: Vec<String>,
+    /// Which event goes to which of them.
+    pub routes: Routes,
     /// The topic of dead letters. `None`: they are only counted and logged.
     pub dead_letter_topic: Option<String>,
     /// Which client is used.

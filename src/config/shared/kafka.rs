@@ -5,11 +5,13 @@ use super::sasl;
 use super::values::{self, CA_FILE, is_topic, list, number, one_of, properties};
 use super::writing::{Output, memory_limit};
 use crate::config::{Checked, Input, dotenv, invalid};
+use crate::route::Routes;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, NewTopic, Tls};
 
 /// Flags that mean nothing without a broker.
 const KAFKA_ONLY: &[&str] = &[
     "--output-topic",
+    "--route",
     "--dead-letter-topic",
     "--kafka-client",
     "--kafka-config",
@@ -99,12 +101,15 @@ fn kafka(f: &Writing, servers: Vec<String>, input: &Input<'_>) -> Checked<Kafka>
     let events = topic("--output-topic", &f.output_topic)?
         .ok_or_else(|| invalid("--output-topic", "", "required with --bootstrap-servers"))?;
     let dead_letters = topic("--dead-letter-topic", &f.dead_letter_topic)?;
-    if dead_letters.as_ref() == Some(&events) {
-        return Err(invalid("--dead-letter-topic", &events, "the same as --output-topic: it needs one of its own"));
+    let mut topics = vec![events];
+    let routes = Routes::new(&list(&f.route), &mut topics, is_topic).map_err(|(rule, why)| invalid("--route", &rule, &why))?;
+    if let Some(same) = dead_letters.as_ref().filter(|letters| topics.contains(letters)) {
+        return Err(invalid("--dead-letter-topic", same, "the same as a topic of events: it needs one of its own"));
     }
     let plain = f.osprey_compatible || client == KafkaClient::Kafka;
     Ok(Kafka {
-        topic: events,
+        topics,
+        routes,
         dead_letter_topic: dead_letters,
         servers,
         client,

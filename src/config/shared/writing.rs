@@ -15,6 +15,7 @@ use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::http::status::Setting;
 use crate::sink::kafka_options::Kafka;
+use crate::route::Routes;
 use crate::systemd::Manager;
 
 pub(crate) const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
@@ -80,6 +81,10 @@ pub(crate) fn writing(
         Some((f, client)) => enriching::settings(f, state_dir.as_deref(), client, input)?,
         None => None,
     };
+    let routes = match &output {
+        Output::Kafka(kafka) => kafka.routes.clone(),
+        Output::Lines => Routes::default(),
+    };
     let lists = lists(f, enriching.map(|(f, _)| f))?;
     let filter = Filter::new(&lists).map_err(|bad| invalid(&format!("--{}", bad.list), &bad.pattern, bad.reason))?;
     let small = |flag, value: &Option<String>| number(flag, value.as_deref(), 0..=31).map(|n| n.map(|n| n as u8));
@@ -98,7 +103,7 @@ pub(crate) fn writing(
         listen: listen(f.metrics_listen_address.as_deref().unwrap_or(DEFAULT_LISTEN))?,
         manager: manager(env),
         warnings: warnings::all(input, &lists),
-        rules: Rules { format, filter, verify: !f.no_verify, enrich: enrich.is_some() },
+        rules: Rules { format, filter, routes, verify: !f.no_verify, enrich: enrich.is_some() },
         enrich,
     })
 }

@@ -70,7 +70,8 @@ fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
         // A bench lives as long as its process.
         let metrics: &'static Metrics = Box::leak(Box::default());
         let filter = Filter::new(&Lists::default()).expect("no filter");
-        let mut decoder = Workbench::new(Rules { format, filter, routes: Routes::default(), verify, enrich: false }, &metrics.decode);
+        let mut decoder =
+            Workbench::new(Rules { format, filter, routes: Routes::default(), verify, enrich: false }, &metrics.decode);
         Box::new(move || {
             for job in &jobs {
                 black_box(worker::work(&mut decoder, job));

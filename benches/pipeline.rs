@@ -15,8 +15,8 @@ use atkafka::filter::{Filter, Lists};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::{Parts, Pipeline, Source};
-use atkafka::sink::lines::Lines;
 use atkafka::route::Routes;
+use atkafka::sink::lines::Lines;
 use atkafka::source::relay::Relay as Reader;
 use atkafka::source::{Host, Start};
 use atkafka_fixtures::frames;
@@ -81,6 +81,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
             decode: atkafka::decode::relay::message,
             read,
         }],
+        topics: vec!["stdout".into()],
         sink: Box::new(Lines::new(Counting(written.clone()))),
         rules: Rules {
             format,

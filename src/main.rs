@@ -338,7 +338,17 @@ impl Run {
             log::log!(self.of_a_host(), event = "position", host = host; "{host}: its position is not kept (--state-dir keeps it)");
             return Ok((Keep::Nowhere, None));
         };
-        let (file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
+        let (mut file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
+        let (now, before) = (writing.rules.routes.given(), file.set_routes(writing.rules.routes.given()));
+        if saved.is_some() && before != now {
+            let text = |routes: &[String]| if routes.is_empty() { "none".into() } else { routes.join(", ") };
+            log::warn!(
+                event = "routes", host = host;
+                "{host}: other routes than those of the saved position ({} before, {} now): events up to it stay in the topics where they are",
+                text(&before),
+                text(now)
+            );
+        }
         let path = file.path().display();
         let none_yet = if saved.is_some() { "" } else { ", none yet" };
         log::log!(self.of_a_host(), event = "position", host = host, path:% = path; "{host}: position in {path}{none_yet}");
@@ -371,6 +381,10 @@ impl Run {
             memory_limit: writing.memory_limit,
             snowflake: writing.snowflake,
             record_headers: writing.record_headers,
+            topics: match &writing.output {
+                Output::Kafka(kafka) => kafka.topics.clone(),
+                Output::Lines => vec![output.clone()],
+            },
             dead_letter_topic: matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some()),
         };
         let systemd = writing

@@ -56,9 +56,7 @@ impl Routes {
             }
             let what = match KINDS.iter().find(|(name, _)| *name == pattern) {
                 Some((_, action)) => What::Kind(*action),
-                None => {
-                    What::Ops(Collections::parse(&[pattern.to_string()]).map_err(|_| bad(ALLOWED))?)
-                }
+                None => What::Ops(Collections::parse(&[pattern.to_string()]).map_err(|_| bad(ALLOWED))?),
             };
             let known = topics.iter().position(|known| known == topic);
             let index = known.unwrap_or_else(|| {

@@ -335,7 +335,10 @@ fn text(value: &sonic_rs::Value) -> String {
 
 fn decoder(metrics: &DecodeMetrics) -> Workbench<'_> {
     let filter = Filter::new(&Lists::default()).expect("no filter");
-    Workbench::new(Rules { format: Format::Plain, filter, routes: Routes::default(), verify: true, enrich: false }, metrics)
+    Workbench::new(
+        Rules { format: Format::Plain, filter, routes: Routes::default(), verify: true, enrich: false },
+        metrics,
+    )
 }
 
 /// Frames through the whole worker, as a reader hands them over.

@@ -102,6 +102,11 @@ struct Scripted {
     awake: (Sender<()>, Receiver<()>),
 }
 
+/// Partitions belong to two topics in turn.
+fn topic_of(key: &[u8]) -> u16 {
+    (usize::from(key[0]) % PARTITIONS % 2) as u16
+}
+
 impl Scripted {
     fn chance(&mut self, thousandths: u32) -> bool {
         self.rng.u32(0..1000) < thousandths
@@ -111,7 +116,7 @@ impl Scripted {
         let (id, bad) = parse(&record.value);
         let mut world = self.world.lock().expect("no panic");
         match record.topic {
-            Topic::Events => {
+            Topic::Events(_) => {
                 assert!(!bad, "the sink never takes {id:?}");
                 world.logs[partition].push(id);
             }
@@ -138,7 +143,7 @@ impl Scripted {
         }
         let size = self.rng.usize(1..=most.min(12));
         let batch: Vec<Held> = self.held[partition].drain(..size).collect();
-        let bad = |h: &Held| h.record.topic == Topic::Events && parse(&h.record.value).1;
+        let bad = |h: &Held| matches!(h.record.topic, Topic::Events(_)) && parse(&h.record.value).1;
         let verdict = if batch.iter().any(bad) {
             Some(Verdict::Never(Reason::Refused))
         } else if self.chance(self.odds.passing) {
@@ -171,7 +176,7 @@ impl Scripted {
             if partition != refused {
                 while self.held[partition]
                     .front()
-                    .is_some_and(|h| !parse(&h.record.value).1 || h.record.topic != Topic::Events)
+                    .is_some_and(|h| !parse(&h.record.value).1 || h.record.topic == Topic::DeadLetters)
                     && self.chance(500)
                 {
                     let held = self.held[partition].pop_front().expect("a front");
@@ -183,7 +188,7 @@ impl Scripted {
             if partition != refused && self.chance(300) {
                 let size = self.rng.usize(0..=self.held[partition].len().min(4));
                 let batch: Vec<Held> = self.held[partition].drain(..size).collect();
-                let bad = batch.iter().any(|h| h.record.topic == Topic::Events && parse(&h.record.value).1);
+                let bad = batch.iter().any(|h| matches!(h.record.topic, Topic::Events(_)) && parse(&h.record.value).1);
                 let verdict = if bad { Verdict::Never(Reason::Refused) } else { Verdict::Collateral };
                 batch.into_iter().for_each(|held| self.report(held, Err(verdict)));
             }
@@ -219,9 +224,10 @@ impl Sink for Scripted {
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
-        if record.topic == Topic::Events {
+        if let Topic::Events(topic) = record.topic {
             let (id, _) = parse(record.value);
             assert_eq!(record.time_ms, 1 + id.1 as i64, "sent again, a record keeps its time");
+            assert_eq!(topic, topic_of(record.key), "sent again, a record keeps its topic");
         }
         if self.broken {
             return Err(Refused::Broken);
@@ -325,6 +331,7 @@ fn schedule(seed: u64) {
                 batch.bytes.extend_from_slice(value(id, bad).as_bytes());
                 let value = key.end..batch.bytes.len();
                 batch.records.push(Record {
+                    topic: topic_of(&batch.bytes[key.clone()]),
                     collection: 0..0,
                     key,
                     value,
@@ -384,6 +391,7 @@ fn schedule(seed: u64) {
         format: Format::Plain,
         snowflake: Snowflake::new(0, 0),
         record_headers: false,
+        topics: ["even", "odd"].map(|name| metrics.pipeline.topic(name)).into(),
         dead_letter_topic,
     };
     let (batches_in, batches_out) = unbounded();

@@ -23,6 +23,9 @@ struct Saved<T> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
     saved_at: String,
+    /// The routes by which the events up to here were distributed to topics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<String>,
     #[serde(flatten)]
     position: T,
 }
@@ -52,6 +55,7 @@ pub struct StateFile {
     host: String,
     output: String,
     cluster: Option<String>,
+    routes: Vec<String>,
     lock: Lock,
 }
 
@@ -97,8 +101,9 @@ impl StateFile {
                 ));
             }
         };
-        let (cluster, position) = saved.map(|s| (s.cluster, s.position)).unzip();
-        let file = StateFile { path, host: host.into(), output: output.into(), cluster: cluster.flatten(), lock };
+        let (of, position) = saved.map(|s| ((s.cluster, s.routes), s.position)).unzip();
+        let (cluster, routes) = of.unwrap_or_default();
+        let file = StateFile { path, host: host.into(), output: output.into(), cluster, routes, lock };
         Ok((file, position))
     }
 
@@ -110,6 +115,11 @@ impl StateFile {
     /// The cluster that the position is of, where the file says it.
     pub fn cluster(&self) -> Option<&str> {
         self.cluster.as_deref()
+    }
+
+    /// The routes that events up to the saved position went by, and from now on these.
+    pub fn set_routes(&mut self, routes: &[String]) -> Vec<String> {
+        std::mem::replace(&mut self.routes, routes.to_vec())
     }
 
     /// Which cluster later saves name.
@@ -136,6 +146,7 @@ impl StateFile {
             output: self.output.clone(),
             cluster: self.cluster.clone(),
             saved_at: time::format_ms(time::now_ms()),
+            routes: self.routes.clone(),
             position: Nothing {},
         };
         let head = sonic_rs::to_string(&head).map_err(|e| e.to_string())?;

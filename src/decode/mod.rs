@@ -31,6 +31,7 @@ pub struct Rules {
     pub format: Format,
     /// Which events pass.
     pub filter: Filter,
+    /// Which topic each event goes to.
     pub routes: Routes,
     /// Whether each record is hashed and compared with its CID.
     pub verify: bool,

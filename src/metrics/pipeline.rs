@@ -1,6 +1,6 @@
 //! What the pipeline counts: from the queue of jobs to the acknowledgement.
 
-use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::{DeadLetters, Register};
 use crate::dead_letter::Reason;
@@ -12,6 +12,7 @@ pub struct PipelineMetrics {
     pub produced_ok: IntCounter,
     /// Records that were refused: each is sent again, or becomes a dead letter.
     pub produced_error: IntCounter,
+    topics: IntCounterVec,
     lag: GaugeVec,
     last_seq_delivered: IntGaugeVec,
     /// Frames between the socket and the acknowledgement.
@@ -30,6 +31,16 @@ pub struct PipelineMetrics {
     pub kafka_errors: IntCounter,
 }
 
+/// What became of the records of one topic.
+pub struct TopicMetrics {
+    /// Its name.
+    pub name: String,
+    /// Records that were acknowledged.
+    pub ok: IntCounter,
+    /// Records that were refused: each is sent again, or becomes a dead letter.
+    pub error: IntCounter,
+}
+
 impl PipelineMetrics {
     pub(super) fn new(
         r: Register<'_>,
@@ -46,6 +57,11 @@ impl PipelineMetrics {
             dead_letters,
             produced_ok: produced.with_label_values(&["ok"]),
             produced_error: produced.with_label_values(&["error"]),
+            topics: r.counters(
+                "atkafka_topic_events",
+                "Records by topic and what became of them: ok, or error (sent again, or a dead letter)",
+                &["topic", "status"],
+            ),
             lag: r.fractions(
                 "atkafka_lag_seconds",
                 "Age of the last delivered event at its delivery; it grows while nothing is delivered",
@@ -89,5 +105,11 @@ impl PipelineMetrics {
     /// The last seq of one upstream host up to which all is acknowledged.
     pub fn last_seq_delivered(&self, host: &str) -> IntGauge {
         self.last_seq_delivered.with_label_values(&[host])
+    }
+
+    /// Of one topic of events.
+    pub fn topic(&self, name: &str) -> TopicMetrics {
+        let of = |status| self.topics.with_label_values(&[name, status]);
+        TopicMetrics { name: name.into(), ok: of("ok"), error: of("error") }
     }
 }

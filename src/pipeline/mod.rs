@@ -75,6 +75,8 @@ pub struct Parts {
     pub snowflake: (u8, u8),
     /// Whether Kafka records get headers.
     pub record_headers: bool,
+    /// The topics of events, by the index that routes give.
+    pub topics: Vec<String>,
     /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,
 }
@@ -181,6 +183,7 @@ impl Pipeline {
             format: parts.rules.format,
             snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
             record_headers: parts.record_headers,
+            topics: parts.topics.iter().map(|name| metrics.pipeline.topic(name)).collect(),
             dead_letter_topic: parts.dead_letter_topic,
         };
         let failing = permits.clone();

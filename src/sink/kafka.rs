@@ -78,21 +78,11 @@ impl KafkaSink {
         }
     }
 
-    fn name(&self, topic: Topic) -> &str {
-        match topic {
-            Topic::Events => &self.options.topic,
-            Topic::DeadLetters => self.options.dead_letter_topic.as_deref().unwrap_or_default(),
-        }
-    }
-
     fn connect(&self) -> Result<Producer, String> {
         let mut client = KafkaClient::new(self.options.servers.clone());
         client.set_client_id("atkafka".into());
         // Asking for the topic by name creates it, where the broker allows that; the first answer comes too early.
-        let topics: Vec<&str> = [Some(self.options.topic.as_str()), self.options.dead_letter_topic.as_deref()]
-            .into_iter()
-            .flatten()
-            .collect();
+        let topics: Vec<&str> = self.options.names().collect();
         let mut absent = topics.clone();
         if self.options.new_topic.create {
             client.load_metadata_all().map_err(|e| e.to_string())?;
@@ -157,12 +147,10 @@ impl KafkaSink {
             self.producer = Some(self.connect()?);
         }
         let Some(producer) = &mut self.producer else { return Ok(false) };
-        let events = &self.options.topic;
-        let dead_letters = self.options.dead_letter_topic.as_deref().unwrap_or_default();
         let mut records = Vec::with_capacity(count);
         let mut places = Vec::with_capacity(count);
         for w in self.waiting.iter().take(count) {
-            let topic = if w.record.topic == Topic::Events { events.as_str() } else { dead_letters };
+            let topic = self.options.name(w.record.topic);
             let partitions = producer.client().topics().partitions(topic).map_or(0, |p| p.len()) as u32;
             if partitions == 0 {
                 return Err(format!("topic {topic} has no partitions"));
@@ -185,7 +173,7 @@ impl KafkaSink {
         // What each partition said. One that said nothing counts as failed: it is sent again.
         let mut said: HashMap<(Topic, i32), Result<(), KafkaCode>> = HashMap::new();
         for confirm in confirms {
-            let topic = if confirm.topic == *events { Topic::Events } else { Topic::DeadLetters };
+            let topic = self.options.topic(&confirm.topic);
             for partition in confirm.partition_confirms {
                 said.insert((topic, partition.partition), partition.offset.map(drop));
             }
@@ -215,10 +203,7 @@ impl KafkaSink {
                 }
                 other => {
                     failed = Some(match other {
-                        Some(Err(code)) => format!(
-                            "{code:?} for a partition of {}",
-                            if place.0 == Topic::Events { events } else { dead_letters }
-                        ),
+                        Some(Err(code)) => format!("{code:?} for a partition of {}", self.options.name(place.0)),
                         _ => "a partition did not answer".into(),
                     });
                     again.push(w);
@@ -254,7 +239,7 @@ impl Sink for KafkaSink {
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let size = record.key.len() + record.value.len() + 34;
         if size > MAX_MESSAGE {
-            let detail = format!("{size} bytes, topic {} takes {MAX_MESSAGE}", self.name(record.topic));
+            let detail = format!("{size} bytes, topic {} takes {MAX_MESSAGE}", self.options.name(record.topic));
             return Err(Refused::TooLarge { detail, excess: size - MAX_MESSAGE });
         }
         if self.waiting_bytes >= WAITING_BYTES {

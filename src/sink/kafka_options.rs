@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::Topic;
 use crate::client::Client;
 use crate::route::Routes;
 
@@ -30,6 +31,29 @@ pub struct Kafka {
     pub new_topic: NewTopic,
     /// Bytes; the client's queue is held to it as well.
     pub memory_limit: usize,
+}
+
+impl Kafka {
+    /// The name of a topic; empty for that of dead letters where there is none.
+    pub fn name(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::Events(index) => self.topics.get(usize::from(index)).map_or("", String::as_str),
+            Topic::DeadLetters => self.dead_letter_topic.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// Which topic has this name.
+    pub fn topic(&self, name: &str) -> Topic {
+        match self.topics.iter().position(|topic| topic == name) {
+            Some(index) => Topic::Events(index as u16),
+            None => Topic::DeadLetters,
+        }
+    }
+
+    /// All names: of events, and of dead letters.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().map(String::as_str).chain(self.dead_letter_topic.as_deref())
+    }
 }
 
 /// The two clients.

@@ -45,7 +45,7 @@ impl<W: Write + Send> Sink for Lines<W> {
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         // Dead letters of this sink are log lines; the pipeline does not send them here.
-        debug_assert_eq!(record.topic, Topic::Events);
+        debug_assert_eq!(record.topic, Topic::Events(0));
         self.buffer.extend_from_slice(record.value);
         self.buffer.push(b'\n');
         self.waiting.push(token);

@@ -21,11 +21,11 @@ use crate::dead_letter::Reason;
 /// Comes back with the delivery. It names the batch that a record belongs to.
 pub type Token = usize;
 
-/// Which of the two topics.
+/// Which topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Topic {
-    /// The output topic.
-    Events,
+    /// The topic of events with this index (see [`Routes`](crate::route::Routes)); 0 is the output topic.
+    Events(u16),
     /// The topic of dead letters.
     DeadLetters,
 }

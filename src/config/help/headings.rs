@@ -36,6 +36,7 @@ pub(super) const HEADINGS: &[(&str, &[&str])] = &[
         &[
             "--bootstrap-servers",
             "--output-topic",
+            "--route",
             "--dead-letter-topic",
             "--osprey-compatible",
             "--snowflake-worker-id",

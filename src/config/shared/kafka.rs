@@ -102,9 +102,10 @@ fn kafka(f: &Writing, servers: Vec<String>, input: &Input<'_>) -> Checked<Kafka>
         .ok_or_else(|| invalid("--output-topic", "", "required with --bootstrap-servers"))?;
     let dead_letters = topic("--dead-letter-topic", &f.dead_letter_topic)?;
     let mut topics = vec![events];
-    let routes = Routes::new(&list(&f.route), &mut topics, is_topic).map_err(|(rule, why)| invalid("--route", &rule, &why))?;
+    let routes =
+        Routes::new(&list(&f.route), &mut topics, is_topic).map_err(|(rule, why)| invalid("--route", &rule, &why))?;
     if let Some(same) = dead_letters.as_ref().filter(|letters| topics.contains(letters)) {
-        return Err(invalid("--dead-letter-topic", same, "the same as a topic of events: it needs one of its own"));
+        return Err(invalid("--dead-letter-topic", same, "the same as a topic of events (--output-topic, --route): it needs one of its own"));
     }
     let plain = f.osprey_compatible || client == KafkaClient::Kafka;
     Ok(Kafka {

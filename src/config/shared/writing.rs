@@ -14,8 +14,8 @@ use crate::enrich::Settings;
 use crate::event::Format;
 use crate::filter::{Filter, Lists};
 use crate::http::status::Setting;
-use crate::sink::kafka_options::Kafka;
 use crate::route::Routes;
+use crate::sink::kafka_options::Kafka;
 use crate::systemd::Manager;
 
 pub(crate) const DEFAULT_LISTEN: &str = "0.0.0.0:6009";

@@ -11,25 +11,24 @@ const CUT_FROM: &str = "cut_from_bytes";
 const CUT_HEADER_BYTES: usize = 40;
 
 impl Run {
-    /// Counts a dead letter and disposes of it: to its topic, or to the log.
+    /// Counts a dead letter and disposes of it: to its topic, or to the log. Where a topic does not take an event, the owner
+    /// names that topic.
     pub(super) fn dead_letter(&mut self, owner: Owner, letter: &DeadLetter) {
         self.p.metrics.dead_letter(letter.reason).inc();
         let host = &self.p.lanes[owner.source].name;
         self.p.health.examples.dead_letter(host, letter.reason.name(), letter.seq, &letter.detail, &letter.bytes);
         if self.p.dead_letter_topic {
             let header = |key: &str, value: &str| (key.to_string(), value.as_bytes().to_vec());
-            let record = Returned {
-                topic: Topic::DeadLetters,
-                key: Vec::new(),
-                value: letter.bytes.clone(),
-                headers: vec![
-                    header("reason", letter.reason.name()),
-                    header("host", &self.p.lanes[owner.source].name),
-                    header("seq", &letter.seq.to_string()),
-                    header("detail", &letter.detail),
-                ],
-            };
-            self.letters.push_back((Owner { letter: true, ..owner }, record));
+            let mut headers = vec![
+                header("reason", letter.reason.name()),
+                header("host", &self.p.lanes[owner.source].name),
+                header("seq", &letter.seq.to_string()),
+                header("detail", &letter.detail),
+            ];
+            let topic = owner.topic.and_then(|topic| self.p.topics.get(usize::from(topic)));
+            headers.extend(topic.map(|topic| header("topic", &topic.name)));
+            let record = Returned { topic: Topic::DeadLetters, key: Vec::new(), value: letter.bytes.clone(), headers };
+            self.letters.push_back((Owner { topic: None, ..owner }, record));
         }
         if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
             self.log_letter(owner, letter.reason.name(), letter.seq, &letter.detail);
@@ -60,7 +59,7 @@ impl Run {
     ) {
         let Some(owner) = self.outstanding.settle(token) else { return };
         match record.topic {
-            Topic::Events => {
+            Topic::Events(_) => {
                 let key = String::from_utf8_lossy(&record.key);
                 let letter =
                     DeadLetter { reason, detail: format!("event of {key}: {detail}"), seq: 0, bytes: record.value };

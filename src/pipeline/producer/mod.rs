@@ -26,7 +26,7 @@ use crate::decode::batch::Batch;
 use crate::event::Format;
 use crate::event::osprey::Snowflake;
 use crate::health::Health;
-use crate::metrics::pipeline::PipelineMetrics;
+use crate::metrics::pipeline::{PipelineMetrics, TopicMetrics};
 use crate::sink::{Background, Delivery, End, NotReady, Returned, Sink, Token};
 use flow::Flow;
 use outstanding::{Outstanding, Owner};
@@ -88,6 +88,8 @@ pub struct Producer {
     pub snowflake: Snowflake,
     /// Whether Kafka records get headers.
     pub record_headers: bool,
+    /// The topics of events, by index.
+    pub topics: Vec<TopicMetrics>,
     /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,
 }

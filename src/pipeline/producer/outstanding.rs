@@ -11,8 +11,8 @@ pub struct Owner {
     /// Index of the lane.
     pub source: usize,
     pub ordinal: u64,
-    /// Whether it is a dead letter, whose delivery is not that of an event.
-    pub letter: bool,
+    /// Which topic of events it goes to. `None`: it is a dead letter, whose delivery is not that of an event.
+    pub topic: Option<u16>,
 }
 
 /// Records by number. A record that came back keeps its number, so that it is sent again in its place.
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn numbers_stay_and_reports_count_once() {
         let mut all = Outstanding::default();
-        let owner = |ordinal| Owner { source: 0, ordinal, letter: false };
+        let owner = |ordinal| Owner { source: 0, ordinal, topic: Some(0) };
         let tokens: Vec<Token> = (0..5)
             .map(|i| {
                 let token = all.next();

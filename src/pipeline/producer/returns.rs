@@ -6,7 +6,7 @@ use super::flow::PAUSE;
 use super::outstanding::Owner;
 use super::{Again, Run};
 use crate::atproto::time;
-use crate::sink::{Delivery, End, Failure, Token, Verdict};
+use crate::sink::{Delivery, End, Failure, Token, Topic, Verdict};
 
 impl Run {
     /// One record of a batch, or a dead letter of it, is done with.
@@ -28,7 +28,10 @@ impl Run {
             match result {
                 Ok(()) => {
                     if let Some(owner) = self.outstanding.settle(token) {
-                        delivered += u64::from(!owner.letter);
+                        if let Some(topic) = owner.topic.and_then(|topic| self.p.topics.get(usize::from(topic))) {
+                            topic.ok.inc();
+                            delivered += 1;
+                        }
                         self.acknowledge(owner);
                     }
                 }
@@ -71,6 +74,12 @@ impl Run {
     /// A record was not delivered: it is sent again in its place, or it is what its batch was refused for.
     fn came_back(&mut self, token: Token, failure: Failure) {
         let now = Instant::now();
+        if let Topic::Events(index) = failure.record.topic
+            && let Some(topic) = self.p.topics.get(usize::from(index))
+            && failure.verdict != Verdict::Collateral
+        {
+            topic.error.inc();
+        }
         let suspect = match failure.verdict {
             Verdict::Never(reason) => {
                 self.p.metrics.produced_error.inc();

@@ -91,7 +91,7 @@ impl Run {
 
     /// `true` when all of the batch was taken, or disposed of.
     fn send_batch(&mut self, sending: &mut Sending) -> Result<bool, End> {
-        let owner = Owner { source: sending.batch.source, ordinal: sending.batch.ordinal, letter: false };
+        let (source, ordinal) = (sending.batch.source, sending.batch.ordinal);
         while let Some(record) = sending.batch.records.get(sending.record) {
             if self.flow.allowance() == 0 {
                 return Ok(false);
@@ -99,6 +99,7 @@ impl Run {
             if self.p.format == Format::Osprey {
                 osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
             }
+            let owner = Owner { source, ordinal, topic: Some(record.topic) };
             let bytes = &sending.batch.bytes;
             let mut seq = itoa::Buffer::new();
             let headers = [
@@ -107,7 +108,7 @@ impl Run {
                 ("collection", &bytes[record.collection.clone()]),
             ];
             let out = Outgoing {
-                topic: Topic::Events,
+                topic: Topic::Events(record.topic),
                 key: &bytes[record.key.clone()],
                 value: &bytes[record.value.clone()],
                 time_ms: record.time_ms,
@@ -130,7 +131,7 @@ impl Run {
             sending.record += 1;
         }
         while let Some(letter) = sending.batch.dead.get(sending.dead) {
-            self.dead_letter(owner, letter);
+            self.dead_letter(Owner { source, ordinal, topic: None }, letter);
             sending.dead += 1;
         }
         Ok(true)

@@ -75,7 +75,8 @@ pub(super) struct Context {
     pub(super) runs: bool,
     pub(super) ready: Sender<()>,
     pub(super) metrics: Arc<SinkMetrics>,
-    pub(super) events_topic: String,
+    /// The topics of events.
+    pub(super) topics: Vec<String>,
 }
 
 impl Context {
@@ -165,8 +166,9 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let headers = message.headers().into_iter().flat_map(|h| h.iter());
+                let index = self.topics.iter().position(|topic| topic == message.topic());
                 let record = Returned {
-                    topic: if message.topic() == self.events_topic { Topic::Events } else { Topic::DeadLetters },
+                    topic: index.map_or(Topic::DeadLetters, |index| Topic::Events(index as u16)),
                     key: message.key().unwrap_or_default().to_vec(),
                     value: message.payload().unwrap_or_default().to_vec(),
                     headers: headers.map(|h| (h.key.to_string(), h.value.unwrap_or_default().to_vec())).collect(),

@@ -64,7 +64,8 @@ pub struct Librdkafka {
 /// What there is once the brokers have answered.
 struct Open {
     producer: Arc<BaseProducer<Context>>,
-    events: Limits,
+    /// Of each topic of events.
+    events: Vec<Limits>,
     /// `None`: there is no topic for them.
     dead_letters: Option<Limits>,
     /// When the limit was last asked for because a record is larger.
@@ -121,7 +122,7 @@ impl Librdkafka {
             runs,
             ready: self.ready.0.clone(),
             metrics: self.metrics.clone(),
-            events_topic: self.options.topic.clone(),
+            topics: self.options.topics.clone(),
         }
     }
 }
@@ -144,14 +145,15 @@ impl Sink for Librdkafka {
         if let Some(id) = probe.client().fetch_cluster_id(ASK) {
             same_cluster(&id).map_err(NotReady::Settings)?;
         }
-        let events = self.topic(&probe, &admin, &self.options.topic)?;
+        let events = self.options.topics.iter().map(|name| self.topic(&probe, &admin, name));
+        let events: Vec<Limits> = events.collect::<Result<_, _>>()?;
         let dead_letters = match &self.options.dead_letter_topic {
             Some(name) => Some(self.topic(&probe, &admin, name)?),
             None => None,
         };
         let mut config = self.config.clone();
         // A batch over the topic's limit would be refused whole, with the innocent records in it.
-        let smallest = dead_letters.map_or(events.bytes, |letters| letters.bytes.min(events.bytes));
+        let smallest = events.iter().chain(&dead_letters).map(|limits| limits.bytes).min().unwrap_or(BATCH);
         if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
@@ -163,12 +165,10 @@ impl Sink for Librdkafka {
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let (topic, mut limits) = match record.topic {
-            Topic::Events => (self.options.topic.as_str(), open.events),
-            Topic::DeadLetters => (
-                self.options.dead_letter_topic.as_deref().unwrap_or_default(),
-                open.dead_letters.unwrap_or(Limits::of_bytes(0)),
-            ),
+        let topic = self.options.name(record.topic);
+        let mut limits = match record.topic {
+            Topic::Events(index) => open.events[usize::from(index)],
+            Topic::DeadLetters => open.dead_letters.unwrap_or(Limits::of_bytes(0)),
         };
         let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
         let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
@@ -176,7 +176,7 @@ impl Sink for Librdkafka {
             limits = self.limits_now(topic).unwrap_or(limits);
             if let Some(open) = &mut self.open {
                 match record.topic {
-                    Topic::Events => open.events = limits,
+                    Topic::Events(index) => open.events[usize::from(index)] = limits,
                     Topic::DeadLetters => open.dead_letters = Some(limits),
                 }
                 open.asked = Some(Instant::now());

@@ -105,7 +105,11 @@ fn kafka(f: &Writing, servers: Vec<String>, input: &Input<'_>) -> Checked<Kafka>
     let routes =
         Routes::new(&list(&f.route), &mut topics, is_topic).map_err(|(rule, why)| invalid("--route", &rule, &why))?;
     if let Some(same) = dead_letters.as_ref().filter(|letters| topics.contains(letters)) {
-        return Err(invalid("--dead-letter-topic", same, "the same as a topic of events (--output-topic, --route): it needs one of its own"));
+        return Err(invalid(
+            "--dead-letter-topic",
+            same,
+            "the same as a topic of events (--output-topic, --route): it needs one of its own",
+        ));
     }
     let plain = f.osprey_compatible || client == KafkaClient::Kafka;
     Ok(Kafka {

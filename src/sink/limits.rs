@@ -18,12 +18,19 @@ pub struct Limits {
     pub before_ms: i64,
     /// `message.timestamp.after.max.ms`: so far after it.
     pub after_ms: i64,
+    /// `retention.ms`: a record with an older time is deleted soon. No limit: `i64::MAX`.
+    pub keeps_ms: i64,
 }
 
 impl Limits {
     /// Where they cannot be read: the broker decides.
     pub fn of_bytes(bytes: usize) -> Self {
-        Limits { bytes, before_ms: i64::MAX, after_ms: i64::MAX }
+        Limits { bytes, before_ms: i64::MAX, after_ms: i64::MAX, keeps_ms: i64::MAX }
+    }
+
+    /// Whether the topic deletes a record of this time soon.
+    pub fn deletes(&self, time_ms: i64, now_ms: i64) -> bool {
+        time_ms < now_ms.saturating_sub(self.keeps_ms)
     }
 
     /// The nearest time to `time_ms` that the topic takes.
@@ -65,11 +72,14 @@ fn of(resource: &ConfigResource) -> Option<Limits> {
     }
     // Before Kafka 3.6 there was one for both; no limit is the greatest number.
     let both = text("message.timestamp.difference.max.ms");
+    let deletes = text("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+    let retention = text("retention.ms").and_then(|text| text.parse().ok()).filter(|ms| deletes && *ms >= 0);
     let ms = |name: &str| text(name).or(both).and_then(|text| text.parse().ok()).unwrap_or(i64::MAX);
     Some(Limits {
         bytes,
         before_ms: ms("message.timestamp.before.max.ms"),
         after_ms: ms("message.timestamp.after.max.ms"),
+        keeps_ms: retention.unwrap_or(i64::MAX),
     })
 }
 
@@ -81,7 +91,9 @@ mod tests {
     fn the_nearest_time_is_within_the_limits_and_else_the_events_own() {
         let now = 1_800_000_000_000;
         let hour = 3_600_000;
-        let limits = Limits { bytes: 1, before_ms: hour, after_ms: hour };
+        let limits = Limits { before_ms: hour, after_ms: hour, keeps_ms: hour, ..Limits::of_bytes(1) };
+        assert!(limits.deletes(now - hour - 1, now) && !limits.deletes(now - hour, now));
+        assert!(!Limits::of_bytes(1).deletes(i64::MIN, now));
         for (time, nearest) in [
             (now, now),
             (now - hour / 2, now - hour / 2),
@@ -94,10 +106,10 @@ mod tests {
         }
         let none = Limits::of_bytes(1);
         assert_eq!(none.nearest(1, now), 1);
-        let seconds = Limits { bytes: 1, before_ms: 10_000, after_ms: 0 };
+        let seconds = Limits { before_ms: 10_000, after_ms: 0, ..Limits::of_bytes(1) };
         assert_eq!((seconds.nearest(0, now), seconds.nearest(now + 1, now)), (now - 5_000, now));
         for negative in [-1, i64::MIN] {
-            let none = Limits { bytes: 1, before_ms: negative, after_ms: negative };
+            let none = Limits { before_ms: negative, after_ms: negative, ..Limits::of_bytes(1) };
             assert_eq!((none.nearest(1, now), none.nearest(2 * now, now)), (1, 2 * now), "{negative}");
         }
     }

@@ -8,6 +8,7 @@ mod options;
 mod oracle;
 mod order;
 mod refusals;
+mod retention;
 mod routes;
 #[path = "../support/mod.rs"]
 mod support;

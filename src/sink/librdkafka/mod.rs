@@ -5,6 +5,7 @@ mod context;
 mod topics;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ pub struct Librdkafka {
     /// It was said that times are moved, and that limits cannot be read.
     said_moved_time: bool,
     said_unknown: Cell<bool>,
+    /// Topics of which it was said that they delete old events.
+    said_deleted: HashSet<String>,
 }
 
 /// What there is once the brokers have answered.
@@ -111,6 +114,7 @@ impl Librdkafka {
             time_refused: false,
             said_moved_time: false,
             said_unknown: Cell::new(false),
+            said_deleted: HashSet::new(),
         })
     }
 
@@ -188,7 +192,17 @@ impl Sink for Librdkafka {
             return Err(Refused::TooLarge { detail, excess: size - max });
         }
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let time_ms = limits.nearest(record.time_ms, time::now_ms());
+        let now_ms = time::now_ms();
+        if limits.deletes(record.time_ms, now_ms) && self.said_deleted.insert(topic.to_string()) {
+            let days = |ms: i64| crate::health::human(ms as f64 / 1_000.0);
+            log::warn!(
+                event = "retention", topic = topic;
+                "topic {topic} keeps records for {} (retention.ms), and the first of these events is {} old: Kafka deletes them soon; retention.ms=-1 keeps them",
+                days(limits.keeps_ms),
+                days(now_ms - record.time_ms)
+            );
+        }
+        let time_ms = limits.nearest(record.time_ms, now_ms);
         if time_ms != record.time_ms {
             self.metrics.moved_times.inc();
             if !self.said_moved_time {

@@ -30,7 +30,7 @@ impl Limits {
 
     /// Whether the topic deletes a record of this time soon.
     pub fn deletes(&self, time_ms: i64, now_ms: i64) -> bool {
-        time_ms < now_ms.saturating_sub(self.keeps_ms)
+        self.keeps_ms != i64::MAX && time_ms < now_ms.saturating_sub(self.keeps_ms)
     }
 
     /// The nearest time to `time_ms` that the topic takes.

@@ -11,7 +11,7 @@ fn a_topic_that_deletes_the_events_of_a_replay_is_warned_about_once() {
     let dir = folder("retention");
     let file = dir.join("recorded.bin");
     // Events of 2025.
-    frames::write(&file, &crate::frames(1..=50)).expect("written");
+    frames::write(&file, crate::frames(1..=50)).expect("written");
     let replay = |retention: &str| {
         let topic = unique("retention");
         create_topic(&broker, &topic, 1, &[("retention.ms", retention)]);

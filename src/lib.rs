@@ -47,3 +47,4 @@ pub mod record;
 pub mod systemd;
 pub mod report;
 pub mod config;
+pub mod check;

@@ -37,7 +37,7 @@ use atkafka::source::relay::Relay;
 use atkafka::source::replay::{Progress, Replay};
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
-use atkafka::{http, record, report};
+use atkafka::{check, http, record, report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -54,6 +54,8 @@ const PATIENCE: Duration = Duration::from_millis(1500).saturating_add(producer::
 
 /// Why the process ends with something else than 0.
 enum Failure {
+    /// It has been said already what is wrong.
+    Found,
     Usage(String),
     Run(String),
     /// What is set cannot work, as a server said: as for wrong usage, a new start makes nothing right.
@@ -84,6 +86,7 @@ fn ended(outcome: Result<(), Failure>) -> ExitCode {
     log::logger().flush();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Found) => ExitCode::from(1),
         Err(Failure::Usage(message)) => {
             atkafka::log::say(&format!("atkafka: {message}"));
             ExitCode::from(2)
@@ -123,8 +126,24 @@ fn run() -> Result<(), Failure> {
         Command::Replay(replay) => firehose_replay(replay),
         Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
+        Command::Check(check) => check_settings(*check),
         Command::Healthcheck(path, address) => http::ask(address, path).map_err(Failure::Run),
     }
+}
+
+/// Exit code 1 where a line says that something failed; a warning is none.
+fn check_settings(check: config::Check) -> Result<(), Failure> {
+    let (json, stdout) = (check.json, std::io::stdout());
+    let columns = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col)).filter(|c| *c > 0);
+    // As they are found: a slow host is waited for. A closed pipe (`| head`) is no failure.
+    let print = |text: String| drop(stdout.lock().write_all(text.as_bytes()));
+    let tally = check::run(check, &mut |finding| {
+        print(if json { check::json(finding) } else { check::text(finding, columns) });
+    });
+    if !json {
+        print(check::summary(tally));
+    }
+    if tally.failed == 0 { Ok(()) } else { Err(Failure::Found) }
 }
 
 /// A flag that the first SIGTERM or SIGINT sets; a second one ends the process at once.

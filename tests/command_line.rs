@@ -74,7 +74,12 @@ fn help_and_version_of_each_command_end_well_and_name_only_what_there_is() {
         assert_eq!((code, err.as_str()), (Some(0), ""), "{command}");
         // Those that only print a text of ours have no flags.
         let prints = command.starts_with("completions") || command.starts_with("schema") || command == "man";
-        let (usage, least) = if prints { ("\n", 1) } else { (" [flags]", 3) };
+        let (usage, least) = match command {
+            _ if prints => ("\n", 1),
+            // Its flags are those of the command behind it, but for one.
+            "check" => (" <command> [flags]", 2),
+            _ => (" [flags]", 3),
+        };
         assert!(
             out.contains(&format!("Usage: atkafka {command}{usage}")) && entries(&out).len() > least,
             "{command}: {out}"

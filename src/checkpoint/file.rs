@@ -15,19 +15,19 @@ use crate::atproto::{json_input, time};
 
 /// What the file holds. Unknown fields of a later version are passed over.
 #[derive(Serialize, Deserialize, Debug)]
-struct Saved<T> {
+pub(super) struct Saved<T> {
     version: u32,
     host: String,
     output: String,
     /// The id of the Kafka cluster that has the events. Files of 0.1 have none, nor have those of an output without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
-    saved_at: String,
+    pub saved_at: String,
     /// The routes by which the events up to here were distributed to topics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     routes: Vec<String>,
     #[serde(flatten)]
-    position: T,
+    pub position: T,
 }
 
 /// In place of a position that is written already.
@@ -75,32 +75,7 @@ impl StateFile {
             );
         }
         let lock = Lock::take(dir.join(format!("{name}.lock")))?;
-        let saved = match disk::read(&path, MAX_FILE) {
-            Ok(Some(bytes)) => {
-                let saved = parse::<T>(&bytes).map_err(|e| {
-                    format!(
-                        "{}: {e}; restore it, or delete it to start anew (events since the last save would be missing or repeated)",
-                        path.display()
-                    )
-                })?;
-                if saved.host != host || saved.output != output {
-                    return Err(format!(
-                        "{}: holds the position of {} into {}, not of {host} into {output}: was it copied or renamed? Give each pair its own file, or delete this one to start anew",
-                        path.display(),
-                        saved.host,
-                        saved.output
-                    ));
-                }
-                Some(saved)
-            }
-            Ok(None) => None,
-            Err(e) => {
-                return Err(format!(
-                    "{}: cannot be read: {e}; mend its permissions, or delete it to start anew",
-                    path.display()
-                ));
-            }
-        };
+        let saved = saved::<T>(&path, host, output)?;
         let (of, position) = saved.map(|s| ((s.cluster, s.routes), s.position)).unzip();
         let (cluster, routes) = of.unwrap_or_default();
         let file = StateFile { path, host: host.into(), output: output.into(), cluster, routes, lock };
@@ -161,6 +136,33 @@ impl StateFile {
         }
         self.lock.hold()?;
         disk::replace(&self.path, &bytes).map_err(|e| disk::explain(&e))
+    }
+}
+
+/// What the file of a host and an output has. Fails with one line that says what to do.
+pub(super) fn saved<T: Stored>(path: &Path, host: &str, output: &str) -> Result<Option<Saved<T>>, String> {
+    match disk::read(path, MAX_FILE) {
+        Ok(Some(bytes)) => {
+            let saved = parse::<T>(&bytes).map_err(|e| {
+                format!(
+                    "{}: {e}; restore it, or delete it to start anew (events since the last save would be missing or repeated)",
+                    path.display()
+                )
+            })?;
+            if saved.host != host || saved.output != output {
+                return Err(format!(
+                    "{}: holds the position of {} into {}, not of {host} into {output}: was it copied or renamed? Give each pair its own file, or delete this one to start anew",
+                    path.display(),
+                    saved.host,
+                    saved.output
+                ));
+            }
+            Ok(Some(saved))
+        }
+        Ok(None) => Ok(None),
+        Err(e) => {
+            Err(format!("{}: cannot be read: {e}; mend its permissions, or delete it to start anew", path.display()))
+        }
     }
 }
 

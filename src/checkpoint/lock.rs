@@ -43,29 +43,58 @@ impl Lock {
     }
 }
 
+/// Whether [`Lock::take`] would get the lock, without making the file. Fails as it does.
+pub fn is_free(path: &Path) -> Result<(), String> {
+    match open(path, false)? {
+        // Shared, and let go at once: two that ask do not see one another.
+        Some(file) => given(path, file.try_lock_shared()),
+        None => Ok(()),
+    }
+}
+
 /// Opens and locks the file.
 fn locked(path: &Path) -> Result<File, String> {
+    let file = open(path, true)?.ok_or_else(|| format!("{}: was deleted meanwhile", path.display()))?;
+    given(path, file.try_lock())?;
+    Ok(file)
+}
+
+fn given(path: &Path, lock: Result<(), TryLockError>) -> Result<(), String> {
+    lock.map_err(|e| match e {
+        TryLockError::WouldBlock => format!(
+            "{}: another atkafka already writes this host into this output: stop it, or give this one another output (with another --state-dir both would write every event)",
+            path.display()
+        ),
+        TryLockError::Error(e) => format!("{}: cannot be locked: {e}", path.display()),
+    })
+}
+
+/// The file of a lock. `None`: there is none, and none was to be made.
+fn open(path: &Path, create: bool) -> Result<Option<File>, String> {
     let mut options = OpenOptions::new();
     // Not blocking: a pipe in its place would hold the start up for ever.
-    options.create(true).truncate(false).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+    options
+        .create(create)
+        .truncate(false)
+        .write(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     let irregular = || format!("{}: is not a regular file: remove it", path.display());
-    let file = options.open(path).map_err(|e| match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-        Some(rustix::io::Errno::LOOP) => {
-            format!("{}: is a symbolic link, which is not followed: remove it", path.display())
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == ErrorKind::NotFound && !create => return Ok(None),
+        Err(e) => {
+            return Err(match e.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(rustix::io::Errno::LOOP) => {
+                    format!("{}: is a symbolic link, which is not followed: remove it", path.display())
+                }
+                // A pipe that nobody reads, or a socket.
+                Some(rustix::io::Errno::NXIO) => irregular(),
+                _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
+            });
         }
-        // A pipe that nobody reads, or a socket.
-        Some(rustix::io::Errno::NXIO) => irregular(),
-        _ => format!("{}: cannot be written: {}", path.display(), explain(&e)),
-    })?;
+    };
     if !file.metadata().is_ok_and(|found| found.is_file()) {
         return Err(irregular());
     }
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(format!(
-            "{}: another atkafka already writes this host into this output: stop it, or give this one another output (with another --state-dir both would write every event)",
-            path.display()
-        )),
-        Err(TryLockError::Error(e)) => Err(format!("{}: cannot be locked: {e}", path.display())),
-    }
+    Ok(Some(file))
 }

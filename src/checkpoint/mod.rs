@@ -7,6 +7,7 @@ mod disk;
 pub mod file;
 mod file_name;
 mod lock;
+pub mod look;
 
 use std::fmt::Debug;
 use std::sync::Arc;

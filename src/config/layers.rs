@@ -12,7 +12,8 @@ use super::{Checked, Invalid, dotenv, help, invalid};
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Asked {
-    /// A command: its words, and its flags in the order of their declaration.
+    /// A command: its words, each with the flags of its own behind it, and the flags of the last word, in the order of
+    /// their declaration.
     Run(Vec<String>, Vec<Given>),
     /// A text to print, and then to end well.
     Print(String),
@@ -32,6 +33,8 @@ pub struct Given {
 pub(super) struct Input<'a> {
     /// The command line as it was typed, without the program's name.
     pub line: &'a [String],
+    /// The command: `firehose`, `relay`.
+    pub words: &'a [String],
     /// What the flags of the command are set to, wherever it comes from.
     pub given: &'a [Given],
     pub env: &'a Environment,
@@ -163,7 +166,10 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     }
 
     let mut command = &top;
+    // Flags of the words before the last one.
+    let mut outer: Vec<&FlagInfo<'_>> = Vec::new();
     for word in &words {
+        outer.extend(command.flags.iter().filter(|f| f.long != "--help"));
         command = match command.commands.iter().find(|c| c.name == *word) {
             Some(sub) => &sub.command,
             None => return Err(unknown_word(word, &words, command, &top)),
@@ -181,7 +187,7 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
         ));
     }
     for (name, _) in &typed {
-        if !command.flags.iter().any(|f| f.long == name) {
+        if !command.flags.iter().any(|f| f.long == name) && !outer.iter().any(|f| f.long == name) {
             let mut commands = Vec::new();
             help::runnable(&mut commands, "", &top);
             let has = |c: &CommandInfoWithArgs| c.flags.iter().any(|f| f.long == name);
@@ -192,7 +198,7 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
     }
 
     let mut out = Vec::new();
-    for flag in command.flags.iter().filter(|f| f.long != "--help") {
+    for flag in outer.iter().copied().chain(command.flags.iter().filter(|f| f.long != "--help")) {
         let on_line: Vec<Option<&str>> =
             typed.iter().filter(|(n, _)| n == flag.long).map(|(_, v)| v.as_deref()).collect();
         let from_env = || {
@@ -224,7 +230,11 @@ pub fn sort_out(args: &[String], env: &HashMap<String, String>) -> Result<Asked,
             out.push(Given { flag: flag.long, value: Some(value), variable: Some(name) });
         }
     }
-    Ok(Asked::Run(words.iter().map(|w| w.to_string()).collect(), out))
+    // Only the first word of several has flags of its own.
+    let (own, out): (Vec<Given>, Vec<Given>) = out.into_iter().partition(|g| outer.iter().any(|f| f.long == g.flag));
+    let (first, others) = words.split_at(words.len().min(1));
+    let first = arguments(&first.iter().map(|w| w.to_string()).collect::<Vec<_>>(), &own);
+    Ok(Asked::Run(first.into_iter().chain(others.iter().map(|w| w.to_string())).collect(), out))
 }
 
 /// What argh is given: the words of the command, then its flags.

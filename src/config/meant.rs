@@ -66,6 +66,7 @@ pub(super) fn unknown_word(
         "ozone" => Some("ozone-events"),
         "jetstream" | "subscribe" | "firehose-relay" => Some("firehose relay"),
         "health" => Some("healthcheck"),
+        "test" | "doctor" | "validate" | "verify" | "dry-run" => Some("check"),
         _ => whole.map(|(name, _)| name.as_str()).or_else(close),
     };
     let names = command_names(command);

@@ -22,7 +22,7 @@ use std::fmt;
 use argh::FromArgs;
 
 use commands::TopLevel;
-pub use commands::{Command, Ozone, Record, Relay, Replay, Tap};
+pub use commands::{Check, Command, Ozone, Record, Relay, Replay, Tap};
 use layers::Input;
 pub use layers::{Environment, environment};
 pub use shared::{Logging, Output, Writing};
@@ -57,7 +57,8 @@ pub fn command(line: &[String], env: &Environment) -> Checked<Command> {
     let args = layers::arguments(&words, &given);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let typed = TopLevel::from_args(&["atkafka"], &args).map_err(|e| Invalid(e.output.trim().replace('\n', " ")))?;
-    typed.checked(&Input { line, given: &given, env })
+    let words: Vec<String> = words.into_iter().filter(|word| !word.starts_with("--")).collect();
+    typed.checked(&Input { line, words: &words, given: &given, env })
 }
 
 #[cfg(test)]

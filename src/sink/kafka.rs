@@ -322,7 +322,7 @@ fn refused(code: KafkaCode) -> Option<Reason> {
 /// The oldest version of Fetch that the broker takes: the crate cannot ask, and Kafka 4 only closes the connection on what
 /// the crate sends. Of Produce a broker of Kafka 4 says 0, though it takes 3 at least (a courtesy to old clients, measured);
 /// Fetch rose to 4 with the same removal (KIP-896). `None` where nothing answers as Kafka does.
-fn least_fetch_version(server: &str) -> Option<i16> {
+pub(super) fn least_fetch_version(server: &str) -> Option<i16> {
     const FETCH: i16 = 1;
     let versions = probe::api_versions(&mut probe::connect(server, Budget::new()).ok()?).ok()?;
     versions.iter().find(|(key, ..)| *key == FETCH).map(|(_, oldest, _)| *oldest)

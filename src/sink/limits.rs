@@ -47,6 +47,7 @@ impl Limits {
 
 /// Why the limits of a topic cannot be read.
 pub struct Unknown {
+    /// The client's or the broker's words.
     pub text: String,
     /// No broker answered.
     pub is_silence: bool,
@@ -54,16 +55,23 @@ pub struct Unknown {
 
 /// Asks the brokers for the limits of a topic.
 pub fn read<C: ClientContext>(admin: &AdminClient<C>, topic: &str) -> Result<Limits, Unknown> {
-    let said = |text: String| Unknown { text, is_silence: false };
-    let options = AdminOptions::new().request_timeout(Some(ASK));
-    let answers = pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
-    let resource =
-        answers.into_iter().next().ok_or_else(|| said("no answer".into()))?.map_err(|code| said(code.to_string()))?;
-    of(&resource).ok_or_else(|| said("the answer does not name it".into()))
+    let resource = describe(admin, &ResourceSpecifier::Topic(topic))?;
+    of(&resource).ok_or_else(|| Unknown { text: "the answer does not name it".into(), is_silence: false })
 }
 
-fn of(resource: &ConfigResource) -> Option<Limits> {
+/// Asks the brokers for the settings of a topic, or of a broker.
+pub(super) fn describe<C: ClientContext>(
+    admin: &AdminClient<C>,
+    what: &ResourceSpecifier<'_>,
+) -> Result<ConfigResource, Unknown> {
+    let said = |text: String| Unknown { text, is_silence: false };
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let answers = pollster::block_on(admin.describe_configs([what], &options))
+        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
+    answers.into_iter().next().ok_or_else(|| said("no answer".into()))?.map_err(|code| said(code.to_string()))
+}
+
+pub(super) fn of(resource: &ConfigResource) -> Option<Limits> {
     let text = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
     let bytes = text("max.message.bytes")?.parse().ok()?;
     if text("message.timestamp.type") == Some("LogAppendTime") {

@@ -7,10 +7,11 @@ pub mod diagnosis;
 pub mod kafka;
 pub mod kafka_options;
 pub mod librdkafka;
-mod limits;
+pub mod limits;
 pub mod lines;
 mod oauth;
 mod probe;
+pub mod rights;
 
 use std::sync::{Mutex, MutexGuard};
 

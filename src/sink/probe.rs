@@ -137,6 +137,42 @@ fn timed_out(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
+/// What one connection tells of a broker, without a login.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// The newest `metadata.version` that it can have, which tells its version; brokers before 3.3 have none.
+    pub level: Option<i16>,
+    /// Its certificate, as DER.
+    pub certificate: Option<Vec<u8>>,
+}
+
+/// Asks the address `host:port` for its certificate and features. Nobody is believed for the sake of the certificate: it is
+/// only read.
+pub fn facts(address: &str, tls: bool, budget: Budget) -> Facts {
+    let Ok(mut socket) = connect(address, budget) else { return Facts::default() };
+    if !tls {
+        return Facts { level: level(&mut socket), certificate: None };
+    }
+    let connector =
+        TlsConnector::builder().danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true).build();
+    let Some(mut stream) = connector.ok().and_then(|c| c.connect(host(address), socket).ok()) else {
+        return Facts::default();
+    };
+    let certificate = stream.peer_certificate().ok().flatten().and_then(|c| c.to_der().ok());
+    Facts { level: level(&mut stream), certificate }
+}
+
+/// The newest `metadata.version` that a broker can have, by ApiVersions version 3 (KIP-584). Its tagged field 0 is a list of
+/// features: name, oldest and newest version of each.
+fn level(stream: &mut (impl Read + Write)) -> Option<i16> {
+    const NAME: &[u8] = b"metadata.version";
+    // The end of the header's tags, two names with their lengths and one, the end of the tags.
+    let body = [&[0, 8][..], b"atkafka", &[2], b"0", &[0]].concat();
+    let answer = ask(stream, API_VERSIONS, 3, &body).ok()?;
+    let at = answer.windows(NAME.len()).position(|part| part == NAME)? + NAME.len();
+    answer.get(at + 2..at + 4).map(|newest| i16::from_be_bytes([newest[0], newest[1]]))
+}
+
 /// The requests that a broker takes: number, oldest and newest version, by ApiVersions (version 0), which every broker
 /// since 0.10 answers to everybody.
 pub fn api_versions(stream: &mut (impl Read + Write)) -> io::Result<Vec<(i16, i16, i16)>> {

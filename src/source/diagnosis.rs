@@ -35,6 +35,10 @@ pub enum Meant {
     Tap,
     /// A PDS.
     Pds,
+    /// A PLC directory.
+    Plc,
+    /// An AppView.
+    AppView,
 }
 
 /// What a host is, by what it says.
@@ -86,6 +90,8 @@ impl Meant {
             Meant::Relay => "--relay-host",
             Meant::Tap => "--tap-host",
             Meant::Pds => "--pds-host",
+            Meant::Plc => "--plc-host",
+            Meant::AppView => "--api-host",
         }
     }
 
@@ -94,6 +100,8 @@ impl Meant {
             Meant::Relay => "relay",
             Meant::Tap => "Tap",
             Meant::Pds => "PDS",
+            Meant::Plc => "PLC directory",
+            Meant::AppView => "AppView",
         }
     }
 
@@ -102,14 +110,16 @@ impl Meant {
             Meant::Relay => "a relay or PDS",
             Meant::Tap => "a Tap",
             Meant::Pds => "a PDS",
+            Meant::Plc => "a PLC directory",
+            Meant::AppView => "an AppView",
         }
     }
 
     /// How its address begins.
     fn scheme(self, tls: bool) -> &'static str {
         match (self, tls) {
-            (Meant::Pds, false) => "http://",
-            (Meant::Pds, true) => "https://",
+            (Meant::Pds | Meant::Plc | Meant::AppView, false) => "http://",
+            (Meant::Pds | Meant::Plc | Meant::AppView, true) => "https://",
             (_, false) => "ws://",
             (_, true) => "wss://",
         }
@@ -117,6 +127,18 @@ impl Meant {
 }
 
 impl Found {
+    /// As it stands in a sentence.
+    pub fn name(self) -> &'static str {
+        match self {
+            Found::Jetstream => "a Jetstream",
+            Found::Relay => "a relay",
+            Found::Pds => "a PDS",
+            Found::AppView => "an AppView",
+            Found::Ozone => "an Ozone",
+            Found::Tap => "a Tap",
+        }
+    }
+
     /// By the first page of a host, or the answer to `/health`.
     pub fn by_page(page: &[u8]) -> Option<Found> {
         let text = beginning(page).to_ascii_lowercase();
@@ -151,6 +173,7 @@ impl Found {
     /// What it is, and what to do.
     pub fn in_place_of(self, meant: Meant) -> String {
         match (meant, self) {
+            (Meant::Plc | Meant::AppView, found) => format!("it is {}, not {}", found.name(), meant.name()),
             (Meant::Pds, Found::Jetstream) => "it is a Jetstream, not a PDS".into(),
             (Meant::Pds, Found::Pds) => "it is a PDS, but a proxy or its version does not let logins through".into(),
             (Meant::Pds, Found::AppView) => "it is an AppView, not a PDS".into(),
@@ -267,6 +290,12 @@ pub fn refused(answer: &Answer, host: &Host, meant: Meant) -> String {
     format!("{said}; {advice}")
 }
 
+/// What the host is by its first page, if that says it.
+pub fn first_page(host: &Host) -> Option<Found> {
+    let mut answer = host.client.agent(&host.url(""), ASKING, 1).get(host.url("/")).call().ok()?;
+    Found::by_page(&answer.body_mut().with_config().limit(1 << 20).read_to_vec().ok()?)
+}
+
 /// What the host says of itself.
 fn ask(host: &Host, meant: Meant) -> Option<String> {
     let agent = host.client.agent(&host.url(""), ASKING, 1);
@@ -291,7 +320,7 @@ fn ask(host: &Host, meant: Meant) -> Option<String> {
             let firehose = get("/xrpc/com.atproto.sync.subscribeRepos")?;
             matches!(firehose.status, 400 | 426).then_some(Found::Relay)
         }
-        Meant::Pds => None,
+        Meant::Pds | Meant::Plc | Meant::AppView => None,
     };
     match found {
         Some(found) => Some(found.in_place_of(meant)),

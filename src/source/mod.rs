@@ -9,6 +9,7 @@ pub mod job;
 pub mod link;
 pub mod ozone;
 mod ozone_answer;
+mod ozone_check;
 pub mod ozone_session;
 pub mod pace;
 mod past;
@@ -21,7 +22,7 @@ pub mod socket;
 mod stepping;
 pub mod stream;
 pub mod tap;
-mod transport;
+pub mod transport;
 mod trim;
 pub mod websocket;
 

@@ -62,16 +62,16 @@ fn again(reason: impl Into<String>) -> Failure {
 }
 
 #[derive(Deserialize)]
-struct Tokens {
+pub(super) struct Tokens {
     #[serde(rename = "accessJwt")]
-    access: String,
+    pub access: String,
     #[serde(rename = "refreshJwt")]
-    refresh: String,
+    pub refresh: String,
 }
 
 /// Tokens, and when they are to be renewed.
-struct Held {
-    tokens: Tokens,
+pub(super) struct Held {
+    pub tokens: Tokens,
     renew_at: Option<Instant>,
 }
 
@@ -83,10 +83,10 @@ struct Login<'a> {
 
 /// A login at a PDS, renewed as it is needed.
 pub struct Session {
-    account: Account,
-    agent: ureq::Agent,
+    pub(super) account: Account,
+    pub(super) agent: ureq::Agent,
     metrics: Arc<SourceMetrics>,
-    tokens: Option<Held>,
+    pub(super) tokens: Option<Held>,
     /// These tokens and those before them.
     given: Vec<String>,
     last_login: Option<Instant>,
@@ -180,7 +180,7 @@ impl Session {
     }
 
     /// What no log may show, even where the PDS says it.
-    fn secrets(&self) -> Vec<String> {
+    pub(super) fn secrets(&self) -> Vec<String> {
         [self.account.password.clone()].into_iter().chain(self.given.clone()).collect()
     }
 
@@ -242,7 +242,8 @@ impl Session {
         }
     }
 
-    fn log_in(&mut self) -> Result<(), Failure> {
+    /// Opens a session with the password. Fails also when the last attempt was only just now.
+    pub fn log_in(&mut self) -> Result<(), Failure> {
         if let Some(wait) = self.last_login.and_then(|at| LOGIN_EVERY.checked_sub(at.elapsed())) {
             let reason = "the session ended right after a login, and logins are limited (a PDS allows 30 in five minutes and 300 a day)";
             return Err(Failure::Later { reason: reason.into(), wait: Some(wait) });
@@ -317,7 +318,7 @@ impl Session {
         }
     }
 
-    fn answer(
+    pub(super) fn answer(
         &mut self,
         method: &'static str,
         result: Result<ureq::http::Response<ureq::Body>, ureq::Error>,

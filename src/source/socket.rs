@@ -91,11 +91,24 @@ impl Socket {
         stopped: &dyn Fn() -> bool,
     ) -> Result<Socket, ConnectError> {
         let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
-        let Open { transport, fd, last_byte } = transport::open(host, stopped).map_err(|refused| match refused {
+        let open = transport::open(host, stopped).map_err(|refused| match refused {
             Refused::Host(why) => away(&why),
             Refused::Proxy(why) => ConnectError::new(why),
         })?;
+        Socket::upgrade(open, host, meant, path_and_query, max_message, stopped)
+    }
 
+    /// The same over a connection that is there already: the handshake of the websocket.
+    pub fn upgrade(
+        open: Open,
+        host: &Host,
+        meant: Meant,
+        path_and_query: &str,
+        max_message: usize,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Socket, ConnectError> {
+        let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
+        let Open { transport, fd, last_byte } = open;
         let scheme = if host.tls { "wss" } else { "ws" };
         let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
         let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;

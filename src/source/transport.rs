@@ -49,7 +49,9 @@ impl Write for Heard {
 }
 
 #[derive(Debug)]
+/// What bytes go over.
 pub enum Transport {
+    /// TCP alone.
     Plain(Heard),
     /// Twice, where the proxy speaks TLS as well.
     Tls(Box<TlsStream<Transport>>),
@@ -79,10 +81,23 @@ impl Write for Transport {
     }
 }
 
+impl Transport {
+    /// The host's certificate, as DER. `None` without TLS.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        match self {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => stream.peer_certificate().ok()??.to_der().ok(),
+        }
+    }
+}
+
 /// What is open to the host, non-blocking.
 pub struct Open {
+    /// Connected, with TLS where the host wants it.
     pub transport: Transport,
+    /// The same socket, to wait for.
     pub fd: TcpStream,
+    /// When bytes last came.
     pub last_byte: Rc<Cell<Instant>>,
 }
 
@@ -102,6 +117,7 @@ pub struct Patience<'a> {
 }
 
 impl<'a> Patience<'a> {
+    /// For the steps of one connection.
     pub fn new(fd: &'a TcpStream, stopped: &'a dyn Fn() -> bool) -> Self {
         Patience { fd, until: Instant::now() + CONNECT, stopped }
     }

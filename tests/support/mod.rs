@@ -217,7 +217,7 @@ impl Drop for Bridge {
     }
 }
 
-fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
+pub fn command(args: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atkafka"));
     command.args(args).env_clear().envs(env.iter().copied()).current_dir(folder("cwd"));
     if let Some(backtrace) = std::env::var_os("RUST_BACKTRACE") {

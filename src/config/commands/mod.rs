@@ -1,6 +1,7 @@
 //! One file per command, with its flags (`Flags`), the checked value that `main` receives, the function that turns the one
 //! into the other (`checked`), and its examples. A new command is one more file and one line in each list below.
 
+mod check;
 mod healthcheck;
 mod ozone;
 mod printed;
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use argh::{ArgsInfo, FromArgs};
 
 use super::{Checked, Input};
+pub use check::Check;
 pub use ozone::Ozone;
 pub use record::Record;
 pub use relay::Relay;
@@ -32,6 +34,8 @@ pub enum Command {
     Ozone(Ozone),
     /// `record`.
     Record(Record),
+    /// Settings to try, without running the command that they are of.
+    Check(Box<Check>),
     /// Which of `/healthz` and `/readyz` to ask, and where.
     Healthcheck(&'static str, SocketAddr),
     /// A text to print.
@@ -47,10 +51,11 @@ pub(super) struct TopLevel {
 
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
-enum Words {
+pub enum Words {
     Firehose(Firehose),
     Ozone(ozone::Flags),
     Record(record::Flags),
+    Check(check::Flags),
     Healthcheck(healthcheck::Flags),
     Completions(printed::Completions),
     Man(printed::Man),
@@ -60,14 +65,14 @@ enum Words {
 /// Reads repository events.
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand, name = "firehose")]
-struct Firehose {
+pub struct Firehose {
     #[argh(subcommand)]
     mode: Mode,
 }
 
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
-enum Mode {
+pub enum Mode {
     Relay(relay::Flags),
     Tap(tap::Flags),
     Replay(replay::Flags),
@@ -76,16 +81,23 @@ enum Mode {
 impl TopLevel {
     pub(super) fn checked(self, input: &Input<'_>) -> Checked<Command> {
         match self.words {
-            Words::Firehose(Firehose { mode: Mode::Relay(f) }) => relay::checked(f, input).map(Command::Relay),
-            Words::Firehose(Firehose { mode: Mode::Tap(f) }) => tap::checked(f, input).map(Command::Tap),
-            Words::Firehose(Firehose { mode: Mode::Replay(f) }) => replay::checked(f, input).map(Command::Replay),
+            Words::Firehose(f) => firehose(f, input),
             Words::Ozone(f) => ozone::checked(f, input).map(Command::Ozone),
             Words::Record(f) => record::checked(f, input).map(Command::Record),
+            Words::Check(f) => check::checked(f, input).map(|check| Command::Check(Box::new(check))),
             Words::Healthcheck(f) => healthcheck::checked(f),
             Words::Completions(f) => Ok(Command::Print(printed::completions(&f))),
             Words::Schema(f) => Ok(Command::Print(printed::schema(&f))),
             Words::Man(_) => Ok(Command::Print(super::help::man::page())),
         }
+    }
+}
+
+fn firehose(f: Firehose, input: &Input<'_>) -> Checked<Command> {
+    match f.mode {
+        Mode::Relay(f) => relay::checked(f, input).map(Command::Relay),
+        Mode::Tap(f) => tap::checked(f, input).map(Command::Tap),
+        Mode::Replay(f) => replay::checked(f, input).map(Command::Replay),
     }
 }
 
@@ -99,5 +111,6 @@ pub(super) const EXAMPLES: &[(&str, Examples)] = &[
     ("firehose replay", replay::EXAMPLES),
     ("ozone-events", ozone::EXAMPLES),
     ("record", record::EXAMPLES),
+    ("check", check::EXAMPLES),
     ("healthcheck", healthcheck::EXAMPLES),
 ];

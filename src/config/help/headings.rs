@@ -104,5 +104,5 @@ pub(super) const HEADINGS: &[(&str, &[&str])] = &[
         ],
     ),
     ("State and limits", &["--state-dir", "--memory-limit", "--workers", "--no-verify"]),
-    ("Logs and metrics", &["--metrics-listen-address", "--ready", "--log-level", "--log-format", "--debug"]),
+    ("Logs and metrics", &["--metrics-listen-address", "--ready", "--json", "--log-level", "--log-format", "--debug"]),
 ];

@@ -30,7 +30,7 @@ const FILES: &[(&str, &str)] = &[
 
 const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "Stopped as asked, or the reader of its output closed the pipe."),
-    ("1", "Failed; the last line of the log says why."),
+    ("1", "Failed; the last line of the log says why. For check: a line says that something failed."),
     ("2", "Wrong usage; one line names the flag, the value and what is allowed."),
     ("130", "Ended by a second signal."),
 ];
@@ -49,7 +49,8 @@ pub fn page() -> String {
     let mut out = format!(".TH ATKAFKA 1 \"\" \"atkafka {}\" \"User Commands\"\n.nh\n", env!("CARGO_PKG_VERSION"));
     out += &format!(".SH NAME\natkafka \\- {}\n", text(top.description.trim().trim_end_matches('.')));
     let synopsis = commands.iter().map(|(name, command)| {
-        let flags = if flags(command).next().is_some() { " [\\fIflags\\fR]" } else { "" };
+        let other = if command.commands.is_empty() { "" } else { " \\fIcommand\\fR" };
+        let flags = if flags(command).next().is_some() { format!("{other} [\\fIflags\\fR]") } else { String::new() };
         format!("\\fBatkafka {}\\fR{flags}\n", text(name))
     });
     out += &format!(".SH SYNOPSIS\n{}", synopsis.collect::<Vec<_>>().join(".br\n"));

@@ -39,14 +39,16 @@ fn flags_of(command: &CommandInfoWithArgs) -> Vec<&FlagInfo<'static>> {
     command.flags.iter().filter(|f| f.long != "--help").collect()
 }
 
-/// Every command that can be run, with its words.
+/// Every command that can be run, with its words. One that is followed by another command and has flags of its own (`check`)
+/// stands for itself: its flags are those of the other.
 pub(super) fn runnable<'a>(
     out: &mut Vec<(String, &'a CommandInfoWithArgs)>,
     words: &str,
     command: &'a CommandInfoWithArgs,
 ) {
-    if command.commands.is_empty() {
+    if command.commands.is_empty() || !flags_of(command).is_empty() {
         out.push((words.to_string(), command));
+        return;
     }
     for sub in &command.commands {
         runnable(out, format!("{words} {}", sub.name).trim_start(), &sub.command);
@@ -65,17 +67,20 @@ pub(super) fn text(words: &[&str], command: &CommandInfoWithArgs, columns: Optio
     paragraph(&mut out, command.description.trim(), 0, width);
     out.push('\n');
     let name = ["atkafka"].iter().chain(words).copied().collect::<Vec<_>>().join(" ");
+    let flags = flags_of(command);
     if !command.commands.is_empty() {
         out += &format!("Usage: {name} <command> [flags]\n\nCommands (each has --help):\n\n");
         let mut commands = Vec::new();
-        runnable(&mut commands, &words.join(" "), command);
+        for sub in &command.commands {
+            runnable(&mut commands, format!("{} {}", words.join(" "), sub.name).trim_start(), &sub.command);
+        }
         for (words, command) in commands {
             entry(&mut out, &words, command.description.trim(), width);
         }
-        return out;
-    }
-    let flags = flags_of(command);
-    if flags.is_empty() {
+        if flags.is_empty() {
+            return out;
+        }
+    } else if flags.is_empty() {
         out += &format!("Usage: {name}\n");
     } else {
         out += &format!("Usage: {name} [flags]\n\n");
@@ -123,7 +128,7 @@ fn entry(out: &mut String, left: &str, right: &str, width: usize) {
 }
 
 /// Wrapped at the blanks, each line so far from the left.
-fn paragraph(out: &mut String, text: &str, indent: usize, width: usize) {
+pub(crate) fn paragraph(out: &mut String, text: &str, indent: usize, width: usize) {
     let mut used = 0;
     for word in text.split_whitespace() {
         if used > 0 && used + 1 + word.len() <= width {

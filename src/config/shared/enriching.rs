@@ -23,7 +23,7 @@ const DEFAULT_CONCURRENCY: u64 = 256;
 const DEFAULT_RATE: u64 = 5_000;
 
 /// Flags that mean nothing where nothing is looked up.
-const LOOK_UPS_ONLY: &[&str] = &[
+pub(super) const LOOK_UPS_ONLY: &[&str] = &[
     "--metadata-timeout",
     "--metadata-required",
     "--metadata-cache",
@@ -33,6 +33,11 @@ const LOOK_UPS_ONLY: &[&str] = &[
     "--lookup-rate",
     "--allow-private-did-web",
 ];
+
+/// Whether anything is looked up.
+pub(super) fn looks_up(input: &Input<'_>) -> bool {
+    ["--plc-host", "--api-host", "--watched-services", "--ignored-services"].iter().any(|flag| input.has(flag))
+}
 
 /// `None`: nothing is looked up.
 pub(super) fn settings(

@@ -9,7 +9,7 @@ use crate::route::Routes;
 use crate::sink::kafka_options::{Codec, Kafka, KafkaClient, NewTopic, Tls};
 
 /// Flags that mean nothing without a broker.
-const KAFKA_ONLY: &[&str] = &[
+pub(super) const KAFKA_ONLY: &[&str] = &[
     "--output-topic",
     "--route",
     "--dead-letter-topic",

@@ -7,7 +7,7 @@ mod enriching;
 mod kafka;
 mod logging;
 mod sasl;
-mod settings;
+pub(super) mod settings;
 pub(super) mod values;
 mod warnings;
 mod writing;
@@ -15,4 +15,13 @@ mod writing;
 pub use logging::Logging;
 pub(super) use logging::logging;
 pub(super) use writing::{DEFAULT_LISTEN, writing};
+
+use super::Input;
+
+/// Whether a flag would change nothing, since what it is about is not used: Kafka, or look-ups.
+pub(super) fn has_no_use(flag: &str, input: &Input<'_>) -> bool {
+    kafka::KAFKA_ONLY.contains(&flag) && !input.has("--bootstrap-servers")
+        || enriching::LOOK_UPS_ONLY.contains(&flag) && !enriching::looks_up(input)
+}
+
 pub use writing::{Output, Writing};

@@ -1,4 +1,4 @@
-//! The settings as the status page shows them: each with where it comes from, and no secret.
+//! The settings as the status page and `check` show them: each with where it comes from, and no secret.
 
 use super::values::{properties, without_user_info};
 use super::warnings::SECRETS;
@@ -16,7 +16,8 @@ pub(super) fn shown(given: &[Given]) -> Vec<Setting> {
     given.iter().map(setting).collect()
 }
 
-fn value(flag: &str, value: Option<&str>) -> String {
+/// A value as it may be shown. `None`: a switch that is on.
+pub(crate) fn value(flag: &str, value: Option<&str>) -> String {
     match value {
         None => "true".into(),
         Some(_) if SECRETS.contains(&flag) => HIDDEN.into(),

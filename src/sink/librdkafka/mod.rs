@@ -2,6 +2,7 @@
 
 mod config;
 mod context;
+pub mod inspect;
 mod topics;
 
 use std::cell::Cell;

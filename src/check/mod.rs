@@ -1,0 +1,268 @@
+//! `atkafka check`: tries the settings of a command without running it, one file for each thing that is tried.
+//!
+//! Only `main` uses it. It writes nothing, neither to a topic nor to a disk; what it opens it closes again, and a session at
+//! a PDS is deleted. It does not know how its findings are shown: [`run`] gives them one by one, in an order that does not
+//! depend on who answers first. Each subject is tried on a thread of its own, so that all are done in [`ALL`].
+
+mod cluster;
+mod host;
+mod lookups;
+mod ozone;
+mod place;
+mod recordings;
+mod report;
+mod tap;
+mod topic;
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+
+pub use report::{json, summary, text};
+
+use crate::checkpoint::{OzonePosition, SeqPosition};
+use crate::config::{Check, Command, Output, Writing};
+use crate::http::status::Setting;
+use crate::pipeline;
+use crate::source::Start;
+
+/// The whole check. A little is left of 30 s for what was begun.
+const ALL: Duration = Duration::from_secs(28);
+/// Findings of one subject that wait to be shown.
+const WAITING: usize = 64;
+/// Hosts of which more are not tried: they are checked by running.
+const HOSTS: usize = 16;
+
+/// How one thing stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It works.
+    Ok,
+    /// It works, and may not be what is meant.
+    Warning,
+    /// The command would not work.
+    Failed,
+    /// Nobody could say.
+    NotChecked,
+}
+
+/// One line of the check.
+#[derive(Debug)]
+pub struct Finding {
+    /// How it stands.
+    pub state: State,
+    /// What it is about, in one or two words.
+    pub about: &'static str,
+    /// What was found and, unless it is well, what to do.
+    pub text: String,
+    /// For a setting: the flag, and where its value comes from.
+    pub setting: Option<Setting>,
+}
+
+/// How many findings are not well.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// [`State::Failed`].
+    pub failed: usize,
+    /// [`State::Warning`].
+    pub warnings: usize,
+    /// [`State::NotChecked`].
+    pub not_checked: usize,
+}
+
+/// Where what tries something says what it found.
+struct Out {
+    findings: Sender<Finding>,
+    /// By when it has to be done.
+    until: Instant,
+}
+
+impl Out {
+    fn say(&self, state: State, about: &'static str, text: impl Into<String>) {
+        // Nobody takes it when the time is over.
+        let _ = self.findings.send(Finding { state, about, text: text.into(), setting: None });
+    }
+
+    fn ok(&self, about: &'static str, text: impl Into<String>) {
+        self.say(State::Ok, about, text);
+    }
+
+    fn warning(&self, about: &'static str, text: impl Into<String>) {
+        self.say(State::Warning, about, text);
+    }
+
+    fn failed(&self, about: &'static str, text: impl Into<String>) {
+        self.say(State::Failed, about, text);
+    }
+
+    fn not_checked(&self, about: &'static str, text: impl Into<String>) {
+        self.say(State::NotChecked, about, text);
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
+/// Something that is tried: what it is called where it does not end in time, and how.
+struct Trial(&'static str, Box<dyn FnOnce(&Out) + Send>);
+
+/// Whether a topic has to keep what is older than a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum History {
+    /// Events are written as they happen.
+    None,
+    /// What the relay still has: some days.
+    Days,
+    /// Of any age.
+    All,
+}
+
+/// Tries everything and gives each finding to `show`.
+pub fn run(check: Check, show: &mut dyn FnMut(&Finding)) -> Tally {
+    let until = Instant::now() + ALL;
+    let mut tally = Tally::default();
+    let mut found = |finding: &Finding| {
+        match finding.state {
+            State::Ok => {}
+            State::Warning => tally.warnings += 1,
+            State::Failed => tally.failed += 1,
+            State::NotChecked => tally.not_checked += 1,
+        }
+        show(finding);
+    };
+    settings(check.settings, &check.command, &mut found);
+    let under_way: Vec<_> = trials(check.command)
+        .into_iter()
+        .map(|Trial(about, work)| {
+            let (findings, receiver) = bounded(WAITING);
+            pipeline::spawn("check", move || work(&Out { findings, until }));
+            (about, receiver)
+        })
+        .collect();
+    for (about, receiver) in under_way {
+        loop {
+            match receiver.recv_deadline(until) {
+                Ok(finding) => found(&finding),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    let text = format!("no answer within {} s; what comes behind this was not tried", ALL.as_secs());
+                    found(&Finding { state: State::Failed, about, text, setting: None });
+                    break;
+                }
+            }
+        }
+    }
+    tally
+}
+
+/// The settings as they are understood, and what is strange about them.
+fn settings(settings: Vec<Setting>, command: &Command, found: &mut dyn FnMut(&Finding)) {
+    let writing = writing(command);
+    for mut setting in settings {
+        // A default may depend on the machine: what it comes to.
+        let value = match (setting.flag.as_str(), writing, setting.from.as_str()) {
+            ("--state-dir", Some(w), "default") => {
+                Some(w.state_dir.as_ref().map_or("none".into(), |dir| dir.display().to_string()))
+            }
+            ("--workers", Some(w), "default") => Some(w.workers.to_string()),
+            ("--compression", Some(Writing { output: Output::Kafka(kafka), .. }), "default") => {
+                Some(kafka.codec.name().into())
+            }
+            _ => None,
+        };
+        setting.value = value.unwrap_or(setting.value);
+        let text = format!("{} {} ({})", setting.flag, setting.value, setting.from);
+        found(&Finding { state: State::Ok, about: "setting", text, setting: Some(setting) });
+    }
+    for warning in writing.map_or(&[][..], |w| &w.warnings) {
+        found(&Finding { state: State::Warning, about: "setting", text: warning.clone(), setting: None });
+    }
+}
+
+fn writing(command: &Command) -> Option<&Writing> {
+    match command {
+        Command::Relay(c) => Some(&c.writing),
+        Command::Tap(c) => Some(&c.writing),
+        Command::Replay(c) => Some(&c.writing),
+        Command::Ozone(c) => Some(&c.writing),
+        Command::Record(_) | Command::Check(_) | Command::Healthcheck(..) | Command::Print(_) => None,
+    }
+}
+
+/// What is tried for a command, in the order that it is shown in.
+fn trials(command: Command) -> Vec<Trial> {
+    let mut all = Vec::new();
+    let mut add = |about, work: Box<dyn FnOnce(&Out) + Send>| all.push(Trial(about, work));
+    match command {
+        Command::Relay(relay) => {
+            let names: Vec<String> = relay.hosts.iter().map(|host| host.name.clone()).collect();
+            let (count, history) = (relay.hosts.len(), history_of(relay.start));
+            for host in relay.hosts.into_iter().take(HOSTS) {
+                add("relay", Box::new(move |out| host::relay(&host, out)));
+            }
+            if count > HOSTS {
+                let text = format!("{} hosts more than {HOSTS} are not tried", count - HOSTS);
+                add("relay", Box::new(move |out| out.not_checked("relay", text)));
+            }
+            let (dir, output) = kept(&relay.writing);
+            written(relay.writing, history, &mut add);
+            add("state", Box::new(move |out| place::state::<SeqPosition>(dir, "relay", &names, &output, out)));
+        }
+        Command::Tap(tap) => {
+            add("Tap", Box::new(move |out| tap::check(&tap.host, out)));
+            written(tap.writing, History::All, &mut add);
+        }
+        Command::Replay(replay) => {
+            let (dir, output) = kept(&replay.writing);
+            let reading = replay.reading;
+            add("recording", Box::new(move |out| recordings::read(&reading, dir, &output, out)));
+            written(replay.writing, History::All, &mut add);
+        }
+        Command::Ozone(ozone) => {
+            let (dir, output) = kept(&ozone.writing);
+            let names = [format!("{}+{}", ozone.name, ozone.account.labeler_did)];
+            let account = ozone.account;
+            add("Ozone", Box::new(move |out| ozone::check(account, out)));
+            written(ozone.writing, History::All, &mut add);
+            add("state", Box::new(move |out| place::state::<OzonePosition>(dir, "ozone", &names, &output, out)));
+        }
+        Command::Record(record) => {
+            let (path, existing) = (record.output, record.existing);
+            add("relay", Box::new(move |out| host::relay(&record.host, out)));
+            add("file", Box::new(move |out| recordings::written(&path, existing, out)));
+        }
+        Command::Check(_) | Command::Healthcheck(..) | Command::Print(_) => {}
+    }
+    all
+}
+
+/// Where positions are kept, and what the output is called there.
+fn kept(writing: &Writing) -> (Option<std::path::PathBuf>, String) {
+    let output = match &writing.output {
+        Output::Lines => "stdout".to_string(),
+        Output::Kafka(kafka) => kafka.topics.first().cloned().unwrap_or_default(),
+    };
+    (writing.state_dir.clone(), output)
+}
+
+/// What every command has that writes events.
+fn written(writing: Writing, history: History, add: &mut impl FnMut(&'static str, Box<dyn FnOnce(&Out) + Send>)) {
+    if let Some(settings) = writing.enrich {
+        add("look-ups", Box::new(move |out| lookups::check(&settings, out)));
+    }
+    match writing.output {
+        Output::Lines => add("output", Box::new(|out| out.ok("output", "standard output, one event a line"))),
+        Output::Kafka(kafka) => add("Kafka", Box::new(move |out| cluster::check(*kafka, history, out))),
+    }
+    if let Some(address) = writing.listen {
+        add("metrics", Box::new(move |out| place::port(address, out)));
+    }
+}
+
+fn history_of(start: Start) -> History {
+    match start {
+        Start::Live => History::None,
+        Start::At(_) => History::Days,
+    }
+}

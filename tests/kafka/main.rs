@@ -2,6 +2,7 @@
 
 mod consumers;
 mod diagnosis;
+mod figures;
 mod oauth;
 mod options;
 #[path = "../support/oracle.rs"]

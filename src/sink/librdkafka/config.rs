@@ -67,6 +67,7 @@ pub(super) fn config(options: &Kafka) -> ClientConfig {
         // The default of 10 s lags a broker that comes back by 9 s.
         .set("reconnect.backoff.max.ms", "1000")
         .set("socket.keepalive.enable", "true")
+        .set("statistics.interval.ms", super::figures::EVERY_MS)
         .set("log.connection.close", "false");
     // `--kafka-config debug=...` wants all of it.
     let debug = options.config.iter().any(|(key, _)| key == "debug");

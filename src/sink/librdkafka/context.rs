@@ -14,6 +14,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Headers;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
+use super::figures::Told;
 use crate::dead_letter::Reason;
 use crate::metrics::sink::SinkMetrics;
 use crate::sink::complaint::Complaint;
@@ -31,6 +32,7 @@ pub(super) struct Shared {
     /// What librdkafka said since the last success.
     pub(super) words: Mutex<Vec<Words>>,
     pub(super) complaint: Mutex<Complaint>,
+    told: Mutex<Told>,
     /// Something is in one of the two.
     troubled: AtomicBool,
 }
@@ -118,6 +120,13 @@ impl ClientContext for Context {
                 self.shared.complain(&why);
                 Err(why.into())
             }
+        }
+    }
+
+    /// Each client has some; only those of the one that runs count.
+    fn stats_raw(&self, statistics: &[u8]) {
+        if self.runs {
+            locked(&self.shared.told).tell(statistics, &self.metrics);
         }
     }
 

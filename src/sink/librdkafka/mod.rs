@@ -3,6 +3,7 @@
 mod config;
 mod context;
 pub mod inspect;
+mod figures;
 mod topics;
 
 use std::cell::Cell;

@@ -12,7 +12,7 @@ use crate::atproto::frame;
 use crate::client::{dial, proxy};
 use crate::source::Host;
 use crate::source::diagnosis::{self, Found, Meant};
-use crate::source::socket::{Event, Socket};
+use crate::source::socket::{Event, Request, Socket};
 use crate::source::transport::{self, Open, Refused};
 
 /// For a connection.
@@ -31,9 +31,11 @@ const SUBSCRIBE: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 pub fn relay(host: &Host, out: &Out) {
     let Some(open) = connect(host, Meant::Relay, out) else { return };
     let stopped = || out.is_over();
-    let mut socket = match Socket::upgrade(open, host, Meant::Relay, SUBSCRIBE, MAX_MESSAGE, &stopped) {
+    let mut socket = match Socket::upgrade(open, host, Meant::Relay, &Request::of(SUBSCRIBE), MAX_MESSAGE, &stopped) {
         Ok(socket) => socket,
-        Err(refused) => return out.failed("websocket", format!("{}: {}", host.name, refused.message)),
+        Err(refused) => {
+            return out.failed("websocket", format!("{}: {}", host.name, refused.explained(host, Meant::Relay).0));
+        }
     };
     out.ok("websocket", format!("{} takes the connection for {SUBSCRIBE}", host.name));
     if first_message(&mut socket, host, out) {

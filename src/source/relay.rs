@@ -14,7 +14,7 @@ use super::link::LOOK_UP;
 use super::pace::PATIENCE;
 use super::resume::{Gap, JUMP, Verdict};
 use super::silence::Silence;
-use super::socket::Event;
+use super::socket::{Event, Request};
 use super::stepping::Stepping;
 use super::stream::{Arrival, Stream};
 use super::websocket::{self, Channel, Ended, Endpoint};
@@ -324,13 +324,13 @@ impl<I: Intake> Channel for Relay<I> {
         &mut self.end
     }
 
-    fn path(&mut self) -> String {
+    fn request(&mut self) -> Result<Request, Ended> {
         self.asked = match (self.stream.resume.cursor(), self.start) {
             (0, Start::Live) => None,
             (cursor, _) => Some(cursor + self.stepping.ask()),
         };
         let query = self.asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        format!("{PATH}{query}")
+        Ok(Request::of(format!("{PATH}{query}")))
     }
 
     fn connected(&mut self) {

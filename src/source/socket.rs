@@ -35,17 +35,35 @@ const COMPRESSED: &str = "the host, or a proxy before it, compresses its message
 const MAX_UNWRITTEN: usize = 16 << 20;
 
 /// Why there is no connection.
-#[derive(Debug)]
-pub struct ConnectError {
-    /// What is wrong, and what to do about it: one line.
-    pub message: String,
-    /// What `Retry-After` asked for.
-    pub retry_after: Option<Duration>,
+pub enum ConnectError {
+    /// What happened, and what to do.
+    Away(String),
+    /// The host answered, but with no websocket. Nothing in it repeats a secret of ours.
+    Refused(Answer),
 }
 
 impl ConnectError {
-    fn new(message: impl Into<String>) -> Self {
-        ConnectError { message: message.into(), retry_after: None }
+    /// In one line that says what answered in place of what was `meant`, which may be asked for it; and what `Retry-After`
+    /// asked for.
+    pub fn explained(self, host: &Host, meant: Meant) -> (String, Option<Duration>) {
+        match self {
+            ConnectError::Away(message) => (message, None),
+            ConnectError::Refused(answer) => (diagnosis::refused(&answer, host, meant), answer.wait),
+        }
+    }
+}
+
+/// What a host is asked for.
+pub struct Request {
+    pub path_and_query: String,
+    /// The subprotocol of the websocket, which the host has to accept.
+    pub protocol: Option<&'static str>,
+}
+
+impl Request {
+    /// For a path and a query, without a subprotocol.
+    pub fn of(path_and_query: impl Into<String>) -> Request {
+        Request { path_and_query: path_and_query.into(), protocol: None }
     }
 }
 
@@ -81,21 +99,21 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Connects to `path_and_query` of the host. Messages have `max_message` bytes at most. The error is one line that says
-    /// what answered in place of what was `meant`. It waits no longer than until the end is asked for.
+    /// Connects to the host, which was `meant` to be that, and asks for `asked`. Messages have `max_message` bytes at most.
+    /// It waits no longer than until the end is asked for.
     pub fn connect(
         host: &Host,
         meant: Meant,
-        path_and_query: &str,
+        asked: &Request,
         max_message: usize,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Socket, ConnectError> {
-        let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
+        let away = |text: &str| ConnectError::Away(diagnosis::unreachable(text, host.tls, meant));
         let open = transport::open(host, stopped).map_err(|refused| match refused {
             Refused::Host(why) => away(&why),
-            Refused::Proxy(why) => ConnectError::new(why),
+            Refused::Proxy(why) => ConnectError::Away(why),
         })?;
-        Socket::upgrade(open, host, meant, path_and_query, max_message, stopped)
+        Socket::upgrade(open, host, meant, asked, max_message, stopped)
     }
 
     /// The same over a connection that is there already: the handshake of the websocket.
@@ -103,20 +121,25 @@ impl Socket {
         open: Open,
         host: &Host,
         meant: Meant,
-        path_and_query: &str,
+        asked: &Request,
         max_message: usize,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Socket, ConnectError> {
-        let away = |text: &str| ConnectError::new(diagnosis::unreachable(text, host.tls, meant));
+        let away = |text: &str| ConnectError::Away(diagnosis::unreachable(text, host.tls, meant));
+        let wrong = |e: &dyn std::fmt::Display| ConnectError::Away(e.to_string());
         let Open { transport, fd, last_byte } = open;
         let scheme = if host.tls { "wss" } else { "ws" };
-        let url = format!("{scheme}://{}:{}{}{path_and_query}", host.host, host.port, host.prefix);
-        let mut request = url.into_client_request().map_err(|e| ConnectError::new(e.to_string()))?;
-        let agent = HeaderValue::from_str(&host.client.user_agent).map_err(|e| ConnectError::new(e.to_string()))?;
+        let url = format!("{scheme}://{}:{}{}{}", host.host, host.port, host.prefix, asked.path_and_query);
+        let mut request = url.into_client_request().map_err(|e| wrong(&e))?;
+        let agent = HeaderValue::from_str(&host.client.user_agent).map_err(|e| wrong(&e))?;
         request.headers_mut().insert(HeaderName::from_static("user-agent"), agent);
         if let Some(authorization) = &host.authorization {
-            let value = HeaderValue::from_str(authorization).map_err(|e| ConnectError::new(e.to_string()))?;
+            let value = HeaderValue::from_str(authorization).map_err(|e| wrong(&e))?;
             request.headers_mut().insert(HeaderName::from_static("authorization"), value);
+        }
+        if let Some(protocol) = asked.protocol {
+            let value = HeaderValue::from_static(protocol);
+            request.headers_mut().insert(HeaderName::from_static("sec-websocket-protocol"), value);
         }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -135,7 +158,7 @@ impl Socket {
                     under_way.handshake()
                 }
                 Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
-                    return Err(refused(&response, host, meant));
+                    return Err(ConnectError::Refused(answer(&response, host)));
                 }
                 Err(HandshakeError::Failure(e)) => return Err(away(&e.to_string())),
             };
@@ -262,7 +285,7 @@ fn written(result: tungstenite::Result<()>) -> Result<bool, String> {
 }
 
 /// It is HTTP that answered, but not with the websocket.
-fn refused(response: &tungstenite::handshake::client::Response, host: &Host, meant: Meant) -> ConnectError {
+fn answer(response: &tungstenite::handshake::client::Response, host: &Host) -> Answer {
     let text = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok());
     let answer = Answer {
         status: response.status().as_u16(),
@@ -271,6 +294,5 @@ fn refused(response: &tungstenite::handshake::client::Response, host: &Host, mea
         html: text("content-type").is_some_and(|kind| kind.starts_with("text/html")),
         body: response.body().clone().unwrap_or_default(),
     };
-    let answer = answer.without(&host.secrets());
-    ConnectError { message: diagnosis::refused(&answer, host, meant), retry_after: answer.wait }
+    answer.without(&host.secrets())
 }

@@ -11,7 +11,7 @@ use super::Host;
 use super::diagnosis::{self, Answer, Found, Meant};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::LOOK_UP;
-use super::socket::{Event, Socket};
+use super::socket::{Event, Request, Socket};
 use super::websocket::{self, Channel, Ended, Endpoint};
 use crate::atproto::tap::acknowledgement;
 use crate::checkpoint::Position;
@@ -106,13 +106,13 @@ impl<I: Intake> Channel for Tap<I> {
         &mut self.end
     }
 
-    fn path(&mut self) -> String {
+    fn request(&mut self) -> Result<Request, Ended> {
         self.connection += 1;
         if let Some(acks) = &self.acks {
             let dropped = acks.connected(self.connection);
             self.end.link.metrics.tap_acks.sub(dropped as i64);
         }
-        "/channel".into()
+        Ok(Request::of("/channel"))
     }
 
     fn connected(&mut self) {

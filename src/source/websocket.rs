@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::Host;
 use super::backoff::Backoff;
-use super::diagnosis::Meant;
+use super::diagnosis::{Answer, Meant};
 use super::job::{Intake, Stopped};
 use super::link::{self, LOOK_UP, Link};
 use super::ozone_answer::{HIDDEN, repeats};
-use super::socket::{ConnectError, Event, Socket};
+use super::socket::{ConnectError, Event, Request, Socket};
 use crate::health::Health;
 use crate::metrics::source::SourceMetrics;
 
@@ -26,8 +26,8 @@ pub enum Ended {
     Stopped,
     /// It was there, and ended: why, in one line.
     Lost(String),
-    /// It did not come about.
-    Refused(ConnectError),
+    /// The host did not take the connection: why, and how long it asked to wait.
+    Refused(String, Option<Duration>),
     /// On purpose: the next one follows after this.
     Again(Duration),
 }
@@ -78,8 +78,13 @@ pub trait Channel {
     /// The same, to change it.
     fn end_mut(&mut self) -> &mut Endpoint<Self::Intake>;
 
-    /// Path and query of the next connection.
-    fn path(&mut self) -> String;
+    /// What the next connection asks for.
+    fn request(&mut self) -> Result<Request, Ended>;
+
+    /// The host answered with something else than a websocket. `None`: that it is not what was meant, or is away.
+    fn refused(&mut self, _answer: &Answer) -> Result<Option<Ended>, Stopped> {
+        Ok(None)
+    }
 
     /// The connection is there.
     fn connected(&mut self);
@@ -141,7 +146,7 @@ pub fn run(mut channel: impl Channel) {
             // A close frame may say anything.
             Ended::Lost(reason) if repeats(&reason, &host.secrets()) => (format!("closed by the host {HIDDEN}"), None),
             Ended::Lost(reason) => (reason, None),
-            Ended::Refused(refused) => (refused.message, refused.retry_after),
+            Ended::Refused(reason, asked) => (reason, asked),
         };
         link.metrics.reconnect(&link.name);
         backoff.ended(began.elapsed(), *fresh);
@@ -166,12 +171,25 @@ pub fn run(mut channel: impl Channel) {
 /// One connection, to its end.
 fn connection<C: Channel>(channel: &mut C) -> Ended {
     channel.end_mut().fresh = 0;
-    let path = channel.path();
+    let asked = match channel.request() {
+        Ok(asked) => asked,
+        Err(ended) => return ended,
+    };
     let end = channel.end();
-    let mut socket = match Socket::connect(&end.host, C::MEANT, &path, C::MAX_MESSAGE, &|| end.intake.stopped()) {
+    let mut socket = match Socket::connect(&end.host, C::MEANT, &asked, C::MAX_MESSAGE, &|| end.intake.stopped()) {
         Ok(socket) => socket,
         Err(_) if end.intake.stopped() => return Ended::Stopped,
-        Err(refused) => return Ended::Refused(refused),
+        Err(error) => {
+            if let ConnectError::Refused(answer) = &error {
+                match channel.refused(answer) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => return ended,
+                    Err(Stopped) => return Ended::Stopped,
+                }
+            }
+            let (reason, asked) = error.explained(&channel.end().host, C::MEANT);
+            return Ended::Refused(reason, asked);
+        }
     };
     end.link.connected();
     channel.connected();

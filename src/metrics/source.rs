@@ -26,6 +26,7 @@ pub struct SourceMetrics {
     gaps: IntCounterVec,
     reconnects: IntCounterVec,
     silent: IntCounterVec,
+    stream_events: IntCounterVec,
     connected: IntGaugeVec,
     last_seq_received: IntGaugeVec,
     last_seq_delivered: IntGaugeVec,
@@ -47,6 +48,8 @@ pub struct SourceMetrics {
 pub struct HostMetrics {
     /// 1 while connected.
     pub connected: IntGauge,
+    /// Events of a stream that is followed, such as a relay's, whether new or not.
+    pub stream_events: IntCounter,
     /// The last seq that was read.
     pub last_seq_received: IntGauge,
     /// The last seq up to which all is acknowledged.
@@ -73,6 +76,11 @@ impl SourceMetrics {
             silent: r.counters(
                 "atkafka_silent_connections",
                 "Connections that were left since a busy host sent no event any more",
+                &["host"],
+            ),
+            stream_events: r.counters(
+                "atkafka_stream_events",
+                "Events of a stream that is followed (a relay's, a Jetstream's), new or not",
                 &["host"],
             ),
             connected: r.gauges("atkafka_connected", "1 while connected to the host", &["host"]),
@@ -102,6 +110,7 @@ impl SourceMetrics {
         self.silent.with_label_values(&[host]).inc_by(0);
         HostMetrics {
             connected: self.connected.with_label_values(&[host]),
+            stream_events: self.stream_events.with_label_values(&[host]),
             last_seq_received: self.last_seq_received.with_label_values(&[host]),
             last_seq_delivered: self.last_seq_delivered.with_label_values(&[host]),
         }

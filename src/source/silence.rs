@@ -26,6 +26,7 @@ impl Silence {
 
     /// An event came, whether new or not.
     pub fn heard(&mut self, link: &Link) {
+        link.gauges.stream_events.inc();
         self.pace.event(Instant::now(), || link.health.delivered_lag(link.index).is_none_or(|lag| lag < NEAR));
         if std::mem::take(&mut self.told) {
             link.health.silent(link.index, None);

@@ -97,7 +97,7 @@ compose() { # compose FILE: what it says, everything filled in
 if [ -z "$loader" ]; then
   echo 'skipped: neither docker compose nor go is here'
 else
-  for file in docker-compose.yml docker-compose.tap.yml docker-compose.ozone.yml; do
+  for file in docker-compose.yml docker-compose.jetstream.yml docker-compose.tap.yml docker-compose.ozone.yml; do
     (export "${ozone[@]}"; compose "$file") >"$out/$file" || die "$file is not valid"
     echo "$file: $(grep -cE '^    image: ' "$out/$file") services"
   done

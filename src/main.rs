@@ -31,6 +31,8 @@ use atkafka::sink::kafka_options::{Kafka, KafkaClient};
 use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
 use atkafka::source::Start;
+use atkafka::source::jetstream::dictionary::Dictionary;
+use atkafka::source::jetstream::{Jetstream, JetstreamPosition};
 use atkafka::source::ozone::Ozone;
 use atkafka::source::recording;
 use atkafka::source::relay::Relay;
@@ -123,6 +125,7 @@ fn run() -> Result<(), Failure> {
         }
         Command::Relay(relay) => firehose_relay(relay),
         Command::Tap(tap) => firehose_tap(tap),
+        Command::Jetstream(jetstream) => firehose_jetstream(jetstream),
         Command::Replay(replay) => firehose_replay(replay),
         Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
@@ -255,6 +258,31 @@ fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
             sources.push(Source { name, keep, is_live: true, decode: decode::tap::message, read });
         }
         Ok(sources)
+    })
+}
+
+fn firehose_jetstream(jetstream: config::Jetstream) -> Result<(), Failure> {
+    Run::new(jetstream.logging)?.go(jetstream.writing, |run, writing, output| {
+        let host = jetstream.host;
+        let (keep, saved) = run.position::<JetstreamPosition>(writing, "jetstream", &host.name, output)?;
+        if let Some(position) = &saved {
+            let at = atkafka::atproto::time::format_ms((position.time_us / 1_000) as i64);
+            log::info!(event = "position", host = host.name; "{}: going on from {at}", host.name);
+            if jetstream.reading.start != Start::Live {
+                log::warn!(
+                    event = "position", host = host.name;
+                    "{}: --cursor is not used, since a position is saved: delete its file to begin there", host.name
+                );
+            }
+        }
+        host.client.announce(&host.url(""));
+        let name = host.name.clone();
+        let dictionary = Dictionary::new(writing.state_dir.as_deref(), &name);
+        let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
+        let read = Box::new(move |intake| {
+            Jetstream::new(host, 0, jetstream.reading, dictionary, saved, intake, metrics, health).run()
+        });
+        Ok(vec![Source { name, keep, is_live: true, decode: decode::jetstream::message, read }])
     })
 }
 

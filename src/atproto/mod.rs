@@ -6,6 +6,7 @@ pub mod car;
 pub mod cbor;
 pub mod cid;
 pub mod frame;
+pub mod jetstream;
 pub mod json;
 pub mod json_input;
 pub mod json_output;

@@ -12,6 +12,7 @@ use crate::atproto::frame;
 use crate::client::{dial, proxy};
 use crate::source::Host;
 use crate::source::diagnosis::{self, Found, Meant};
+use crate::source::jetstream::query::{Wanted, Wire};
 use crate::source::socket::{Event, Request, Socket};
 use crate::source::transport::{self, Open, Refused};
 
@@ -47,6 +48,26 @@ pub fn relay(host: &Host, out: &Out) {
         }
     }
     socket.close();
+}
+
+/// A Jetstream: whether it takes a connection on the wire that is asked for; with `None` on either. What it sends is not read.
+pub fn jetstream(host: &Host, wire: Option<Wire>, out: &Out) {
+    let mut refused = None;
+    for wire in wire.map_or(vec![Wire::Two, Wire::One], |wire| vec![wire]) {
+        let Some(open) = connect(host, Meant::Jetstream, out) else { return };
+        let (path, _) = Wanted::default().ask(wire, None, None);
+        match Socket::upgrade(open, host, Meant::Jetstream, &Request::of(path), MAX_MESSAGE, &|| out.is_over()) {
+            Ok(socket) => {
+                let version = if wire == Wire::One { 1 } else { 2 };
+                out.ok("websocket", format!("{} is a Jetstream of version {version}", host.name));
+                return socket.close();
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    if let Some(error) = refused {
+        out.failed("websocket", format!("{}: {}", host.name, error.explained(host, Meant::Jetstream).0));
+    }
 }
 
 /// Whether what came is of a relay or PDS.

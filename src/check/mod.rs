@@ -25,6 +25,7 @@ use crate::config::{Check, Command, Output, Writing};
 use crate::http::status::Setting;
 use crate::pipeline;
 use crate::source::Start;
+use crate::source::jetstream::JetstreamPosition;
 
 /// The whole check. A little is left of 30 s for what was begun.
 const ALL: Duration = Duration::from_secs(28);
@@ -184,6 +185,7 @@ fn writing(command: &Command) -> Option<&Writing> {
     match command {
         Command::Relay(c) => Some(&c.writing),
         Command::Tap(c) => Some(&c.writing),
+        Command::Jetstream(c) => Some(&c.writing),
         Command::Replay(c) => Some(&c.writing),
         Command::Ozone(c) => Some(&c.writing),
         Command::Record(_) | Command::Check(_) | Command::Healthcheck(..) | Command::Print(_) => None,
@@ -212,6 +214,17 @@ fn trials(command: Command) -> Vec<Trial> {
         Command::Tap(tap) => {
             add("Tap", Box::new(move |out| tap::check(&tap.host, out)));
             written(tap.writing, History::All, &mut add);
+        }
+        Command::Jetstream(jetstream) => {
+            let (host, history) = (jetstream.host, history_of(jetstream.reading.start));
+            let names = [host.name.clone()];
+            let (dir, output) = kept(&jetstream.writing);
+            add("Jetstream", Box::new(move |out| host::jetstream(&host, jetstream.reading.wire, out)));
+            written(jetstream.writing, history, &mut add);
+            add(
+                "state",
+                Box::new(move |out| place::state::<JetstreamPosition>(dir, "jetstream", &names, &output, out)),
+            );
         }
         Command::Replay(replay) => {
             let (dir, output) = kept(&replay.writing);

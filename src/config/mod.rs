@@ -22,7 +22,7 @@ use std::fmt;
 use argh::FromArgs;
 
 use commands::TopLevel;
-pub use commands::{Check, Command, Ozone, Record, Relay, Replay, Tap};
+pub use commands::{Check, Command, Jetstream, Ozone, Record, Relay, Replay, Tap};
 use layers::Input;
 pub use layers::{Environment, environment};
 pub use shared::{Logging, Output, Writing};

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod event_writer;
+pub mod jetstream;
 pub mod ozone;
 pub mod relay;
 pub mod tap;

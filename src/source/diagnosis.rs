@@ -33,6 +33,8 @@ pub enum Meant {
     Relay,
     /// A Tap.
     Tap,
+    /// A Jetstream.
+    Jetstream,
     /// A PDS.
     Pds,
     /// A PLC directory.
@@ -89,6 +91,7 @@ impl Meant {
         match self {
             Meant::Relay => "--relay-host",
             Meant::Tap => "--tap-host",
+            Meant::Jetstream => "--jetstream-host",
             Meant::Pds => "--pds-host",
             Meant::Plc => "--plc-host",
             Meant::AppView => "--api-host",
@@ -99,6 +102,7 @@ impl Meant {
         match self {
             Meant::Relay => "relay",
             Meant::Tap => "Tap",
+            Meant::Jetstream => "Jetstream",
             Meant::Pds => "PDS",
             Meant::Plc => "PLC directory",
             Meant::AppView => "AppView",
@@ -109,6 +113,7 @@ impl Meant {
         match self {
             Meant::Relay => "a relay or PDS",
             Meant::Tap => "a Tap",
+            Meant::Jetstream => "a Jetstream",
             Meant::Pds => "a PDS",
             Meant::Plc => "a PLC directory",
             Meant::AppView => "an AppView",
@@ -191,7 +196,12 @@ impl Found {
                 "it is an Ozone, not {}: `atkafka ozone-events` reads one, through the PDS of a moderator's account",
                 meant.name()
             ),
-            (Meant::Relay, Found::Jetstream) => "it is a Jetstream, whose JSON cannot be verified, not a relay or PDS: give a relay, such as wss://bsky.network".into(),
+            (Meant::Relay, Found::Jetstream) => "it is a Jetstream, whose JSON cannot be verified, not a relay or PDS: give a relay, such as wss://bsky.network, or read it with `atkafka firehose jetstream --jetstream-host`".into(),
+            (Meant::Jetstream, Found::Jetstream) => "it is a Jetstream, but has not the version that was asked for: --jetstream-version auto finds one".into(),
+            (Meant::Jetstream, Found::Relay | Found::Pds) => {
+                "it is a relay or PDS, not a Jetstream: `atkafka firehose relay --relay-host` reads it".into()
+            }
+            (Meant::Jetstream, Found::Tap) => "it is a Tap, not a Jetstream: `atkafka firehose tap --tap-host` reads it".into(),
             (Meant::Tap, Found::Jetstream) => "it is a Jetstream, not a Tap: give --tap-host the address of a Tap".into(),
             (_, Found::AppView) => format!("it is an AppView, not {}", meant.name()),
         }
@@ -316,7 +326,7 @@ fn ask(host: &Host, meant: Meant) -> Option<String> {
             let health: Option<LazyValue<'_>> = json_input::read(&health.body, SHALLOW).ok();
             health.is_some_and(|h| h.get("status").as_str() == Some("ok")).then_some(Found::Tap)
         }
-        Meant::Tap => {
+        Meant::Tap | Meant::Jetstream => {
             let firehose = get("/xrpc/com.atproto.sync.subscribeRepos")?;
             matches!(firehose.status, 400 | 426).then_some(Found::Relay)
         }

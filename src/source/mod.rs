@@ -5,6 +5,7 @@
 pub mod backoff;
 pub mod diagnosis;
 mod gaps;
+pub mod jetstream;
 pub mod job;
 pub mod link;
 pub mod ozone;

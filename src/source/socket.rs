@@ -55,6 +55,7 @@ impl ConnectError {
 
 /// What a host is asked for.
 pub struct Request {
+    /// As it stands behind the host and its prefix.
     pub path_and_query: String,
     /// The subprotocol of the websocket, which the host has to accept.
     pub protocol: Option<&'static str>,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use atkafka_fixtures::jetstream::{Event, Jetstream, JetstreamConfig};
 use atkafka_fixtures::network::builder::{A_TIME, identity_frame};
 use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, comment};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
@@ -15,6 +16,7 @@ use crate::{SOON, image_env, image_health_check, read, root, text};
 
 const DID: &str = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa";
 const RELAY: &str = "docker-compose.yml";
+const JETSTREAM: &str = "docker-compose.jetstream.yml";
 const TAP: &str = "docker-compose.tap.yml";
 const OZONE: &str = "docker-compose.ozone.yml";
 /// What the Ozone file does not start without.
@@ -158,6 +160,20 @@ fn the_relay_file_brings_an_event_to_kafka() {
 }
 
 #[test]
+fn the_jetstream_file_brings_an_event_to_kafka() {
+    if broker(KAFKA).is_none() {
+        return;
+    }
+    let server = Jetstream::start(JetstreamConfig::default()).expect("a Jetstream");
+    server.push([Event::post(DID, 1_783_175_888_085_434, 7)]);
+    let url = server.url();
+    let dotenv = [("ATKAFKA_JETSTREAM_HOST", url.as_str()), ("ATKAFKA_CURSOR", "oldest")];
+    let arrived = starts_as_it_says(JETSTREAM, &dotenv, 1);
+    assert_eq!(arrived[0].key.as_deref(), Some(DID));
+    assert!(arrived[0].json().get("operation").is_some());
+}
+
+#[test]
 fn the_tap_file_brings_an_event_to_kafka() {
     if broker(KAFKA).is_none() {
         return;
@@ -201,6 +217,11 @@ fn variables_of_the_page_work_in_the_compose_files() {
         .map(|name| (format!("ATKAFKA_{name}"), ""));
     let filters = filters.each_ref().map(|(name, default)| (name.as_str(), *default));
     let relay = [("ATKAFKA_RELAY_HOST", "wss://bsky.network"), ("ATKAFKA_OUTPUT_TOPIC", "atproto-events")];
+    let jetstream = [
+        ("ATKAFKA_JETSTREAM_HOST", "wss://jetstream2.us-east.bsky.network"),
+        ("ATKAFKA_JETSTREAM_COMPRESSION", "none"),
+        ("ATKAFKA_OUTPUT_TOPIC", "atproto-events"),
+    ];
     let tap = [
         ("ATKAFKA_TAP_HOST", "ws://tap:2480"),
         ("ATKAFKA_DISABLE_ACKS", "false"),
@@ -209,6 +230,7 @@ fn variables_of_the_page_work_in_the_compose_files() {
     let ozone = [&OZONE_ACCOUNT[..], &[("ATKAFKA_OUTPUT_TOPIC", "ozone-events")]].concat();
     for (file, command, wanted) in [
         (RELAY, &["firehose", "relay"][..], [&relay[..], &[kafka, osprey], &filters].concat()),
+        (JETSTREAM, &["firehose", "jetstream"], [&jetstream[..], &[kafka, osprey], &filters].concat()),
         (TAP, &["firehose", "tap"], [&tap[..], &[kafka, osprey], &filters].concat()),
         (OZONE, &["ozone-events"], [&ozone[..], &[kafka, osprey]].concat()),
     ] {
@@ -234,7 +256,7 @@ fn variables_of_the_page_work_in_the_compose_files() {
 
 #[test]
 fn compose_files_name_only_what_is_there_and_keep_what_matters() {
-    for file in [RELAY, TAP, OZONE] {
+    for file in [RELAY, JETSTREAM, TAP, OZONE] {
         let all = compose(file, &OZONE_ACCOUNT).expect("as it is");
         let declared = all["volumes"].as_mapping().expect("volumes");
         let mut mounted = BTreeSet::new();
@@ -282,7 +304,7 @@ fn compose_files_name_only_what_is_there_and_keep_what_matters() {
         assert!(kafka["KAFKA_ADVERTISED_LISTENERS"].contains("//kafka:29092"), "{kafka:?}");
         // docs/kafka.md, "Retention": for ever where events are old, else longer than a relay goes back.
         let retention: i64 = kafka["KAFKA_LOG_RETENTION_MS"].parse().expect("a number");
-        assert_eq!(retention, if file == RELAY { 7 * 24 * 3_600_000 } else { -1 }, "{file}");
+        assert_eq!(retention, if [RELAY, JETSTREAM].contains(&file) { 7 * 24 * 3_600_000 } else { -1 }, "{file}");
     }
 }
 

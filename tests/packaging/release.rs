@@ -73,7 +73,7 @@ fn each_shell_knows_each_flag() {
 /// Lines to complete, and what each is completed to.
 const LINES: [(&str, &[&str]); 6] = [
     ("atkafka oz", &["ozone-events"]),
-    ("atkafka firehose ", &["relay", "replay", "tap"]),
+    ("atkafka firehose ", &["jetstream", "relay", "replay", "tap"]),
     ("atkafka firehose relay --tls-c", &["--tls-ca-file", "--tls-cert-file"]),
     ("atkafka firehose tap --tap-w", &["--tap-workers"]),
     ("atkafka --contact x firehose relay --osp", &["--osprey-compatible"]),
@@ -296,6 +296,7 @@ fn a_release_is_whole_and_the_same_each_time() {
         "completions/atkafka.zsh",
         "man/atkafka.1",
         "packaging/systemd/atkafka@.service",
+        "packaging/systemd/jetstream.env",
         "packaging/systemd/ozone.env",
         "packaging/systemd/relay.env",
         "packaging/systemd/tap.env",

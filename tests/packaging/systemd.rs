@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use atkafka::pipeline::producer::DRAIN;
 use atkafka_fixtures::frames;
+use atkafka_fixtures::jetstream::{Jetstream, JetstreamConfig};
 use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD};
 use atkafka_fixtures::relay::{DropHow, Relay, RelayConfig};
 use atkafka_fixtures::tap::{Tap, TapConfig};
@@ -22,7 +23,12 @@ use rdkafka::producer::DefaultProducerContext;
 use crate::support::*;
 use crate::{BINARY, SOON, read, root};
 
-const MODES: [(&str, &str); 3] = [("relay", "firehose relay"), ("tap", "firehose tap"), ("ozone", "ozone-events")];
+const MODES: [(&str, &str); 4] = [
+    ("relay", "firehose relay"),
+    ("jetstream", "firehose jetstream"),
+    ("tap", "firehose tap"),
+    ("ozone", "ozone-events"),
+];
 
 fn fixture(count: usize) -> Vec<Vec<u8>> {
     let mut all = frames::read(root().join("fixtures/network.bin.zst")).expect("the fixture");
@@ -425,6 +431,7 @@ fn an_installation_starts_as_its_unit_says() {
     cluster.create_topic("ozone-events", 2, 1).expect("a topic");
     let servers = cluster.bootstrap_servers();
     let relay = Relay::start(RelayConfig::looped(fixture(50), 50)).expect("a relay");
+    let jetstream = Jetstream::start(JetstreamConfig::default()).expect("a Jetstream");
     let tap = Tap::start(TapConfig::default()).expect("a Tap");
     let ozone = Ozone::start(OzoneConfig::default()).expect("an Ozone");
     for (mode, _) in MODES {
@@ -438,6 +445,7 @@ fn an_installation_starts_as_its_unit_says() {
         let state = folder("state");
         set("ATKAFKA_BOOTSTRAP_SERVERS", &servers);
         set("ATKAFKA_RELAY_HOST", &relay.url());
+        set("ATKAFKA_JETSTREAM_HOST", &jetstream.url());
         set("ATKAFKA_TAP_HOST", &tap.url());
         set("ATKAFKA_OZONE_PDS_HOST", &ozone.url());
         set("ATKAFKA_OZONE_IDENTIFIER", IDENTIFIER);

@@ -3,6 +3,7 @@
 
 mod check;
 mod healthcheck;
+mod jetstream;
 mod ozone;
 mod printed;
 mod record;
@@ -16,6 +17,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::{Checked, Input};
 pub use check::Check;
+pub use jetstream::Jetstream;
 pub use ozone::Ozone;
 pub use record::Record;
 pub use relay::Relay;
@@ -28,6 +30,8 @@ pub enum Command {
     Relay(Relay),
     /// `firehose tap`.
     Tap(Tap),
+    /// `firehose jetstream`.
+    Jetstream(Jetstream),
     /// `firehose replay`.
     Replay(Replay),
     /// `ozone-events`.
@@ -75,6 +79,7 @@ pub struct Firehose {
 pub enum Mode {
     Relay(relay::Flags),
     Tap(tap::Flags),
+    Jetstream(jetstream::Flags),
     Replay(replay::Flags),
 }
 
@@ -97,6 +102,7 @@ fn firehose(f: Firehose, input: &Input<'_>) -> Checked<Command> {
     match f.mode {
         Mode::Relay(f) => relay::checked(f, input).map(Command::Relay),
         Mode::Tap(f) => tap::checked(f, input).map(Command::Tap),
+        Mode::Jetstream(f) => jetstream::checked(f, input).map(Command::Jetstream),
         Mode::Replay(f) => replay::checked(f, input).map(Command::Replay),
     }
 }
@@ -108,6 +114,7 @@ type Examples = [(&'static str, &'static str); 3];
 pub(super) const EXAMPLES: &[(&str, Examples)] = &[
     ("firehose relay", relay::EXAMPLES),
     ("firehose tap", tap::EXAMPLES),
+    ("firehose jetstream", jetstream::EXAMPLES),
     ("firehose replay", replay::EXAMPLES),
     ("ozone-events", ozone::EXAMPLES),
     ("record", record::EXAMPLES),

@@ -19,6 +19,7 @@ usage: scripts/kafka.sh COMMAND [options]
   create-topic NAME [--partitions N] [--config k=v]...
   acl ARGUMENTS...  what kafka-acls.sh takes, such as --add --allow-principal User:limited --operation Write --topic T
             (needs --listeners all)
+  password USER PASSWORD  what USER logs in with by SCRAM-SHA-256, from now on (needs --listeners all)
   consume --topic T [--from-beginning] [--max N] [--timeout-ms N] [consumer options]
             print records as "key TAB value"
 
@@ -345,6 +346,11 @@ end() {
       [ "$i" != 400 ] || kill -KILL "$pid" 2>/dev/null || true
       sleep 0.05
     done
+    # A process that ends is without a name for a moment before it closes its ports.
+    for i in {1..100}; do
+      used_port "$port" >/dev/null || break
+      sleep 0.05
+    done
   fi
   rm -f "$data/pid"
   # Only a directory that a start has made: --dir may name any.
@@ -414,6 +420,12 @@ case $command in
     class=org.apache.kafka.tools.AclCommand
     [[ $version = 3.* ]] && class=kafka.admin.AclCommand
     TOOL_LOG_LEVEL=OFF tool "$class" --bootstrap-server "127.0.0.1:$port" "${rest[@]}"
+    ;;
+  password)
+    [ "${#rest[@]}" -eq 2 ] || die 'password needs a user and a password'
+    fetch
+    tool kafka.admin.ConfigCommand --bootstrap-server "127.0.0.1:$port" --alter --entity-type users \
+      --entity-name "${rest[0]}" --add-config "SCRAM-SHA-256=[iterations=4096,password=${rest[1]}]"
     ;;
   consume)
     [ -n "$topic" ] || die 'consume needs --topic'

@@ -229,7 +229,7 @@ fn while_the_broker_is_away_reading_goes_on_and_the_position_stays() {
     if broker(KAFKA).is_none() {
         return;
     }
-    let own = Broker::start("4.3.1", 9_752);
+    let own = Broker::start("4.3.1", 9_752, "plain");
     let ozone = start(OzoneConfig::default());
     let (topic, state, address) = (unique("ozone-away"), folder("state"), own.address());
     let more = ["--bootstrap-servers", &address, "--output-topic", &topic, "--topic-partitions", "1"];

@@ -25,7 +25,7 @@ use atkafka::pipeline::checkpointer::{self, Keep};
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Producer};
 use atkafka::sink::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict,
 };
 use atkafka::source::job::Work;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -75,6 +75,7 @@ struct Odds {
     passing: u32,
     lost: u32,
     repeated: u32,
+    retired: u32,
 }
 
 /// A sink as librdkafka is one with `enable.gapless.guarantee`: a partition takes batches in order; when one is refused, the
@@ -99,6 +100,8 @@ struct Scripted {
     seen: Vec<i64>,
     dead_letter_topic: bool,
     broken: bool,
+    /// It takes nothing more and delivers what it holds, as a client whose files were renewed.
+    retired: bool,
     awake: (Sender<()>, Receiver<()>),
 }
 
@@ -200,6 +203,16 @@ impl Scripted {
         }
     }
 
+    /// What is queued comes back; what is on its way does not.
+    fn purge(&mut self) {
+        for partition in 0..PARTITIONS {
+            let on_its_way = self.rng.usize(0..=self.held[partition].len().min(12));
+            let mut queued: Vec<Held> = self.held[partition].drain(on_its_way..).collect();
+            self.rng.shuffle(&mut queued);
+            queued.into_iter().for_each(|held| self.report(held, Err(Verdict::Collateral)));
+        }
+    }
+
     /// The frontier never passes a record that is neither delivered nor a dead letter.
     fn check_frontiers(&mut self) {
         let world = self.world.lock().expect("no panic");
@@ -219,7 +232,7 @@ impl Scripted {
 impl Sink for Scripted {
     fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         assert!(self.held.iter().all(VecDeque::is_empty), "made anew while it holds something");
-        self.broken = false;
+        (self.broken, self.retired) = (false, false);
         Ok(())
     }
 
@@ -229,7 +242,7 @@ impl Sink for Scripted {
             assert_eq!(record.time_ms, 1 + id.1 as i64, "sent again, a record keeps its time");
             assert_eq!(topic, topic_of(record.key), "sent again, a record keeps its topic");
         }
-        if self.broken {
+        if self.broken() {
             return Err(Refused::Broken);
         }
         if self.held.iter().map(VecDeque::len).sum::<usize>() >= self.capacity || self.chance(self.odds.full) {
@@ -269,6 +282,10 @@ impl Sink for Scripted {
                 self.step();
             }
         }
+        self.retired |= self.chance(self.odds.retired);
+        if self.retired && !self.broken && self.chance(200) {
+            self.purge();
+        }
         // Late: some of the reports, or none.
         for _ in 0..self.rng.usize(0..40) {
             let Some((id, report)) = self.reports.pop_front() else { break };
@@ -287,11 +304,7 @@ impl Sink for Scripted {
     }
 
     fn broken(&self) -> bool {
-        self.broken
-    }
-
-    fn background(&self) -> Option<Background> {
-        None
+        self.broken || self.retired
     }
 }
 
@@ -300,7 +313,8 @@ fn schedule(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut odd = |most: u32| if rng.bool() { 0 } else { rng.u32(0..=most) };
     // A passing error makes the producer pause, so that many of them would only take time.
-    let odds = Odds { full: odd(300), error: odd(3), passing: odd(8), lost: odd(8), repeated: odd(200) };
+    let odds =
+        Odds { full: odd(300), error: odd(3), passing: odd(8), lost: odd(8), repeated: odd(200), retired: odd(20) };
     let bad_odds = if rng.bool() { 0 } else { rng.u32(1..400) };
     let (sources, dead_letter_topic) = (rng.usize(1..=2), rng.bool());
     let names: Vec<String> = (0..sources).map(|i| format!("host-{i}")).collect();
@@ -374,6 +388,7 @@ fn schedule(seed: u64) {
         seen: vec![0; sources],
         dead_letter_topic,
         broken: false,
+        retired: false,
         awake: bounded(1),
         rng,
     };

@@ -198,7 +198,7 @@ fn nothing_is_acknowledged_while_the_broker_is_away_and_all_of_it_once_it_is_bac
     if broker(KAFKA).is_none() {
         return;
     }
-    let broker = Broker::start("4.3.1", 34_092);
+    let broker = Broker::start("4.3.1", 34_092, "plain");
     let address = broker.address();
     let tap = tap(quick());
     let topic = unique("away");

@@ -27,7 +27,7 @@ use crate::enrich::directory::Directory;
 use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::sink::Sink;
+use crate::sink::{Background, Sink};
 use checkpointer::Keep;
 use enricher::Enricher;
 use intake::Intake;
@@ -193,10 +193,10 @@ impl Pipeline {
             let over = Arc::new(AtomicBool::new(false));
             let mut background = Vec::new();
             // The producer is consumed by its run, and the frontier with it: that ends the checkpointer.
-            let result = producer.run(&batches, |mut work| {
+            let result = producer.run(&batches, |Background { name, mut work }| {
                 let over = over.clone();
                 background.retain(|thread: &JoinHandle<()>| !thread.is_finished());
-                background.push(spawn("delivery", move || while !over.load(Ordering::Relaxed) && work() {}));
+                background.push(spawn(name, move || while !over.load(Ordering::Relaxed) && work() {}));
             });
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);

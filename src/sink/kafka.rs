@@ -17,8 +17,7 @@ use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
 use super::probe::{self, Budget};
 use super::{
-    Background, Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic,
-    Verdict, created,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict, created,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::sink::SinkMetrics;
@@ -303,10 +302,6 @@ impl Sink for KafkaSink {
 
     fn ready(&self) -> Receiver<()> {
         never()
-    }
-
-    fn background(&self) -> Option<Background> {
-        None
     }
 }
 

@@ -107,6 +107,22 @@ pub struct Tls {
     pub key_file: Option<String>,
 }
 
+/// A password, or what else nobody may see.
+#[derive(Clone)]
+pub struct Secret {
+    /// The secret itself. No log shows it.
+    pub text: String,
+    /// The file that it was read from, which may have another one later.
+    pub file: Option<String>,
+}
+
+impl fmt::Debug for Secret {
+    /// Without the secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a secret of {}", self.file.as_deref().unwrap_or("the command line or the environment"))
+    }
+}
+
 /// How a client logs in.
 #[derive(Clone)]
 pub enum Sasl {
@@ -116,8 +132,8 @@ pub enum Sasl {
         mechanism: Mechanism,
         /// The user's name.
         user: String,
-        /// No log shows it.
-        password: String,
+        /// What proves it.
+        password: Secret,
     },
     /// A token of an OAuth endpoint.
     Token(OAuth),
@@ -150,8 +166,8 @@ pub struct OAuth {
     pub token_url: String,
     /// Who asks for one.
     pub client_id: String,
-    /// Its secret. No log shows it.
-    pub client_secret: String,
+    /// What proves it.
+    pub client_secret: Secret,
     /// What the token is for, where the endpoint wants to know.
     pub scope: Option<String>,
     /// How the endpoint is spoken to.

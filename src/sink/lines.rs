@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use crossbeam_channel::{Receiver, never};
 
-use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic};
+use super::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
@@ -66,9 +66,5 @@ impl<W: Write + Send> Sink for Lines<W> {
 
     fn ready(&self) -> Receiver<()> {
         never()
-    }
-
-    fn background(&self) -> Option<Background> {
-        None
     }
 }

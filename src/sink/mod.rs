@@ -1,9 +1,10 @@
 //! Where records go. A sink takes them in order and says which ones are safe; it never drops one. It owns the connection
 //! to the brokers, and knows neither sources, batches nor positions. The producer's thread calls it; what may block runs
-//! on the thread `delivery`.
+//! on the threads `delivery` and `renewal`.
 
 mod complaint;
 pub mod diagnosis;
+mod files;
 pub mod kafka;
 pub mod kafka_options;
 pub mod librdkafka;
@@ -108,9 +109,13 @@ fn created(topic: &str, partitions: Option<usize>, by_default: bool) -> String {
     )
 }
 
-/// Work for a thread of its own, to be called again and again until it says `false`. One call blocks for some seconds at
-/// most.
-pub type Background = Box<dyn FnMut() -> bool + Send>;
+/// Work for a thread of its own.
+pub struct Background {
+    /// The thread's name.
+    pub name: &'static str,
+    /// To be called again and again until it says `false`. One call blocks for some seconds at most.
+    pub work: Box<dyn FnMut() -> bool + Send>,
+}
 
 /// Why a record was not taken.
 #[derive(Debug)]
@@ -193,6 +198,8 @@ pub trait Sink: Send {
         false
     }
 
-    /// Work for a thread, asked for after each [`Sink::prepare`].
-    fn background(&self) -> Option<Background>;
+    /// Work for threads, asked for after each [`Sink::prepare`].
+    fn background(&self) -> Vec<Background> {
+        Vec::new()
+    }
 }

@@ -77,7 +77,7 @@ impl Tokens {
         if let Some(scope) = scope {
             form.push(("scope", scope));
         }
-        let login = BASE64.encode(format!("{}:{}", encoded(client_id), encoded(client_secret)).as_bytes());
+        let login = BASE64.encode(format!("{}:{}", encoded(client_id), encoded(&client_secret.text)).as_bytes());
         let request = self.agent.post(token_url).header("authorization", format!("Basic {login}"));
         let mut answer = request.header("accept", "application/json").send_form(form).map_err(unreachable)?;
         let status = answer.status().as_u16();
@@ -122,7 +122,9 @@ fn read(status: u16, body: &[u8], settings: &OAuth) -> Result<Token, String> {
         return Ok(Token { text, principal: settings.client_id.clone(), ends_ms: now_ms() + life_ms.max(1_000) });
     }
     let known = |name: &String| {
-        name.len() <= 40 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && *name != settings.client_secret
+        name.len() <= 40
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+            && *name != settings.client_secret.text
     };
     let error = answer.error.filter(known).unwrap_or_default();
     let advice = match error.as_str() {
@@ -154,12 +156,13 @@ fn encoded(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::client::Client;
+    use crate::sink::kafka_options::Secret;
 
     fn settings() -> OAuth {
         OAuth {
             token_url: "http://127.0.0.1:1/token".into(),
             client_id: "me".into(),
-            client_secret: "s3cret".into(),
+            client_secret: Secret { text: "s3cret".into(), file: None },
             scope: None,
             client: Client::new(None),
         }

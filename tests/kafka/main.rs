@@ -8,7 +8,10 @@ mod options;
 #[path = "../support/oracle.rs"]
 mod oracle;
 mod order;
+#[path = "../support/own_broker.rs"]
+mod own_broker;
 mod refusals;
+mod renewal;
 mod retention;
 mod routes;
 #[path = "../support/mod.rs"]

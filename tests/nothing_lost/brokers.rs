@@ -17,7 +17,7 @@ fn a_broker_that_is_killed_loses_nothing_and_memory_stays_bounded() {
     if broker(KAFKA).is_none() {
         return;
     }
-    let broker = Broker::start("4.3.1", 31_092);
+    let broker = Broker::start("4.3.1", 31_092, "plain");
     let outage = Duration::from_secs(number_from("ATKAFKA_TEST_OUTAGE", OUTAGE));
     let rate = 2_000.0;
     // Frames come until the broker is back.
@@ -63,7 +63,7 @@ fn the_kafka_crate_loses_nothing_when_its_broker_is_killed() {
     if broker(KAFKA_39).is_none() {
         return;
     }
-    let broker = Broker::start("3.9.1", 31_592);
+    let broker = Broker::start("3.9.1", 31_592, "plain");
     let total = 12_000;
     let relay = Relay::start(RelayConfig { rate: 2_000.0, ..looped(total) }).expect("a relay");
     let place = Place::new(&broker.address(), "crate");

@@ -9,11 +9,11 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// At the first free port from `base` on.
-    pub fn start(version: &'static str, base: u16) -> Broker {
+    /// At the first free port from `base` on, with these listeners of `scripts/kafka.sh`: `plain` or `all`.
+    pub fn start(version: &'static str, base: u16, listeners: &str) -> Broker {
         let free = script(&["free-port", "--port", &base.to_string()]);
         let broker = Broker { version, port: free.trim().into() };
-        broker.again();
+        script(&["start", "--version", version, "--port", &broker.port, "--listeners", listeners]);
         broker
     }
 

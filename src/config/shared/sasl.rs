@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::flags::Writing;
 use super::values::{client, one_of, secret, service_url};
 use crate::config::{Checked, invalid};
-use crate::sink::kafka_options::{Mechanism, OAuth, Sasl};
+use crate::sink::kafka_options::{Mechanism, OAuth, Sasl, Secret};
 
 pub(super) fn sasl(f: &Writing, env: &HashMap<String, String>) -> Checked<Option<Sasl>> {
     if let Some(name) = f.sasl_mechanism.as_deref().filter(|name| name.to_ascii_uppercase().contains("MSK")) {
@@ -38,12 +38,12 @@ pub(super) fn sasl(f: &Writing, env: &HashMap<String, String>) -> Checked<Option
             ));
         }
         return match (&f.sasl_oauth_token_url, &f.sasl_oauth_client_id, client_secret) {
-            (Some(url), Some(id), Some(client_secret)) => {
+            (Some(url), Some(id), Some(text)) => {
                 service_url("--sasl-oauth-token-url", url)?;
                 Ok(Some(Sasl::Token(OAuth {
                     token_url: url.clone(),
                     client_id: id.clone(),
-                    client_secret,
+                    client_secret: Secret { text, file: f.sasl_oauth_client_secret_file.clone() },
                     scope: f.sasl_oauth_scope.clone(),
                     client: client(None, f.ca_file.as_deref(), env)?,
                 })))
@@ -60,7 +60,8 @@ pub(super) fn sasl(f: &Writing, env: &HashMap<String, String>) -> Checked<Option
     }
     match (mechanism, &f.sasl_username, password) {
         (None, None, None) => Ok(None),
-        (Some(mechanism), Some(user), Some(password)) => {
+        (Some(mechanism), Some(user), Some(text)) => {
+            let password = Secret { text, file: f.sasl_password_file.clone() };
             Ok(Some(Sasl::Password { mechanism, user: user.clone(), password }))
         }
         _ => Err(invalid(

@@ -132,7 +132,7 @@ struct Run {
 impl Producer {
     /// Runs until all sources have ended or the permits are closed, and nothing is in flight; once they are closed, for
     /// [`DRAIN`] at most. `start_background` starts a thread
-    /// for the sink, each time that it is made ready.
+    /// of the sink; they are asked for each time that it is made ready.
     pub fn run(self, batches: &Receiver<Batch>, mut start_background: impl FnMut(Background)) -> Result<(), String> {
         let mut run = Run {
             p: self,
@@ -207,9 +207,7 @@ impl Run {
         }
         self.prepared = true;
         self.p.health.sink(Ok(()));
-        if let Some(work) = self.p.sink.background() {
-            start_background(work);
-        }
+        self.p.sink.background().into_iter().for_each(start_background);
         Ok(())
     }
 

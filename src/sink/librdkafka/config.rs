@@ -98,7 +98,7 @@ pub(super) fn config(options: &Kafka) -> ClientConfig {
     if let Some(sasl) = sasl {
         c.set("sasl.mechanism", sasl.mechanism().name());
         if let Sasl::Password { user, password, .. } = sasl {
-            c.set("sasl.username", user).set("sasl.password", password);
+            c.set("sasl.username", user).set("sasl.password", &password.text);
         }
     }
     for (key, value) in &options.config {

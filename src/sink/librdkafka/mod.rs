@@ -2,14 +2,16 @@
 
 mod config;
 mod context;
-pub mod inspect;
 mod figures;
+pub mod inspect;
+mod renewal;
 mod topics;
 
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -20,6 +22,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::diagnosis::{self, Client};
+use super::files::{self, Files, Seen};
 use super::kafka_options::{Kafka, Sasl};
 use super::limits::Limits;
 use super::oauth::Tokens;
@@ -28,6 +31,7 @@ use crate::atproto::time;
 use crate::metrics::sink::SinkMetrics;
 use config::{broken_promise, config, refused};
 use context::{AdminContext, Context, Shared};
+use renewal::Renewal;
 
 /// How long one question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
@@ -57,6 +61,11 @@ pub struct Librdkafka {
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
     open: Option<Open>,
+    /// The last attempt to make a client did not get that far.
+    failed: bool,
+    /// The files of the flags, and what was in them when they were last read for a client.
+    files: Arc<Files>,
+    seen: Seen,
     /// The broker refused the time of a record.
     time_refused: bool,
     /// It was said that times are moved, and that limits cannot be read.
@@ -75,6 +84,8 @@ struct Open {
     dead_letters: Option<Limits>,
     /// When the limit was last asked for because a record is larger.
     asked: Option<Instant>,
+    /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
+    retired: Arc<AtomicBool>,
 }
 
 impl Librdkafka {
@@ -101,23 +112,37 @@ impl Librdkafka {
                 false => text,
             });
         }
-        Ok(Librdkafka {
+        Ok(Self::of(options, metrics))
+    }
+
+    /// For options that were checked.
+    fn of(options: Kafka, metrics: Arc<SinkMetrics>) -> Self {
+        Librdkafka {
             client: Arc::new(Client::of(&options)),
             tokens: match &options.sasl {
                 Some(Sasl::Token(oauth)) => Some(Arc::new(Tokens::new(oauth.clone()))),
                 _ => None,
             },
+            config: config(&options),
+            files: Arc::new(Files::of(&options)),
+            seen: Seen::new(),
             options,
-            config,
             metrics,
             ready: bounded(1),
             shared: Arc::default(),
             open: None,
+            failed: false,
             time_refused: false,
             said_moved_time: false,
             said_unknown: Cell::new(false),
             said_deleted: HashSet::new(),
-        })
+        }
+    }
+
+    /// The next client is made with these options.
+    fn adopt(&mut self, options: Kafka) {
+        let Librdkafka { client, tokens, config, options, .. } = Self::of(options, self.metrics.clone());
+        (self.client, self.tokens, self.config, self.options) = (client, tokens, config, options);
     }
 
     fn context(&self, runs: bool) -> Context {
@@ -131,11 +156,12 @@ impl Librdkafka {
             topics: self.options.topics.clone(),
         }
     }
-}
 
-impl Sink for Librdkafka {
-    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
-        let ever = |e: KafkaError| NotReady::Ever(e.to_string());
+    /// Makes the client with which records are sent.
+    fn connect(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+        // A file may be half written just now.
+        let again = self.open.is_some();
+        let ever = |e: KafkaError| if again { NotReady::Yet(e.to_string()) } else { NotReady::Ever(e.to_string()) };
         locked(&self.shared.words).clear();
         // Of the records themselves it is only said that they are not valid.
         let fatal = self.open.as_ref().and_then(|open| open.producer.client().fatal_error());
@@ -165,12 +191,33 @@ impl Sink for Librdkafka {
         }
         let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
         self.authorize(producer.client())?;
-        self.open = Some(Open { producer: Arc::new(producer), events, dead_letters, asked: None });
+        let (producer, retired) = (Arc::new(producer), Arc::default());
+        self.open = Some(Open { producer, events, dead_letters, asked: None, retired });
         Ok(())
+    }
+}
+
+impl Sink for Librdkafka {
+    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+        // Where a login failed, the file may have another password by now. One that broke otherwise is made with what worked.
+        if self.failed || self.open.as_ref().is_none_or(Open::is_retired) {
+            // Before they are read, so that a change meanwhile shows.
+            self.seen = self.files.look();
+            // What cannot be read is as it was.
+            if let Ok(Some(options)) = files::read_again(&self.options) {
+                self.adopt(options);
+            }
+        }
+        let result = self.connect(same_cluster);
+        self.failed = result.is_err();
+        result
     }
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
+        if open.is_retired() {
+            return Err(Refused::Broken);
+        }
         let topic = self.options.name(record.topic);
         let mut limits = match record.topic {
             Topic::Events(index) => open.events[usize::from(index)],
@@ -270,13 +317,13 @@ impl Sink for Librdkafka {
         self.ready.1.clone()
     }
 
-    fn background(&self) -> Option<Background> {
-        let producer = self.open.as_ref()?.producer.clone();
+    fn background(&self) -> Vec<Background> {
+        let Some(open) = &self.open else { return Vec::new() };
+        let producer = open.producer.clone();
         let (shared, client) = (self.shared.clone(), self.client.clone());
         // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
-        // calls would cost an idle process more. A client that broke has given everything back by the time that it is
-        // replaced.
-        Some(Box::new(move || {
+        // calls would cost an idle process more.
+        let deliver = move || {
             producer.poll(SERVE);
             // Nothing is delivered, so that nothing waits for this thread while it asks.
             if producer.in_flight_count() > 0 && locked(&shared.complaint).is_unexplained(LOOK_INTO) {
@@ -285,14 +332,27 @@ impl Sink for Librdkafka {
                     shared.complain(&line);
                 }
             }
-            producer.client().fatal_error().is_none() || producer.in_flight_count() > 0
-        }))
+            // A client that broke has given everything back by the time that it is replaced; one that is only retired is
+            // served until nobody else has it.
+            let replaced = Arc::strong_count(&producer) == 1;
+            (!replaced && producer.client().fatal_error().is_none()) || producer.in_flight_count() > 0
+        };
+        let mut all = vec![Background { name: "delivery", work: Box::new(deliver) }];
+        if !self.files.is_empty() {
+            let mut renewal = Renewal::of(self, open);
+            all.push(Background { name: "renewal", work: Box::new(move || renewal.turn()) });
+        }
+        all
     }
 }
 
 impl Open {
-    /// Whether an error came after which this client takes nothing any more.
+    /// Whether this client takes nothing any more: an error came after which it cannot, or it is to be replaced.
     fn is_broken(&self) -> bool {
-        self.producer.client().fatal_error().is_some()
+        self.is_retired() || self.producer.client().fatal_error().is_some()
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 }

@@ -209,7 +209,8 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                     "{}: going on behind the saved seq {seq}", host.name
                 );
                 if relay.start != Start::Live {
-                    log::warn!(
+                    log::log!(
+                        if relay.is_many { log::Level::Debug } else { log::Level::Warn },
                         event = "position", host = host.name;
                         "{}: --cursor is not used, since a position is saved: delete its file to begin there",
                         host.name

@@ -29,15 +29,16 @@ enum What {
     Kind(Action),
 }
 
-const KINDS: [(&str, Action); 4] = [
+const KINDS: [(&str, Action); 5] = [
     ("kind:identity", Action::Identity),
     ("kind:account", Action::Account),
     ("kind:sync", Action::Sync),
     ("kind:info", Action::Info),
+    ("kind:ozone", Action::Ozone),
 ];
 
 const ALLOWED: &str = "PATTERN=TOPIC; a pattern is the whole name of a collection (app.bsky.feed.post), a name that ends \
-                       with .* (app.bsky.*), * for every record, or kind:identity, kind:account, kind:sync, kind:info";
+                       with .* (app.bsky.*), * for every record, or kind:identity, kind:account, kind:sync, kind:info, kind:ozone";
 
 impl Routes {
     /// Reads rules, `PATTERN=TOPIC`, and adds the topics that they name to `topics`, whose first one is for what matches none.

@@ -87,11 +87,13 @@ fn every_form_of_a_recording_gives_what_the_relay_gives() {
 fn what_is_missing_in_a_recording_is_told_as_a_relays_gap_is() {
     let list = fixture(900);
     let dir = folder("replay-gap");
-    let (first, second) = (write(&dir.join("1.bin"), &list[..300]), write(&dir.join("2.bin"), &list[700..]));
-    let (code, lines, log) = replay(&["--file", &first, "--file", &second]);
+    let (first, second) = (write(&dir.join("1.bin"), &list[..150]), write(&dir.join("2.bin"), &list[400..500]));
+    let third = write(&dir.join("3.bin"), &list[750..]);
+    let (code, lines, log) = replay(&["--file", &first, "--file", &second, "--file", &third]);
     assert_eq!(code, Some(0), "{log}");
     let told: Vec<&String> = lines.iter().filter(|line| line.contains("\"info\":")).collect();
-    assert!(told.len() == 1 && told[0].contains("seq_gap") && told[0].contains("may be missing"), "{told:#?}");
+    assert!(told.len() == 2, "each of them, however fast it is read: {told:#?}");
+    assert!(told.iter().all(|line| line.contains("seq_gap") && line.contains("may be missing")), "{told:#?}");
     assert!(log.contains("seq_gap"), "{log}");
 }
 

@@ -36,13 +36,15 @@ struct Nothing {}
 
 /// The members of two objects of JSON in one, and the end of the line.
 fn joined(head: &str, position: &str) -> String {
-    let (head, position) = (head.trim_end_matches('}'), position.trim_start_matches('{'));
+    let head = head.strip_suffix('}').unwrap_or(head);
+    let position = position.strip_prefix('{').unwrap_or(position);
     format!("{head},{position}\n")
 }
 
 const VERSION: u32 = 1;
 /// Bytes of a file at most. A position of Ozone takes 30 for each event of the look-back window.
 const MAX_FILE: u64 = 64 << 20;
+
 /// A position that a file can hold.
 pub trait Stored: Serialize + DeserializeOwned {
     /// Fails for values that no run of ours saves.

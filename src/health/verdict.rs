@@ -43,7 +43,10 @@ impl State {
                 age.as_secs()
             )));
         }
-        causes.extend(some(self.not_saved().collect()));
+        let not_saved: Vec<Cause> = self.not_saved().collect();
+        if !self.is_many || 2 * not_saved.len() >= self.sources.len() {
+            causes.extend(some(not_saved));
+        }
         if let Some(age) = self.saving.map(|at| at.elapsed()).filter(|age| *age > STUCK_AFTER) {
             causes.push(Cause::now(format!(
                 "the disk of --state-dir hangs: a save has taken {} s so far",

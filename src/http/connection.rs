@@ -132,7 +132,7 @@ fn request(head: &[u8]) -> Option<Request<'_>> {
     match parsed.parse(head) {
         Ok(httparse::Status::Complete(end)) if end <= MAX_HEAD => {
             let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-            Some(Request::Head { method, target, local: is_local(parsed.headers) })
+            Some(Request::Head { method, target, local: parsed.version == Some(1) && is_local(parsed.headers) })
         }
         Err(httparse::Error::TooManyHeaders) => Some(Request::TooLarge),
         Err(_) => Some(Request::Garbage),
@@ -141,12 +141,16 @@ fn request(head: &[u8]) -> Option<Request<'_>> {
     }
 }
 
+/// Whether a request is for this machine by its own words. Without a host, or by HTTP/1.0, a proxy may have made it: nginx does
+/// by default, and names nothing of who asked it.
 fn is_local(headers: &[httparse::Header<'_>]) -> bool {
-    headers.iter().all(|header| match header.name.to_ascii_lowercase().as_str() {
-        "host" => is_this_machine(header.value),
-        "forwarded" | "via" | "x-real-ip" => false,
-        name => !name.starts_with("x-forwarded-"),
-    })
+    let has_host = headers.iter().any(|header| header.name.eq_ignore_ascii_case("host"));
+    has_host
+        && headers.iter().all(|header| match header.name.to_ascii_lowercase().as_str() {
+            "host" => is_this_machine(header.value),
+            "forwarded" | "via" | "x-real-ip" => false,
+            name => !name.starts_with("x-forwarded-"),
+        })
 }
 
 /// `localhost` or a loopback address, with or without a port.
@@ -232,7 +236,7 @@ mod tests {
         assert_eq!(answers, 1);
         assert_eq!(
             String::from_utf8_lossy(&c.stream.taken),
-            "Head { method: \"GET\", target: \"/metrics\", local: true }"
+            "Head { method: \"GET\", target: \"/metrics\", local: false }"
         );
         assert!(c.stream.finished);
         // What follows is thrown away, and only for a moment.
@@ -244,7 +248,7 @@ mod tests {
     #[test]
     fn who_is_not_of_this_machine_is_known_by_the_headers() {
         for (headers, want) in [
-            ("", true),
+            ("", false),
             ("Host: localhost:6009\r\n", true),
             ("hOST: 127.0.0.1\r\nUser-Agent: x\r\n", true),
             ("Host: [::1]:6009\r\n", true),
@@ -258,6 +262,9 @@ mod tests {
             let head = format!("GET / HTTP/1.1\r\n{headers}\r\n");
             let Some(Request::Head { local, .. }) = request(head.as_bytes()) else { panic!("{headers}") };
             assert_eq!(local, want, "{headers}");
+            let head = format!("GET / HTTP/1.0\r\n{headers}\r\n");
+            let Some(Request::Head { local, .. }) = request(head.as_bytes()) else { panic!("{headers}") };
+            assert!(!local, "a proxy that says nothing of itself, as nginx by default: {headers}");
         }
     }
 

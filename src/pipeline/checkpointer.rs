@@ -161,13 +161,22 @@ impl Checkpointer {
             let mut over = false;
             select! {
                 recv(self.woken) -> woken => match woken {
-                    Ok(()) => std::thread::sleep(SOONEST.saturating_sub(saved_at.elapsed())),
+                    // A round over many files takes long, and one host that catches up is no reason for one after the other.
+                    Ok(()) => {
+                        let soonest = (SOONEST * self.slots.len() as u32).min(INTERVAL);
+                        std::thread::sleep(soonest.saturating_sub(saved_at.elapsed()));
+                    }
                     Err(_) => over = true,
                 },
                 recv(beginnings) -> beginning => match beginning {
-                    Ok(Beginning { source, position, saved }) => {
-                        self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner())[source] = Some(position);
-                        self.slots[source].begun = Some(saved);
+                    Ok(first) => {
+                        // Hundreds of hosts begin together: one round saves them all.
+                        let all: Vec<Beginning> = std::iter::once(first).chain(beginnings.try_iter()).collect();
+                        let mut latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                        for Beginning { source, position, saved } in all {
+                            latest[source] = Some(position);
+                            self.slots[source].begun = Some(saved);
+                        }
                     }
                     // The readers are gone.
                     Err(_) => beginnings = never(),
@@ -196,7 +205,7 @@ impl Checkpointer {
             let Some(position) = position else { continue };
             let Payload::State(state) = &position.payload else { continue };
             if slot.saved.as_ref().is_some_and(|saved| saved.is(&position)) {
-                // It began where the file stands already.
+                // This very position is saved already.
                 slot.tell();
                 continue;
             }

@@ -58,7 +58,8 @@ impl Enricher {
     pub fn run(self) {
         let metrics = self.metrics.clone();
         let n = self.knowledge.settings.concurrency;
-        let (answers_in, answers) = bounded(2 * n + WEB);
+        // Each thread has room for an answer, and each pool for one without a thread.
+        let (answers_in, answers) = bounded(2 * n + WEB + 2 * Provider::ALL.len());
         let pools = Provider::ALL.map(|provider| {
             let threads = match provider {
                 Provider::Plc => n,

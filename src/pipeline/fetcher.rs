@@ -54,7 +54,8 @@ impl Pool {
 
     /// Whether a question would be taken up at once.
     pub fn has_room(&self) -> bool {
-        self.busy < self.started || (self.started < self.limit && self.next_start().is_none())
+        self.busy < self.started
+            || (self.busy == self.started && self.started < self.limit && self.next_start().is_none())
     }
 
     /// How long until one more thread may be started, where there may be more.
@@ -83,6 +84,12 @@ impl Pool {
         }
         self.busy += 1;
         self.most = self.most.max(self.busy);
+        if self.started == 0 {
+            // Nobody takes it: it is answered here, as a look-up that failed. There is room for one answer of each pool.
+            let outcomes = self.directory.gave_up(self.provider, &question);
+            let _ = self.answers.try_send(Answered { provider: self.provider, question, outcomes });
+            return;
+        }
         // Each thread that is left takes one, and we hold its other end: this neither waits for long nor fails.
         let _ = self.questions.send(Some(question));
     }

@@ -109,6 +109,7 @@ impl Pipeline {
         let (ended_in, ended) = bounded(1);
         let (mut readers, mut threads) = (Vec::new(), Vec::new());
 
+        let count = parts.sources.len();
         let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
         let lanes = parts
             .sources
@@ -132,11 +133,19 @@ impl Pipeline {
             );
             let read = source.read;
             let failing = permits.clone();
-            readers.push(spawn(&format!("reader-{i}"), move || {
+            let without = permits.clone();
+            let reader = try_spawn(&format!("reader-{i}"), move || {
                 if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
                     failing.fail(Failed::Run(format!("reader {i} panicked: a bug, please report it")));
                 }
-            }));
+            });
+            match reader {
+                Ok(reader) => readers.push(reader),
+                Err(e) => without.fail(Failed::Run(format!(
+                    "no thread for source {} of {count}: {e}; raise the limit of threads (ulimit -u, TasksMax=, pids.limit)",
+                    i + 1
+                ))),
+            }
         }
         // Only readers hold the queue open: workers end when the last reader does.
         drop((jobs_in, beginnings_in));

@@ -189,9 +189,9 @@ impl Recording {
             self.frame.clear();
             self.part = Part::Length;
         }
-        let (at, frames) = (self.at, self.frames);
+        let (at, frames, is_packed) = (self.at, self.frames, self.is_packed);
         let place =
-            || format!("at byte {at}{}, behind {frames} whole frames", if at == 0 { "" } else { " (unpacked)" });
+            || format!("at byte {at}{}, behind {frames} whole frames", if is_packed { " (unpacked)" } else { "" });
         let cut_off = || Fault::CutOff(format!("is cut off {}", place()));
         loop {
             let wanted = match self.part {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::diagnosis::{Found, Meant};
-use super::gaps::Gaps;
+use super::gaps::{Gaps, SAY_SEQ_GAP};
 use super::job::{Intake, Seen, Stopped, Work};
 use super::link::LOOK_UP;
+use super::ozone_answer::{HIDDEN, repeats};
 use super::pace::PATIENCE;
 use super::resume::{Gap, JUMP, Verdict};
 use super::silence::Silence;
@@ -77,7 +78,7 @@ impl<I: Intake> Relay<I> {
                 Start::Live => None,
                 Start::At(seq) => Some(seq),
             }),
-            gaps: Gaps::default(),
+            gaps: Gaps::new(SAY_SEQ_GAP),
             alone: None,
             asked: None,
             began: Instant::now(),
@@ -198,9 +199,14 @@ impl<I: Intake> Relay<I> {
         }
     }
 
+    /// What the host says, unless it repeats the login that it was sent.
+    fn harmless<'t>(&self, text: &'t str) -> &'t str {
+        if repeats(text, &self.end.host.secrets()) { HIDDEN } else { text }
+    }
+
     fn info(&mut self, body: &[u8]) {
         let Ok(info) = frame::body::<frame::Info<'_>>(body) else { return };
-        let (host, message) = (&self.end.host.name, info.message.unwrap_or_default());
+        let (host, message) = (&self.end.host.name, self.harmless(info.message.unwrap_or_default()));
         log::warn!(
             event = "info_frame", host = host, reason = info.name, error = message;
             "{host}: #info {}: {message}", info.name
@@ -216,7 +222,10 @@ impl<I: Intake> Relay<I> {
         let metrics = &self.end.link.metrics;
         metrics.received_frames.inc();
         let (name, message) = match frame::body::<ErrorBody<'_>>(body) {
-            Ok(error) => (plain(error.error, WORD), plain(error.message.unwrap_or_default(), WORDS)),
+            Ok(error) => (
+                plain(self.harmless(error.error), WORD),
+                plain(self.harmless(error.message.unwrap_or_default()), WORDS),
+            ),
             Err(e) => ("unreadable".into(), e),
         };
         metrics.error_frame(&name);

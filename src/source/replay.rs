@@ -108,7 +108,7 @@ impl<I: Intake> Replay<I> {
             reading,
             intake,
             stream: Stream::new(saved),
-            gaps: Gaps::default(),
+            gaps: Gaps::new(Duration::ZERO),
             beyond: 0,
             seen: None,
             began: Instant::now(),

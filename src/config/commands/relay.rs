@@ -26,11 +26,14 @@ command_flags! {
     }
 }
 
+/// With more hosts than this each of them counts for less; `packaging/prometheus/alerts.yml` has the same number.
+const MANY: usize = 10;
+
 /// `firehose relay`.
 pub struct Relay {
     /// At least one.
     pub hosts: Vec<Host>,
-    /// They come from a file: some of hundreds may be away, and each by itself matters little.
+    /// They come from a file, or are many: some are always away, and each by itself matters little.
     pub is_many: bool,
     /// Where each of them begins without a saved position.
     pub start: Start,
@@ -47,7 +50,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
     let client = client(enriching.contact.as_deref(), w.ca_file.as_deref(), &input.env.all)?;
     let mut hosts = Vec::new();
     let mut names = HashSet::new();
-    let is_many = list(&f.relay_host).iter().any(|item| item.starts_with('@'));
+    let from_file = list(&f.relay_host).iter().any(|item| item.starts_with('@'));
     let given = entries("--relay-host", &f.relay_host, "host")?;
     for url in if given.is_empty() { vec![DEFAULT_RELAY.to_string()] } else { given } {
         let host = host("--relay-host", &url, &client)?;
@@ -59,6 +62,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
     let start = start(f.cursor.as_deref())?;
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
     let silence = silence(f.silence.as_deref())?;
+    let is_many = from_file || hosts.len() > MANY;
     Ok(Relay { hosts, is_many, start, silence, writing: writing(&w, Some((&enriching, &client)), input)?, logging })
 }
 

@@ -12,7 +12,7 @@ macro_rules! writing_flags {
                 /// topic that the events go to
                 #[argh(option, arg_name = "topic")]
                 output_topic: Option<String>,
-                /// where events go that match, in place of --output-topic: app.bsky.feed.post=posts, app.bsky.*=TOPIC, kind:identity=TOPIC (also kind:account, kind:sync, kind:info); may repeat, the first match counts
+                /// where events go that match, in place of --output-topic: app.bsky.feed.post=posts, app.bsky.*=TOPIC, kind:identity=TOPIC (also kind:account, kind:sync, kind:info, kind:ozone); may repeat, the first match counts
                 #[argh(option, arg_name = "pattern=topic")]
                 route: Vec<String>,
                 /// write the envelope that the Osprey rules engine reads

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::diagnosis::{Answer, Found, Meant};
-use super::gaps::Gaps;
+use super::gaps::{Gaps, SAY_SEQ_GAP};
 use super::job::{Frames, Intake, Seen, Stopped, Work};
 use super::link::LOOK_UP;
 use super::resume::{Gap, Verdict};
@@ -110,7 +110,7 @@ impl<I: Intake> Jetstream<I> {
             hello: None,
             told_outdated: false,
             unpacked: Vec::new(),
-            gaps: Gaps::default(),
+            gaps: Gaps::new(SAY_SEQ_GAP),
             silence: Silence::new(reading.silence),
             reading,
         }

@@ -7,8 +7,8 @@ pub mod inspect;
 mod renewal;
 mod topics;
 
-use std::cell::Cell;
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -68,9 +68,9 @@ pub struct Librdkafka {
     seen: Seen,
     /// The broker refused the time of a record.
     time_refused: bool,
-    /// It was said that times are moved, and that limits cannot be read.
-    said_moved_time: bool,
-    said_unknown: Cell<bool>,
+    /// Topics of which it was said that times are moved, and that limits cannot be read.
+    said_moved_time: HashSet<String>,
+    said_unknown: RefCell<HashSet<String>>,
     /// Topics of which it was said that they delete old events.
     said_deleted: HashSet<String>,
 }
@@ -82,8 +82,8 @@ struct Open {
     events: Vec<Limits>,
     /// `None`: there is no topic for them.
     dead_letters: Option<Limits>,
-    /// When the limit was last asked for because a record is larger.
-    asked: Option<Instant>,
+    /// When the limit of a topic was last asked for because a record is larger.
+    asked: HashMap<Topic, Instant>,
     /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
     retired: Arc<AtomicBool>,
 }
@@ -133,8 +133,8 @@ impl Librdkafka {
             open: None,
             failed: false,
             time_refused: false,
-            said_moved_time: false,
-            said_unknown: Cell::new(false),
+            said_moved_time: HashSet::new(),
+            said_unknown: RefCell::default(),
             said_deleted: HashSet::new(),
         }
     }
@@ -192,7 +192,7 @@ impl Librdkafka {
         let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
         self.authorize(producer.client())?;
         let (producer, retired) = (Arc::new(producer), Arc::default());
-        self.open = Some(Open { producer, events, dead_letters, asked: None, retired });
+        self.open = Some(Open { producer, events, dead_letters, asked: HashMap::new(), retired });
         Ok(())
     }
 }
@@ -225,14 +225,14 @@ impl Sink for Librdkafka {
         };
         let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
         let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
-        if size > limits.bytes && open.asked.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
+        if size > limits.bytes && open.asked.get(&record.topic).is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
             limits = self.limits_now(topic).unwrap_or(limits);
             if let Some(open) = &mut self.open {
                 match record.topic {
                     Topic::Events(index) => open.events[usize::from(index)] = limits,
                     Topic::DeadLetters => open.dead_letters = Some(limits),
                 }
-                open.asked = Some(Instant::now());
+                open.asked.insert(record.topic, Instant::now());
             }
         }
         let max = limits.bytes;
@@ -242,7 +242,8 @@ impl Sink for Librdkafka {
         }
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
         let now_ms = time::now_ms();
-        if limits.deletes(record.time_ms, now_ms) && self.said_deleted.insert(topic.to_string()) {
+        if limits.deletes(record.time_ms, now_ms) && !self.said_deleted.contains(topic) {
+            self.said_deleted.insert(topic.to_string());
             let days = |ms: i64| crate::health::human(ms as f64 / 1_000.0);
             log::warn!(
                 event = "retention", topic = topic;
@@ -254,8 +255,8 @@ impl Sink for Librdkafka {
         let time_ms = limits.nearest(record.time_ms, now_ms);
         if time_ms != record.time_ms {
             self.metrics.moved_times.inc();
-            if !self.said_moved_time {
-                self.said_moved_time = true;
+            if !self.said_moved_time.contains(topic) {
+                self.said_moved_time.insert(topic.to_string());
                 log::warn!(
                     event = "moved_times", topic = topic;
                     "topic {topic} does not take the times of some events: their records get the nearest times that it takes (message.timestamp.before.max.ms, message.timestamp.after.max.ms)"

@@ -103,7 +103,8 @@ impl Librdkafka {
                     return Err(NotReady::Yet(line));
                 }
                 // Not again for each client that is made.
-                let level = if self.said_unknown.replace(true) { log::Level::Debug } else { log::Level::Warn };
+                let is_new = self.said_unknown.borrow_mut().insert(name.to_string());
+                let level = if is_new { log::Level::Warn } else { log::Level::Debug };
                 log::log!(
                     level, event = "limits_unknown", topic = name, error = why.text;
                     "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",

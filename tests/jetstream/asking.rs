@@ -189,3 +189,39 @@ fn a_check_says_which_version_a_host_has() {
         assert!(out.contains(&format!("is a Jetstream of {says}")), "{out}{err}");
     }
 }
+
+#[test]
+fn a_first_start_begins_at_a_time_and_a_saved_position_goes_before_it() {
+    for more in WIRES {
+        let server = server(JetstreamConfig::default());
+        server.push(posts(0..4, now_us() - 5 * HOUR, SECOND));
+        server.push(posts(4..8, now_us() - 2 * HOUR, SECOND));
+        let state = folder("state");
+        let options = [&["--cursor", "3h ago"], more].concat();
+        let bridge = start_kept(&server, &state, &options);
+        bridge.wait("what is newer", SOON, |b| b.lines().len() == 4);
+        assert!(bridge.log_contains("asked for events since"), "{:?}", bridge.log());
+        assert_eq!(bridge.metric("atkafka_gaps{"), 0.0, "{more:?}");
+        assert_eq!(numbers(&stop(bridge)), [4, 5, 6, 7], "{more:?}");
+        server.push(posts(8..9, now_us(), 0));
+        let bridge = start_kept(&server, &state, &options);
+        bridge.wait("the last", SOON, |b| b.lines().len() == 1);
+        assert!(bridge.log_contains("--cursor is not used"), "{:?}", bridge.log());
+        assert_eq!(numbers(&stop(bridge)), [8], "{more:?}");
+    }
+}
+
+#[test]
+fn a_time_before_everything_that_is_kept_is_the_oldest_and_no_gap() {
+    for more in WIRES {
+        let server = server(JetstreamConfig::default());
+        server.push(posts(0..4, now_us() - 50 * HOUR, SECOND));
+        server.push(posts(4..8, now_us() - 2 * HOUR, SECOND));
+        server.forget_before(4);
+        let bridge = start(&server, &[&["--cursor", "60h ago"], more].concat());
+        bridge.wait("what is kept", SOON, |b| numbers(&b.lines()).len() == 4);
+        assert_eq!(bridge.metric("atkafka_gaps{"), 0.0, "{more:?}");
+        let lines = stop(bridge);
+        assert_eq!((numbers(&lines), infos(&lines)), (vec![4, 5, 6, 7], vec![]), "{more:?}");
+    }
+}

@@ -52,6 +52,8 @@ pub struct Reading {
     pub wire: Option<Wire>,
     /// Where a first start begins. A seq is one of version 2.
     pub start: Start,
+    /// In its place: a first start begins with the first event at or after this time, in milliseconds since 1970.
+    pub since_ms: Option<i64>,
     /// What the host is asked for.
     pub wanted: Wanted,
     /// Whether frames of version 2 are to be packed.
@@ -103,7 +105,7 @@ impl<I: Intake> Jetstream<I> {
         Jetstream {
             end,
             dictionary,
-            progress: Progress::new(saved, reading.start),
+            progress: Progress::new(saved, reading.start, reading.since_ms),
             frames: Frames::default(),
             wire: Wire::Two,
             one_until: None,
@@ -185,6 +187,7 @@ impl<I: Intake> Jetstream<I> {
             return if self.progress.is_new(event.id()) { Ok(self.keep(text, Seen::BadSeq)?) } else { Ok(()) };
         }
         if let Some(position) = self.progress.begins(&event) {
+            self.progress.found(&self.end.host.name, &event);
             self.end.intake.begin(position)?;
         }
         let (verdict, came_on) = self.progress.judge(&event);
@@ -243,7 +246,9 @@ impl<I: Intake> Jetstream<I> {
         log::warn!(event = "info_frame", host = host, reason = name, error = message; "{host}: info {name}: {message}");
         match (name.as_str(), self.progress.asked) {
             // The oldest was asked for, or the gap was told when the cursor was refused.
-            ("OutdatedCursor", asked) if asked == Asked::Oldest || self.told_outdated => return Ok(()),
+            ("OutdatedCursor", asked) if asked == Asked::Oldest || self.told_outdated || self.progress.is_seeking() => {
+                return Ok(());
+            }
             ("OutdatedCursor", Asked::Since(_)) if self.progress.goes_on() => {
                 self.end.link.metrics.gap("outdated_cursor");
             }

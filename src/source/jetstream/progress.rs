@@ -7,6 +7,7 @@ use super::overlap::Overlap;
 use super::position::JetstreamPosition;
 use super::query::Wire;
 use crate::atproto::jetstream::Event;
+use crate::atproto::time;
 use crate::checkpoint::Position;
 use crate::source::Start;
 use crate::source::resume::{Resume, SEQ_GAP, Verdict};
@@ -24,6 +25,8 @@ pub enum Asked {
 
 pub struct Progress {
     start: Start,
+    /// The time, in microseconds since 1970, that a first start begins at, until an event came or the host refused it.
+    since_us: Option<u64>,
     /// What the present connection speaks, and began with.
     wire: Wire,
     pub asked: Asked,
@@ -38,9 +41,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `saved` is the position of an earlier run; it goes before `start`.
-    pub fn new(saved: Option<JetstreamPosition>, start: Start) -> Self {
+    /// `saved` is the position of an earlier run; it goes before `since_ms`, and that before `start`.
+    pub fn new(saved: Option<JetstreamPosition>, start: Start, since_ms: Option<i64>) -> Self {
         let begun = saved.is_some();
+        let since_us = since_ms.filter(|_| !begun).and_then(|ms| u64::try_from(ms).ok()?.checked_mul(1_000));
         let seq = match (&saved, start) {
             (Some(saved), _) => saved.seq,
             (None, Start::At(seq)) => Some(seq),
@@ -49,6 +53,7 @@ impl Progress {
         let (newest_us, window) = saved.map_or((0, Vec::new()), |saved| (saved.time_us, saved.window.to_vec()));
         Progress {
             start,
+            since_us,
             wire: Wire::Two,
             asked: Asked::Live,
             overlap: Overlap::new(newest_us, window),
@@ -71,7 +76,7 @@ impl Progress {
     /// What the next connection is asked for, on this wire.
     pub fn ask(&mut self, wire: Wire) -> Asked {
         self.wire = wire;
-        self.asked = match (self.resume.cursor(), self.overlap.cursor(), self.start) {
+        self.asked = match (self.resume.cursor(), self.overlap.cursor().or(self.since_us), self.start) {
             (seq @ 1.., ..) if wire == Wire::Two => Asked::Seq(seq),
             (_, Some(time_us), _) => Asked::Since(time_us),
             (_, None, Start::Live) if !self.begun => Asked::Live,
@@ -84,6 +89,8 @@ impl Progress {
     pub fn connected(&mut self, filtered: bool, now_us: u64) {
         let (seq, since) = match self.asked {
             Asked::Seq(seq) => (Some(seq), None),
+            // Nothing was delivered before, so that nothing can be missing.
+            Asked::Since(_) if self.is_seeking() => (None, None),
             Asked::Since(us) => (None, Some(us)),
             Asked::Live | Asked::Oldest => (None, None),
         };
@@ -155,6 +162,23 @@ impl Progress {
     /// Seqs mean nothing any more: the next connection goes on by the time.
     pub fn reset(&mut self) {
         self.resume.reset();
+        self.since_us = None;
+    }
+
+    /// Whether the first event at or after a given time is still waited for.
+    pub fn is_seeking(&self) -> bool {
+        self.since_us.is_some()
+    }
+
+    /// The first event of all. Where a time was asked for, says how near to it the host came.
+    pub fn found(&mut self, host: &str, event: &Event<'_>) {
+        let (Some(asked_us), Some(found_us)) = (self.since_us.take(), event.time_us) else { return };
+        let later = found_us.saturating_sub(asked_us) / 1_000_000;
+        let [asked, found] = [asked_us, found_us].map(|us| time::format_ms((us / 1_000) as i64));
+        log::info!(
+            event = "position", host = host, seq = event.seq;
+            "{host}: asked for events since {asked}, the first one is of {found}, {later} s later"
+        );
     }
 
     /// The position behind what was judged, where it moved since it was last taken.

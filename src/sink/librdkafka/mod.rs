@@ -19,7 +19,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use super::diagnosis::{self, Client};
 use super::files::{self, Files, Seen};
@@ -333,10 +333,12 @@ impl Sink for Librdkafka {
                     shared.complain(&line);
                 }
             }
-            // A client that broke has given everything back by the time that it is replaced; one that is only retired is
-            // served until nobody else has it.
-            let replaced = Arc::strong_count(&producer) == 1;
-            (!replaced && producer.client().fatal_error().is_none()) || producer.in_flight_count() > 0
+            // A record that was taken just when the client broke is neither sent nor given back by itself.
+            if producer.client().fatal_error().is_some() && producer.in_flight_count() > 0 {
+                producer.purge(PurgeConfig::default().queue());
+            }
+            // Until it is replaced, and has given everything back.
+            Arc::strong_count(&producer) > 1 || producer.in_flight_count() > 0
         };
         let mut all = vec![Background { name: "delivery", work: Box::new(deliver) }];
         if !self.files.is_empty() {

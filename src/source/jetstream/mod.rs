@@ -2,7 +2,7 @@
 //! hands the messages over.
 //!
 //! It owns the cursor that it asks for, which wire is spoken, unpacking, the detection of gaps and of silence. The connection
-//! itself is the [`websocket`](super::websocket) module's; what is in a message the decoder's. It runs on a reader thread.
+//! itself is the [`websocket`] module's; what is in a message the decoder's. It runs on a reader thread.
 
 pub mod dictionary;
 pub mod overlap;

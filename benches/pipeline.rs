@@ -74,6 +74,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
     let read = Box::new(move |intake| Reader::new(host, 0, Start::At(0), None, intake, m, h).run());
     let written = Arc::new(AtomicU64::new(0));
     let parts = Parts {
+        store: atkafka::pipeline::Store::None,
         sources: vec![Source {
             name: "relay".into(),
             keep: atkafka::pipeline::checkpointer::Keep::Nowhere,

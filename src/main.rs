@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use atkafka::checkpoint::acks::AckQueue;
 use atkafka::checkpoint::file::{StateFile, Stored};
+use atkafka::checkpoint::topic::{self, Key};
 use atkafka::checkpoint::{OzonePosition, SeqPosition};
-use atkafka::config::{self, Command, Logging, Output, Writing};
+use atkafka::config::{self, Command, CursorTopic, Logging, Output, Writing};
 use atkafka::decode;
 use atkafka::enrich::Knowledge;
 use atkafka::health::Health;
@@ -24,15 +25,18 @@ use atkafka::log::bar::Extent;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
 use atkafka::pipeline::permits::Failed;
-use atkafka::pipeline::{self, Parts, Pipeline, Source, producer};
+use atkafka::pipeline::saved::Saved;
+use atkafka::pipeline::{self, Parts, Pipeline, Source, Store, producer};
 use atkafka::sink::Sink;
 use atkafka::sink::kafka::KafkaSink;
 use atkafka::sink::kafka_options::{Kafka, KafkaClient};
 use atkafka::sink::librdkafka::Librdkafka;
 use atkafka::sink::lines::Lines;
+use atkafka::sink::transaction::Identity;
 use atkafka::source::Start;
 use atkafka::source::jetstream::dictionary::Dictionary;
 use atkafka::source::jetstream::{Jetstream, JetstreamPosition};
+use atkafka::source::job::Stopped;
 use atkafka::source::ozone::Ozone;
 use atkafka::source::recording;
 use atkafka::source::relay::Relay;
@@ -201,27 +205,22 @@ fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
         let (mut sources, mut resumed) = (Vec::new(), 0);
         for (index, host) in relay.hosts.into_iter().enumerate() {
             let (keep, saved) = run.position::<SeqPosition>(writing, "relay", &host.name, output)?;
-            let saved = saved.map(|p| p.seq);
-            if let Some(seq) = saved {
-                resumed += 1;
-                log::log!(
-                    run.of_a_host(), event = "position", host = host.name, seq = seq;
-                    "{}: going on behind the saved seq {seq}", host.name
-                );
-                if relay.start != Start::Live {
-                    log::log!(
-                        if relay.is_many { log::Level::Debug } else { log::Level::Warn },
-                        event = "position", host = host.name;
-                        "{}: --cursor is not used, since a position is saved: delete its file to begin there",
-                        host.name
-                    );
-                }
-            }
             host.client.announce(&host.url(""));
+            resumed += usize::from(matches!(saved, Saved::Known(Some(_))));
+            let level = run.of_a_host();
             let name = host.name.clone();
             let (start, silence) = (relay.start, relay.silence);
             let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
             let read = Box::new(move |intake| {
+                let Ok(saved) = going_on(level, &host.name, saved) else { return };
+                if saved.is_some() && start != Start::Live {
+                    log::log!(
+                        if level == log::Level::Info { log::Level::Warn } else { level },
+                        event = "position", host = host.name;
+                        "{}: --cursor is not used, since a position is saved: without it (another --cursor-topic, or the file deleted) it would begin there",
+                        host.name
+                    );
+                }
                 Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
             });
             sources.push(Source { name, keep, is_live: true, decode: decode::relay::message, read });
@@ -266,21 +265,22 @@ fn firehose_jetstream(jetstream: config::Jetstream) -> Result<(), Failure> {
     Run::new(jetstream.logging)?.go(jetstream.writing, |run, writing, output| {
         let host = jetstream.host;
         let (keep, saved) = run.position::<JetstreamPosition>(writing, "jetstream", &host.name, output)?;
-        if let Some(position) = &saved {
-            let at = atkafka::atproto::time::format_ms((position.time_us / 1_000) as i64);
-            log::info!(event = "position", host = host.name; "{}: going on from {at}", host.name);
-            if jetstream.reading.start != Start::Live {
-                log::warn!(
-                    event = "position", host = host.name;
-                    "{}: --cursor is not used, since a position is saved: delete its file to begin there", host.name
-                );
-            }
-        }
         host.client.announce(&host.url(""));
         let name = host.name.clone();
         let dictionary = Dictionary::new(writing.state_dir.as_deref(), &name);
         let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
         let read = Box::new(move |intake| {
+            let Ok(saved) = saved.wait() else { return };
+            if let Some(position) = &saved {
+                let at = atkafka::atproto::time::format_ms((position.time_us / 1_000) as i64);
+                log::info!(event = "position", host = host.name; "{}: going on from {at}", host.name);
+                if jetstream.reading.start != Start::Live {
+                    log::warn!(
+                        event = "position", host = host.name;
+                        "{}: --cursor is not used, since a position is saved: without it (another --cursor-topic, or the file deleted) it would begin there", host.name
+                    );
+                }
+            }
             Jetstream::new(host, 0, jetstream.reading, dictionary, saved, intake, metrics, health).run()
         });
         Ok(vec![Source { name, keep, is_live: true, decode: decode::jetstream::message, read }])
@@ -295,20 +295,18 @@ fn firehose_replay(replay: config::Replay) -> Result<(), Failure> {
         // A pipe gives its bytes once: there is no going on in it.
         let is_file = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.is_file());
         let (name, keep, saved) = match reading.files.iter().all(is_file) {
-            false => ("stdin".to_string(), Keep::Nowhere, None),
+            false => ("stdin".to_string(), Keep::Nowhere, Saved::Known(None)),
             true => {
                 let first = reading.files[0].canonicalize().map_err(|e| Failure::Run(format!("--file: {e}")))?;
                 let seq = recording::first_seq(&first, &run.stop).map_err(Failure::Run)?.unwrap_or(0);
                 let name = format!("{}#{seq}", first.display());
                 let (keep, saved) = run.position::<SeqPosition>(writing, "replay", &name, output)?;
-                (name, keep, saved.map(|p| p.seq))
+                (name, keep, saved)
             }
         };
-        if let Some(seq) = saved {
-            log::info!(event = "position", host = name, seq = seq; "{name}: going on behind the saved seq {seq}");
-        }
         let (called, metrics, health) = (name.clone(), run.metrics.source.clone(), run.health.clone());
         let read = Box::new(move |intake| {
+            let Ok(saved) = going_on(log::Level::Info, &called, saved) else { return };
             Replay::new(&called, reading, saved, intake, told, metrics, health).run();
         });
         Ok(vec![Source { name, keep, is_live: false, decode: decode::relay::message, read }])
@@ -333,20 +331,30 @@ fn ozone_events(ozone: config::Ozone) -> Result<(), Failure> {
         // Ids are serials of one Ozone: each labeler has a position of its own.
         let from = format!("{}+{}", ozone.name, ozone.account.labeler_did);
         let (keep, saved) = run.position::<OzonePosition>(writing, "ozone", &from, output)?;
-        if let Some(position) = &saved {
-            log::info!(
-                event = "position", host = ozone.name;
-                "{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms)
-            );
-        }
         ozone.account.client.announce(&ozone.account.pds);
         let name = ozone.name.clone();
         let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
         let read = Box::new(move |intake| {
+            let Ok(saved) = saved.wait() else { return };
+            if let Some(position) = &saved {
+                log::info!(
+                    event = "position", host = ozone.name;
+                    "{}: going on from {}", ozone.name, atkafka::atproto::time::format_ms(position.high_water_ms)
+                );
+            }
             Ozone::new(ozone.account, &ozone.name, 0, ozone.reading, saved, intake, metrics, health).run()
         });
         Ok(vec![Source { name, keep, is_live: true, decode: decode::ozone::message, read }])
     })
+}
+
+/// The saved seq of a host, once it is known, and the line about it.
+fn going_on(level: log::Level, host: &str, saved: Saved<SeqPosition>) -> Result<Option<u64>, Stopped> {
+    let saved = saved.wait()?.map(|position| position.seq);
+    if let Some(seq) = saved {
+        log::log!(level, event = "position", host = host, seq = seq; "{host}: going on behind the saved seq {seq}");
+    }
+    Ok(saved)
 }
 
 /// What every command has that writes events.
@@ -375,16 +383,23 @@ impl Run {
     }
 
     /// The saved position of a host, and where the next ones are kept.
-    fn position<T: Stored>(
+    fn position<T: Stored + Send + 'static>(
         &self,
         writing: &Writing,
         kind: &str,
         host: &str,
         output: &str,
-    ) -> Result<(Keep, Option<T>), Failure> {
+    ) -> Result<(Keep, Saved<T>), Failure> {
+        if let Some(CursorTopic { topic, .. }) = &writing.cursor_topic {
+            let existing = |dir: &PathBuf| StateFile::existing::<T>(dir, kind, host, output).map_err(Failure::Run);
+            let file = writing.state_dir.as_ref().map(existing).transpose()?.flatten();
+            let key = Key { source: kind.into(), host: host.into(), output: output.into(), instance: String::new() };
+            log::log!(self.of_a_host(), event = "position", host = host, topic = topic; "{host}: position in topic {topic}");
+            return Ok(Saved::in_topic(key, file));
+        }
         let Some(dir) = &writing.state_dir else {
             log::log!(self.of_a_host(), event = "position", host = host; "{host}: its position is not kept (--state-dir keeps it)");
-            return Ok((Keep::Nowhere, None));
+            return Ok((Keep::Nowhere, Saved::Known(None)));
         };
         let (mut file, saved) = StateFile::open(dir, kind, host, output).map_err(Failure::Run)?;
         let (now, before) = (writing.rules.routes.given(), file.set_routes(writing.rules.routes.given()));
@@ -400,7 +415,7 @@ impl Run {
         let path = file.path().display();
         let none_yet = if saved.is_some() { "" } else { ", none yet" };
         log::log!(self.of_a_host(), event = "position", host = host, path:% = path; "{host}: position in {path}{none_yet}");
-        Ok((Keep::File(file), saved))
+        Ok((Keep::File(file), Saved::Known(saved)))
     }
 
     /// Runs the pipeline over what `sources` gives, to its end.
@@ -414,6 +429,7 @@ impl Run {
         }
         let (output, sink) = sink(&writing, &self.metrics)?;
         let sources = sources(&self, &writing, &output)?;
+        let (sink, store) = with_store(sink, &writing, &sources, &self.metrics)?;
         for source in &sources {
             self.health.add_source(&source.name, source.is_live);
         }
@@ -433,6 +449,7 @@ impl Run {
                 Output::Kafka(kafka) => kafka.topics.clone(),
                 Output::Lines => vec![output.clone()],
             },
+            store,
             dead_letter_topic: matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some()),
         };
         let systemd = writing
@@ -545,6 +562,37 @@ fn sink(writing: &Writing, metrics: &Arc<Metrics>) -> Result<(String, Box<dyn Si
             Ok((kafka.topics[0].clone(), sink))
         }
     }
+}
+
+/// The sink, and where positions are kept, when that is Kafka: then a client has an identity, which says whose positions it has.
+fn with_store(
+    sink: Box<dyn Sink>,
+    writing: &Writing,
+    sources: &[Source],
+    metrics: &Arc<Metrics>,
+) -> Result<(Box<dyn Sink>, Store), Failure> {
+    let (Some(CursorTopic { topic, interval }), Output::Kafka(kafka)) = (&writing.cursor_topic, &writing.output) else {
+        return Ok((sink, Store::None));
+    };
+    let key = |source: &Source| match &source.keep {
+        Keep::Topic(place) => Some(place.key.clone()),
+        _ => None,
+    };
+    let keys: Vec<Key> = sources.iter().filter_map(key).collect();
+    let identity = Identity {
+        transactional_id: topic::transactional_id(&keys),
+        cursor_topic: topic.clone(),
+        largest: keys.iter().map(topic::largest).max().unwrap_or(0),
+        positions_only: interval.is_none(),
+    };
+    let topic = topic.clone();
+    let client = Librdkafka::new(Kafka::clone(kafka), metrics.sink.clone())
+        .map_err(|e| Failure::Usage(format!("--kafka-config: {e}")))?
+        .transactional(identity);
+    Ok(match interval {
+        Some(interval) => (Box::new(client), Store::Together { topic, interval: *interval }),
+        None => (sink, Store::Behind { topic, client: Box::new(client) }),
+    })
 }
 
 fn serve_http(

@@ -6,50 +6,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
 use super::lock::Lock;
+pub use super::saved::Stored;
+use super::saved::{Saved, parse, text};
 use super::{State, disk, file_name};
-use crate::atproto::{json_input, time};
 
-/// What the file holds. Unknown fields of a later version are passed over.
-#[derive(Serialize, Deserialize, Debug)]
-pub(super) struct Saved<T> {
-    version: u32,
-    host: String,
-    output: String,
-    /// The id of the Kafka cluster that has the events. Files of 0.1 have none, nor have those of an output without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    cluster: Option<String>,
-    pub saved_at: String,
-    /// The routes by which the events up to here were distributed to topics.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    routes: Vec<String>,
-    #[serde(flatten)]
-    pub position: T,
-}
-
-/// In place of a position that is written already.
-#[derive(Serialize)]
-struct Nothing {}
-
-/// The members of two objects of JSON in one, and the end of the line.
-fn joined(head: &str, position: &str) -> String {
-    let head = head.strip_suffix('}').unwrap_or(head);
-    let position = position.strip_prefix('{').unwrap_or(position);
-    format!("{head},{position}\n")
-}
-
-const VERSION: u32 = 1;
 /// Bytes of a file at most. A position of Ozone takes 30 for each event of the look-back window.
 const MAX_FILE: u64 = 64 << 20;
-
-/// A position that a file can hold.
-pub trait Stored: Serialize + DeserializeOwned {
-    /// Fails for values that no run of ours saves.
-    fn check(&self) -> Result<(), String>;
-}
 
 /// The position of one host into one output, locked for as long as this value lives.
 pub struct StateFile {
@@ -82,6 +45,33 @@ impl StateFile {
         let (cluster, routes) = of.unwrap_or_default();
         let file = StateFile { path, host: host.into(), output: output.into(), cluster, routes, lock };
         Ok((file, position))
+    }
+
+    /// The same for a file that is there already, with its text: a position that another store is to take over. Creates nothing
+    /// where there is none.
+    pub fn existing<T: Stored>(
+        dir: &Path,
+        kind: &str,
+        host: &str,
+        output: &str,
+    ) -> Result<Option<(StateFile, Vec<u8>)>, String> {
+        let path = dir.join(format!("{}.json", file_name::of(kind, host, output)));
+        if fs::symlink_metadata(&path).is_err() {
+            return Ok(None);
+        }
+        let (file, position) = Self::open::<T>(dir, kind, host, output)?;
+        match (position, disk::read(&path, MAX_FILE)) {
+            (Some(_), Ok(Some(text))) => Ok(Some((file, text.trim_ascii_end().to_vec()))),
+            (_, Err(e)) => Err(format!("{}: cannot be read: {e}", path.display())),
+            _ => Ok(None),
+        }
+    }
+
+    /// Renames the file, since its position is kept elsewhere. Gives the new path.
+    pub fn moved(&self) -> Result<PathBuf, String> {
+        let moved = self.path.with_extension("json.moved");
+        fs::rename(&self.path, &moved).map_err(|e| disk::explain(&e))?;
+        Ok(moved)
     }
 
     /// Where it is.
@@ -117,17 +107,7 @@ impl StateFile {
 
     /// The first half of [`StateFile::save`]: the file is replaced, and a loss of power may bring the old one back.
     pub fn write(&mut self, state: &dyn State, time_ms: i64) -> Result<(), String> {
-        let head = Saved {
-            version: VERSION,
-            host: self.host.clone(),
-            output: self.output.clone(),
-            cluster: self.cluster.clone(),
-            saved_at: time::format_ms(time::now_ms()),
-            routes: self.routes.clone(),
-            position: Nothing {},
-        };
-        let head = sonic_rs::to_string(&head).map_err(|e| e.to_string())?;
-        let bytes = joined(&head, &state.json(time_ms)?).into_bytes();
+        let bytes = text(&self.host, &self.output, self.cluster.as_deref(), &self.routes, state, time_ms)?.into_bytes();
         // What no start would read must not take the place of a position that can be read.
         if bytes.len() as u64 > MAX_FILE {
             return Err(format!(
@@ -166,15 +146,6 @@ pub(super) fn saved<T: Stored>(path: &Path, host: &str, output: &str) -> Result<
             Err(format!("{}: cannot be read: {e}; mend its permissions, or delete it to start anew", path.display()))
         }
     }
-}
-
-fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
-    let saved: Saved<T> = json_input::read(bytes, json_input::SHALLOW).map_err(|e| format!("is damaged ({e})"))?;
-    if saved.version > VERSION {
-        return Err(format!("is of version {}, written by a newer atkafka than this one", saved.version));
-    }
-    saved.position.check().map_err(|e| format!("is damaged ({e})"))?;
-    Ok(saved)
 }
 
 #[cfg(test)]

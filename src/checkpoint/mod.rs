@@ -8,6 +8,8 @@ pub mod file;
 mod file_name;
 mod lock;
 pub mod look;
+mod saved;
+pub mod topic;
 
 use std::fmt::Debug;
 use std::sync::Arc;

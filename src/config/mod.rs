@@ -25,7 +25,7 @@ use commands::TopLevel;
 pub use commands::{Check, Command, Jetstream, Ozone, Record, Relay, Replay, Tap};
 use layers::Input;
 pub use layers::{Environment, environment};
-pub use shared::{Logging, Output, Writing};
+pub use shared::{CursorTopic, Logging, Output, Writing};
 
 const DEFAULT_RELAY: &str = "wss://bsky.network";
 
@@ -136,6 +136,18 @@ mod tests {
             ("firehose relay --bootstrap-servers b:1 --output-topic a/b", vec!["--output-topic", "\"a/b\""]),
             ("firehose relay --watched-dids @/nowhere", vec!["--watched-dids", "/nowhere"]),
             ("firehose relay --relay-host ws://a --relay-host http://a", vec!["twice"]),
+            ("firehose relay --delivery exactly-once", vec!["--delivery", "--bootstrap-servers"]),
+            (&format!("{base} --delivery once"), vec!["--delivery", "at-least-once, exactly-once"]),
+            (&format!("{base} --delivery exactly-once --cursor-store file"), vec!["--cursor-store", "contradicts"]),
+            (&format!("{base} --commit-interval 1s"), vec!["--commit-interval", "exactly-once"]),
+            (
+                &format!("{base} --delivery exactly-once --commit-interval 11s"),
+                vec!["--commit-interval", "10ms to 10s"],
+            ),
+            (&format!("{base} --cursor-topic c"), vec!["--cursor-topic", "--cursor-store kafka"]),
+            (&format!("{base} --cursor-store kafka --cursor-topic t"), vec!["--cursor-topic", "of their own"]),
+            (&format!("{base} --delivery exactly-once --kafka-client kafka"), vec!["no transactions", "librdkafka"]),
+            (&format!("{base} --cursor-store kafka --kafka-client kafka"), vec!["no transactions", "librdkafka"]),
         ] {
             let error = parse(line).err().unwrap_or_default();
             assert!(!error.contains('\n') && parts.iter().all(|p| error.contains(p)), "{line}: {error}");

@@ -18,7 +18,7 @@ pub struct CheckpointMetrics {
 
 impl CheckpointMetrics {
     pub(super) fn new(r: Register<'_>, tap_events: IntGauge, tap_acks: IntGauge) -> Self {
-        let saves = r.counters("atkafka_checkpoint_saves", "Cursor files written", &["status"]);
+        let saves = r.counters("atkafka_checkpoint_saves", "Saves of positions, in files or in Kafka", &["status"]);
         CheckpointMetrics {
             checkpoint_ok: saves.with_label_values(&["ok"]),
             checkpoint_error: saves.with_label_values(&["error"]),

@@ -27,6 +27,12 @@ pub struct PipelineMetrics {
     pub decode_seconds: Histogram,
     /// Seconds from reading a job to the acknowledgement of its last record.
     pub delivery_seconds: Histogram,
+    /// Transactions that were committed.
+    pub transactions_committed: IntCounter,
+    /// Transactions that were aborted; what they held is sent again.
+    pub transactions_aborted: IntCounter,
+    /// Seconds that a commit takes.
+    pub commit_seconds: Histogram,
     /// Shared with the sink: errors of the client that the producer sees.
     pub kafka_errors: IntCounter,
 }
@@ -53,8 +59,20 @@ impl PipelineMetrics {
             "Records by what became of them: ok, or error (sent again, or a dead letter)",
             &["status"],
         );
+        let transactions = r.counters(
+            "atkafka_transactions",
+            "Transactions with --delivery exactly-once: committed, or aborted and sent again",
+            &["outcome"],
+        );
         PipelineMetrics {
             dead_letters,
+            transactions_committed: transactions.with_label_values(&["committed"]),
+            transactions_aborted: transactions.with_label_values(&["aborted"]),
+            commit_seconds: r.histogram(
+                "atkafka_commit_seconds",
+                "Time to commit a transaction, from its last record on",
+                &[1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0],
+            ),
             produced_ok: produced.with_label_values(&["ok"]),
             produced_error: produced.with_label_values(&["error"]),
             topics: r.counters(

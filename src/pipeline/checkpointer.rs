@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
+use super::ledger;
 use crate::checkpoint::acks::AckQueue;
 use crate::checkpoint::file::StateFile;
 use crate::checkpoint::{Payload, Position};
@@ -15,11 +16,11 @@ use crate::health::Health;
 use crate::metrics::checkpoint::CheckpointMetrics;
 
 /// Between two saves: what repeats after kill -9 is bounded by it.
-const INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// While catching up a second holds very many frames: then it is saved after so many seqs, too,
 const SEQS: u64 = 2_000;
 /// but no sooner than this after the last save.
-const SOONEST: Duration = Duration::from_millis(50);
+pub(super) const SOONEST: Duration = Duration::from_millis(50);
 
 /// Where the positions of a source go.
 pub enum Keep {
@@ -27,11 +28,13 @@ pub enum Keep {
     Nowhere,
     /// Saved once a second.
     File(StateFile),
+    /// A record of the cursor topic.
+    Topic(ledger::Place),
     /// Back to Tap at once: an event that is not acknowledged holds its account there.
     Acks(Arc<AckQueue>),
 }
 
-type Latest = Arc<Mutex<Vec<Option<Position>>>>;
+pub(super) type Latest = Arc<Mutex<Vec<Option<Position>>>>;
 
 /// Where a source began: to be on disk before anything behind it is delivered.
 pub struct Beginning {
@@ -96,7 +99,8 @@ pub fn new(
     let (mut slots, mut acks, mut clusters) = (Vec::new(), Vec::new(), Vec::new());
     for keep in keeps {
         let (file, ack) = match keep {
-            Keep::Nowhere => (None, None),
+            // Those of the topic are with who writes them: a reader's first position is saved when it begins.
+            Keep::Nowhere | Keep::Topic(_) => (None, None),
             Keep::File(file) => (Some(file), None),
             Keep::Acks(acks) => (None, Some(acks)),
         };
@@ -152,7 +156,19 @@ impl Frontier {
     }
 }
 
+impl Frontier {
+    /// The positions are saved by other means.
+    pub fn saved(&self) {
+        self.metrics.checkpoint_ok.inc();
+    }
+}
+
 impl Checkpointer {
+    /// The same work by another way: what [`super::topic_saver::TopicSaver`] needs of this one.
+    pub(super) fn parts(self) -> (Latest, Receiver<()>, Receiver<Beginning>) {
+        (self.latest, self.woken, self.beginnings)
+    }
+
     /// Runs until the [`Frontier`] is dropped. Fails when the last save fails.
     pub fn run(mut self) -> Result<(), String> {
         let mut beginnings = self.beginnings.clone();

@@ -6,10 +6,13 @@ pub mod checkpointer;
 pub mod enricher;
 pub mod fetcher;
 pub mod intake;
+pub mod ledger;
 pub mod metadata;
 pub mod permits;
 pub mod producer;
+pub mod saved;
 pub mod sequencer;
+mod topic_saver;
 pub mod tracker;
 pub mod worker;
 
@@ -27,13 +30,17 @@ use crate::enrich::directory::Directory;
 use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::Metrics;
-use crate::sink::{Background, Sink};
+use crate::sink::transaction::client_memory;
+use crate::sink::{self, Sink};
 use checkpointer::Keep;
 use enricher::Enricher;
 use intake::Intake;
+use ledger::Ledger;
 use metadata::Metadata;
 use permits::{Failed, Permits};
+use producer::once::Once;
 use producer::{Lane, Producer};
+use topic_saver::TopicSaver;
 
 /// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
 const QUEUE: usize = 256;
@@ -79,6 +86,28 @@ pub struct Parts {
     pub topics: Vec<String>,
     /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,
+    /// Where positions are, besides files.
+    pub store: Store,
+}
+
+/// Where the positions are of sources that have [`Keep::Topic`].
+pub enum Store {
+    /// No source has.
+    None,
+    /// In `topic`, behind the events: written by a client of its own.
+    Behind {
+        /// The cursor topic.
+        topic: String,
+        /// Writes positions only.
+        client: Box<dyn Sink>,
+    },
+    /// In `topic`, in the same transactions as the events, one each `interval`.
+    Together {
+        /// The cursor topic.
+        topic: String,
+        /// How long a transaction stays open.
+        interval: Duration,
+    },
 }
 
 /// A pipeline at work.
@@ -100,10 +129,39 @@ fn try_spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Resul
     thread::Builder::new().name(name.into()).stack_size(8 << 20).spawn(work)
 }
 
+/// Threads that do the work of a sink, until it is over.
+struct Helpers {
+    over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Helpers {
+    fn new(over: Arc<AtomicBool>) -> Self {
+        Helpers { over, threads: Vec::new() }
+    }
+
+    fn start(&mut self, sink::Background { name, mut work }: sink::Background) {
+        let over = self.over.clone();
+        self.threads.retain(|thread| !thread.is_finished());
+        self.threads.push(spawn(name, move || while !over.load(Ordering::Relaxed) && work() {}));
+    }
+
+    fn join(self) {
+        for thread in self.threads {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Pipeline {
     /// Starts all threads. [`Pipeline::wait`] says how it ended.
     pub fn start(parts: Parts, metrics: Arc<Metrics>, health: Arc<Health>) -> Pipeline {
-        let permits = Arc::new(Permits::new(parts.memory_limit));
+        let limit = match &parts.store {
+            // The client has a second copy of what it sends.
+            Store::Together { .. } => parts.memory_limit - client_memory(parts.memory_limit),
+            _ => parts.memory_limit,
+        };
+        let permits = Arc::new(Permits::new(limit));
         let (jobs_in, jobs) = bounded(QUEUE);
         let (batches_in, batches) = bounded(QUEUE);
         let (ended_in, ended) = bounded(1);
@@ -118,9 +176,14 @@ impl Pipeline {
             .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics.pipeline))
             .collect();
         let (beginnings_in, beginnings) = bounded(parts.sources.len());
-        let mut keeps = Vec::new();
+        let (mut keeps, mut places) = (Vec::new(), Vec::new());
         for (i, source) in parts.sources.into_iter().enumerate() {
-            keeps.push(source.keep);
+            let (keep, place) = match source.keep {
+                Keep::Topic(place) => (Keep::Nowhere, Some(place)),
+                keep => (keep, None),
+            };
+            keeps.push(keep);
+            places.push(place);
             let (handed_over, jobs_in, permits_of) = (handed_over[i].clone(), jobs_in.clone(), permits.clone());
             let intake = Intake::new(
                 i,
@@ -188,32 +251,60 @@ impl Pipeline {
             frontier,
             permits: permits.clone(),
             metrics: metrics.pipeline.clone(),
-            health,
+            health: health.clone(),
             format: parts.rules.format,
             snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
             record_headers: parts.record_headers,
             topics: parts.topics.iter().map(|name| metrics.pipeline.topic(name)).collect(),
             dead_letter_topic: parts.dead_letter_topic,
         };
+        let over = Arc::new(AtomicBool::new(false));
+        type Save = Box<dyn FnOnce() -> Result<(), String> + Send>;
+        let (save, produce): (Save, producer::Work) = match parts.store {
+            Store::None => (Box::new(move || checkpointer.run()), producer::Work::Each(Box::new(producer))),
+            Store::Behind { topic, client } => {
+                let (latest, woken, beginnings) = checkpointer.parts();
+                let saver = TopicSaver {
+                    ledger: Ledger::new(&topic, parts.rules.routes.given(), places),
+                    sink: client,
+                    latest,
+                    woken,
+                    beginnings,
+                    permits: permits.clone(),
+                    metrics: metrics.checkpoint.clone(),
+                    health,
+                };
+                let save = move || {
+                    let over = Arc::new(AtomicBool::new(false));
+                    let mut background = Helpers::new(over.clone());
+                    let saved = saver.run(&mut |work| background.start(work));
+                    // Not waited for: a call of theirs may last some seconds, and has nothing left to tell.
+                    over.store(true, Ordering::Relaxed);
+                    saved
+                };
+                (Box::new(save), producer::Work::Each(Box::new(producer)))
+            }
+            Store::Together { topic, interval } => {
+                let once =
+                    Once::new(producer, Ledger::new(&topic, parts.rules.routes.given(), places), interval, limit / 2);
+                (Box::new(move || checkpointer.run()), producer::Work::Together(Box::new(once)))
+            }
+        };
         let failing = permits.clone();
         threads.push(spawn("producer", move || {
-            let saving = thread::Builder::new().name("checkpoint".into()).spawn(|| checkpointer.run());
+            let saving = thread::Builder::new().name("checkpoint".into()).spawn(save);
             let saving = saving.expect("the system has threads left at the start");
-            let over = Arc::new(AtomicBool::new(false));
-            let mut background = Vec::new();
+            let mut background = Helpers::new(over.clone());
             // The producer is consumed by its run, and the frontier with it: that ends the checkpointer.
-            let result = producer.run(&batches, |Background { name, mut work }| {
-                let over = over.clone();
-                background.retain(|thread: &JoinHandle<()>| !thread.is_finished());
-                background.push(spawn(name, move || while !over.load(Ordering::Relaxed) && work() {}));
-            });
+            let result = match produce {
+                producer::Work::Each(producer) => producer.run(&batches, |work| background.start(work)),
+                producer::Work::Together(once) => once.run(&batches, |work| background.start(work)),
+            };
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);
             let failed = failing.failure().map_or(Ok(()), Err);
             let _ = ended_in.send(failed.and(result.and(saved).map_err(Failed::Run)));
-            for thread in background {
-                let _ = thread.join();
-            }
+            background.join();
         }));
         permits.report(&metrics.pipeline);
         Pipeline { permits, metrics, ended, readers, threads }

@@ -13,6 +13,7 @@ pub mod lines;
 mod oauth;
 mod probe;
 pub mod rights;
+pub mod transaction;
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -196,6 +197,11 @@ pub trait Sink: Send {
     /// Whether it takes nothing any more, and gives back what it holds, until [`Sink::prepare`] has made it anew.
     fn broken(&self) -> bool {
         false
+    }
+
+    /// Transactions, where the sink has them and is set up for them.
+    fn transactions(&mut self) -> Option<&mut dyn transaction::Transactions> {
+        None
     }
 
     /// Work for threads, asked for after each [`Sink::prepare`].

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::Examples;
 use crate::config::shared::values::{client, number};
-use crate::config::shared::{Logging, Writing, logging, writing};
+use crate::config::shared::{Logging, Writing, logging, refuse, writing};
 use crate::config::{Checked, Input, invalid};
 use crate::source::replay::Reading;
 
@@ -64,11 +64,19 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Replay> {
     if to_seq.is_some_and(|to| to < from_seq) {
         return Err(invalid("--to-seq", f.to_seq.as_deref().unwrap_or_default(), "not below --from-seq"));
     }
+    let writing = writing(&w, Some((&enriching, &client)), input)?;
+    // A pipe gives its bytes once: there is no going on in it.
+    if let Some(pipe) = f.file.iter().find(|file| !std::fs::metadata(file).is_ok_and(|found| found.is_file())) {
+        refuse(
+            writing.cursor_topic.as_ref(),
+            &format!("{pipe} is read once, and has no position that could be stored"),
+        )?;
+    }
     let files = f.file.iter().map(PathBuf::from).collect();
     Ok(Replay {
         reading: Reading { files, rate: rate.transpose()?, from_seq, to_seq },
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, Some((&enriching, &client)), input)?,
+        writing,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::Examples;
 use crate::config::shared::values::{client, host, number, secret};
-use crate::config::shared::{Logging, Writing, logging, writing};
+use crate::config::shared::{Logging, Writing, logging, refuse, writing};
 use crate::config::{Checked, Input, invalid};
 use crate::source::Host;
 
@@ -68,12 +68,17 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Tap> {
     let password = secret("--tap-password", &f.tap_password, "--tap-password-file", &f.tap_password_file)?;
     host.authorization =
         password.map(|p| format!("Basic {}", data_encoding::BASE64.encode(format!("admin:{p}").as_bytes())));
+    let writing = writing(&w, Some((&enriching, &client)), input)?;
+    refuse(
+        writing.cursor_topic.as_ref(),
+        "Tap has no position that could be stored: an event is acknowledged to it, and such an acknowledgement cannot be part of a transaction",
+    )?;
     Ok(Tap {
         host,
         connections: number("--tap-connections", f.tap_connections.as_deref(), 1..=32)?.unwrap_or(1) as usize,
         acks: !f.disable_acks,
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
-        writing: writing(&w, Some((&enriching, &client)), input)?,
+        writing,
     })
 }
 

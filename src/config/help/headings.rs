@@ -106,6 +106,18 @@ pub(super) const HEADINGS: &[(&str, &[&str])] = &[
             "--sasl-oauth-scope",
         ],
     ),
-    ("State and limits", &["--state-dir", "--memory-limit", "--workers", "--no-verify"]),
+    (
+        "State and limits",
+        &[
+            "--state-dir",
+            "--delivery",
+            "--commit-interval",
+            "--cursor-store",
+            "--cursor-topic",
+            "--memory-limit",
+            "--workers",
+            "--no-verify",
+        ],
+    ),
     ("Logs and metrics", &["--metrics-listen-address", "--ready", "--json", "--log-level", "--log-format", "--debug"]),
 ];

@@ -47,6 +47,18 @@ macro_rules! writing_flags {
                 /// where cursors are kept (default $STATE_DIRECTORY, else ./atkafka-state; none when events go to standard output)
                 #[argh(option, arg_name = "dir")]
                 state_dir: Option<String>,
+                /// at-least-once (default), or exactly-once: events and positions in Kafka transactions, for consumers that read committed
+                #[argh(option, arg_name = "how")]
+                delivery: Option<String>,
+                /// how long a transaction of exactly-once stays open, 10ms..10s (default 1s)
+                #[argh(option, arg_name = "time")]
+                commit_interval: Option<String>,
+                /// file (default), or kafka: cursors are kept in a topic, and a second instance ends the first
+                #[argh(option, arg_name = "store")]
+                cursor_store: Option<String>,
+                /// topic of the cursors with --cursor-store kafka, compacted (default: the output topic with .cursor behind it)
+                #[argh(option, arg_name = "topic")]
+                cursor_topic: Option<String>,
                 /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
                 #[argh(option, arg_name = "n")]
                 workers: Option<String>,

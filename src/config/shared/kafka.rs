@@ -33,6 +33,10 @@ pub(super) const KAFKA_ONLY: &[&str] = &[
     "--topic-replication",
     "--no-create-topic",
     "--record-headers",
+    "--delivery",
+    "--commit-interval",
+    "--cursor-store",
+    "--cursor-topic",
 ];
 
 /// Without servers events go to standard output, and flags that only Kafka has are a mistake.

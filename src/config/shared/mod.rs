@@ -6,6 +6,7 @@ pub(super) mod flags;
 mod enriching;
 mod kafka;
 mod logging;
+mod positions;
 mod sasl;
 pub(super) mod settings;
 pub(super) mod values;
@@ -14,6 +15,8 @@ mod writing;
 
 pub use logging::Logging;
 pub(super) use logging::logging;
+pub use positions::CursorTopic;
+pub(super) use positions::refuse;
 pub(super) use writing::{DEFAULT_LISTEN, writing};
 
 use super::Input;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::positions::{self, CursorTopic};
 use super::values::{entries, list, listen, memory, number, one_of};
 use super::{enriching, flags, kafka, settings, warnings};
 use crate::client::Client;
@@ -34,6 +35,8 @@ pub struct Writing {
     pub snowflake: (u8, u8),
     /// Whether Kafka records get headers.
     pub record_headers: bool,
+    /// `None`: positions are kept in files.
+    pub cursor_topic: Option<CursorTopic>,
     /// `None`: nothing is kept.
     pub state_dir: Option<PathBuf>,
     /// Threads that decode.
@@ -67,6 +70,10 @@ pub(crate) fn writing(
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
     let format = if f.osprey_compatible { Format::Osprey } else { Format::Plain };
     let output = kafka::output(f, input)?;
+    let cursor_topic = match &output {
+        Output::Kafka(kafka) => positions::cursor_topic(f, kafka)?,
+        Output::Lines => None,
+    };
     let state_dir = match (&f.state_dir, &output) {
         (Some(dir), _) => Some(PathBuf::from(dir)),
         (None, Output::Lines) => None,
@@ -95,6 +102,7 @@ pub(crate) fn writing(
             small("--snowflake-worker-id", &f.snowflake_worker_id)?.unwrap_or(1),
         ),
         record_headers: f.record_headers,
+        cursor_topic,
         state_dir,
         workers: number("--workers", f.workers.as_deref(), 1..=256)?.unwrap_or(cores.saturating_sub(2).clamp(1, 8))
             as usize,

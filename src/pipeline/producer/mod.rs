@@ -5,10 +5,13 @@
 //! much may be sent, `outstanding` numbers what was sent, `letters` disposes of what the broker never takes.
 
 pub mod flow;
+mod letter;
 mod letters;
+pub mod once;
 mod outstanding;
 mod returns;
 mod sending;
+pub mod transaction;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -40,8 +43,6 @@ const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 pub const DRAIN: Duration = Duration::from_secs(8);
 /// After so long without a delivery, and again each time, the sink is nudged.
 const NUDGE_AFTER: Duration = Duration::from_secs(15);
-/// Log lines about dead letters in ten seconds.
-const DEAD_LETTER_LINES: u64 = 50;
 
 /// A source as the producer sees it.
 pub struct Lane {
@@ -92,6 +93,14 @@ pub struct Producer {
     pub topics: Vec<TopicMetrics>,
     /// Whether there is a topic for dead letters.
     pub dead_letter_topic: bool,
+}
+
+/// The two ways to deliver.
+pub enum Work {
+    /// Each record by itself, at least once.
+    Each(Box<Producer>),
+    /// In transactions, exactly once.
+    Together(Box<once::Once>),
 }
 
 /// A batch that is being sent: how far it is.

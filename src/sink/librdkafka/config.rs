@@ -11,7 +11,7 @@ pub(super) fn broken_promise(key: &str, value: &str) -> Option<&'static str> {
     let is = |names: &[&str]| names.iter().any(|name| name.eq_ignore_ascii_case(value));
     let no = is(&["false", "0", "f"]);
     match key {
-        "transactional.id" => Some("transactions are not supported"),
+        "transactional.id" | "transaction.timeout.ms" => Some("--delivery exactly-once sets it"),
         "delivery.report.only.error" if !no => Some("without delivery reports nothing is known to be safe"),
         "acks" | "request.required.acks" if is(&["0"]) => {
             Some("without acknowledgements nothing is known to be safe; leave it out, it is all")

@@ -134,6 +134,8 @@ impl ClientContext for Context {
         match level {
             // A warning at each start: that the property is experimental.
             _ if message.contains("enable.gapless.guarantee") => log::debug!("librdkafka {facility}: {message}"),
+            // Told at each start behind another one, whose transactions the broker still ends.
+            _ if facility == "GETPID" && message.ends_with("retrying") => log::debug!("librdkafka: {message}"),
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

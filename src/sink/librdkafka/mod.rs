@@ -5,7 +5,9 @@ mod context;
 mod figures;
 pub mod inspect;
 mod renewal;
+mod cursor_topic;
 mod topics;
+mod transactions;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -26,6 +28,7 @@ use super::files::{self, Files, Seen};
 use super::kafka_options::{Kafka, Sasl};
 use super::limits::Limits;
 use super::oauth::Tokens;
+use super::transaction::{Identity, Transactions};
 use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic, locked};
 use crate::atproto::time;
 use crate::metrics::sink::SinkMetrics;
@@ -57,6 +60,8 @@ pub struct Librdkafka {
     client: Arc<Client>,
     tokens: Option<Arc<Tokens>>,
     config: ClientConfig,
+    /// `None`: without transactions.
+    identity: Option<Identity>,
     metrics: Arc<SinkMetrics>,
     ready: (Sender<()>, Receiver<()>),
     shared: Arc<Shared>,
@@ -127,6 +132,7 @@ impl Librdkafka {
             files: Arc::new(Files::of(&options)),
             seen: Seen::new(),
             options,
+            identity: None,
             metrics,
             ready: bounded(1),
             shared: Arc::default(),
@@ -143,6 +149,7 @@ impl Librdkafka {
     fn adopt(&mut self, options: Kafka) {
         let Librdkafka { client, tokens, config, options, .. } = Self::of(options, self.metrics.clone());
         (self.client, self.tokens, self.config, self.options) = (client, tokens, config, options);
+        self.with_transactions();
     }
 
     fn context(&self, runs: bool) -> Context {
@@ -177,12 +184,17 @@ impl Librdkafka {
         if let Some(id) = probe.client().fetch_cluster_id(ASK) {
             same_cluster(&id).map_err(NotReady::Settings)?;
         }
-        let events = self.options.topics.iter().map(|name| self.topic(&probe, &admin, name));
+        let positions_only = self.identity.as_ref().is_some_and(|identity| identity.positions_only);
+        let events = self.options.topics.iter().filter(|_| !positions_only);
+        let events = events.map(|name| self.topic(&probe, &admin, name));
         let events: Vec<Limits> = events.collect::<Result<_, _>>()?;
         let dead_letters = match &self.options.dead_letter_topic {
-            Some(name) => Some(self.topic(&probe, &admin, name)?),
-            None => None,
+            Some(name) if !positions_only => Some(self.topic(&probe, &admin, name)?),
+            _ => None,
         };
+        if let Some(identity) = &self.identity {
+            self.cursor_topic(&probe, &admin, identity)?;
+        }
         let mut config = self.config.clone();
         // A batch over the topic's limit would be refused whole, with the innocent records in it.
         let smallest = events.iter().chain(&dead_letters).map(|limits| limits.bytes).min().unwrap_or(BATCH);
@@ -191,6 +203,9 @@ impl Librdkafka {
         }
         let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
         self.authorize(producer.client())?;
+        if let Some(identity) = &self.identity {
+            self.fence(&producer, identity)?;
+        }
         let (producer, retired) = (Arc::new(producer), Arc::default());
         self.open = Some(Open { producer, events, dead_letters, asked: HashMap::new(), retired });
         Ok(())
@@ -303,6 +318,10 @@ impl Sink for Librdkafka {
 
     fn broken(&self) -> bool {
         self.open.as_ref().is_some_and(Open::is_broken)
+    }
+
+    fn transactions(&mut self) -> Option<&mut dyn Transactions> {
+        self.identity.is_some().then_some(self as &mut dyn Transactions)
     }
 
     /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none

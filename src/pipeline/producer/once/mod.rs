@@ -1,0 +1,296 @@
+//! Delivery by transactions: batches in, records and positions out together. All of it is the private state of one thread.
+//!
+//! Batches wait in a queue, in order, until the transaction that holds them is committed. [`Plan`] says when that is, and what to
+//! send alone after a refusal; [`Ledger`] writes the positions, and knows what became of a transaction whose client broke.
+//! What is not committed is sent again from the front of the queue, in the next transaction.
+
+mod ending;
+mod records;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+
+use super::transaction::{Place, Plan};
+use super::{DRAIN, LOOK_UP, PREPARE_AGAIN, Producer};
+use crate::checkpoint::Position;
+use crate::decode::batch::{Batch, Record};
+use crate::health::InFlight;
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::permits::Failed;
+use crate::sink::transaction::Trouble;
+use crate::sink::{Background, Delivery, End, NotReady, Returned, Token};
+
+/// A batch until it is committed.
+struct Held {
+    batch: Batch,
+    /// Its dead letters, as records.
+    letters: Vec<Returned>,
+}
+
+impl Held {
+    fn items(&self) -> usize {
+        self.batch.records.len() + self.letters.len()
+    }
+}
+
+/// How it goes on after a step.
+#[derive(PartialEq)]
+enum Next {
+    On,
+    /// The end was asked for, and what is left cannot be delivered in time.
+    Stop,
+}
+
+/// The producer at work, with transactions.
+pub struct Once {
+    p: Producer,
+    ledger: Ledger,
+    plan: Plan,
+    /// What is not committed. The batch at the front has the number `first`.
+    queue: VecDeque<Held>,
+    first: u64,
+    /// Where the open transaction stands: the batch, counted from the front, and the record in it.
+    at: (usize, usize),
+    /// Bytes and frames of the batches that it holds whole.
+    bytes: usize,
+    frames: usize,
+    /// The place of each record that was sent in it; the first has the token `base`.
+    sent: Vec<Place>,
+    base: Token,
+    /// A record came back: the transaction is to be aborted. With the reason, where it is one that people should see.
+    failed: Option<Option<String>>,
+    /// A batch was too large for its topic: only a new client knows the limit of now.
+    too_large: bool,
+    /// Nothing is begun before.
+    pause: Option<Instant>,
+    /// Positions were put into the open transaction: by them its outcome can be found.
+    saving: bool,
+    finished: bool,
+    drain_until: Option<Instant>,
+    done: Vec<Delivery>,
+}
+
+impl Once {
+    /// `interval`: how long a transaction stays open at most. `bytes`: how much it holds at most.
+    pub fn new(producer: Producer, ledger: Ledger, interval: Duration, bytes: usize) -> Self {
+        Once {
+            p: producer,
+            ledger,
+            plan: Plan::new(interval, bytes),
+            queue: VecDeque::new(),
+            first: 0,
+            at: (0, 0),
+            bytes: 0,
+            frames: 0,
+            sent: Vec::new(),
+            base: 0,
+            failed: None,
+            too_large: false,
+            pause: None,
+            saving: false,
+            finished: false,
+            drain_until: None,
+            done: Vec::new(),
+        }
+    }
+
+    /// As [`Producer::run`].
+    pub fn run(
+        mut self,
+        batches: &Receiver<Batch>,
+        mut start_background: impl FnMut(Background),
+    ) -> Result<(), String> {
+        let ended = self.deliver(batches, &mut start_background);
+        // Readers must not wait for permits that nobody gives back any more.
+        self.p.permits.close();
+        match ended {
+            Ok(()) | Err(End::Closed) => Ok(()),
+            Err(End::Failed(reason)) => Err(reason),
+        }
+    }
+
+    /// Makes the client, at the start and after it broke. Whether the last transaction was committed.
+    fn open(&mut self, batches: &Receiver<Batch>, start: &mut impl FnMut(Background)) -> Result<Option<bool>, End> {
+        let mut said = None;
+        loop {
+            self.p.health.turn();
+            match self.ledger.open(self.p.sink.as_mut(), start) {
+                Ok(committed) => {
+                    if said.is_some() {
+                        log::info!(event = "output_ready"; "output: connected");
+                    }
+                    self.p.health.sink(Ok(()));
+                    return Ok(Some(committed));
+                }
+                Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
+                Err(NotReady::Settings(reason)) => {
+                    self.p.permits.fail(Failed::Settings(reason.clone()));
+                    return Err(End::Failed(reason));
+                }
+                Err(NotReady::Yet(reason)) => {
+                    self.p.metrics.kafka_errors.inc();
+                    if said.as_ref() != Some(&reason) {
+                        log::warn!(
+                            event = "output_not_ready", reason = reason;
+                            "output: {reason} (it is tried again until it works)"
+                        );
+                        said = Some(reason.clone());
+                    }
+                    self.p.health.sink(Err(reason));
+                }
+            }
+            let until = Instant::now() + PREPARE_AGAIN;
+            while Instant::now() < until {
+                if self.look_around(batches) == Next::Stop || (self.p.permits.is_closed() && self.queue.is_empty()) {
+                    return Ok(None);
+                }
+                std::thread::sleep(LOOK_UP);
+            }
+        }
+    }
+
+    fn deliver(&mut self, batches: &Receiver<Batch>, start: &mut impl FnMut(Background)) -> Result<(), End> {
+        if self.open(batches, start)?.is_none() {
+            self.undelivered();
+            return Ok(());
+        }
+        let ready = self.p.sink.ready();
+        let mut looked = Instant::now();
+        loop {
+            let now = Instant::now();
+            let wait = self.plan.left(now).map_or(LOOK_UP, |left| left.clamp(Duration::from_millis(1), LOOK_UP));
+            select! {
+                recv(batches) -> batch => match batch {
+                    Ok(batch) => {
+                        self.accept(batch);
+                        for batch in batches.try_iter() {
+                            self.accept(batch);
+                        }
+                    }
+                    Err(_) => {
+                        self.finished = true;
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                },
+                recv(ready) -> _ => {}
+                default(wait) => {}
+            }
+            self.collect()?;
+            self.send()?;
+            let next = match self.failed.take() {
+                Some(why) => self.abort(why, batches, start)?,
+                None if self.is_due() => self.commit(batches, start)?,
+                None => Next::On,
+            };
+            if looked.elapsed() >= LOOK_UP {
+                looked = Instant::now();
+                if let Some(complaint) = self.p.sink.complaint() {
+                    self.p.health.sink(Err(complaint));
+                } else if self.queue.is_empty() {
+                    self.p.health.sink(Ok(()));
+                }
+                if self.look_around(batches) == Next::Stop || next == Next::Stop {
+                    self.undelivered();
+                    return Ok(());
+                }
+            } else if next == Next::Stop {
+                self.undelivered();
+                return Ok(());
+            }
+            if (self.finished || self.p.permits.is_closed()) && self.p.permits.is_idle() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn undelivered(&self) {
+        if !self.p.permits.is_idle() {
+            log::warn!(
+                event = "not_delivered";
+                "not everything in flight was committed in {} s: it is read again after the restart", DRAIN.as_secs()
+            );
+        }
+    }
+
+    /// What is done now and then whatever else goes on: batches are taken in, and health is told.
+    fn look_around(&mut self, batches: &Receiver<Batch>) -> Next {
+        self.p.health.turn();
+        for batch in batches.try_iter() {
+            self.accept(batch);
+        }
+        let now = Instant::now();
+        let handed_over = |lane: &super::Lane| lane.handed_over.load(std::sync::atomic::Ordering::Relaxed);
+        let lanes = self.p.lanes.iter_mut();
+        let missing = lanes.filter_map(|lane| lane.sequencer.missing_since(handed_over(lane), now));
+        self.p.health.undecoded_since(missing.min());
+        for source in 0..self.p.lanes.len() {
+            let oldest = self.queue.iter().map(|held| &held.batch).find(|batch| batch.source == source);
+            let time_ms = |batch: &Batch| batch.position.as_ref().map_or(0, |position| position.time_ms);
+            self.p
+                .health
+                .in_flight(source, oldest.map(|batch| InFlight { received: batch.received, time_ms: time_ms(batch) }));
+        }
+        if !self.p.permits.is_closed() {
+            return Next::On;
+        }
+        let until = *self.drain_until.get_or_insert(now + DRAIN);
+        if now >= until { Next::Stop } else { Next::On }
+    }
+
+    /// Puts a batch into its place; what is next in order goes to the queue, and holds from now on only what is kept of it.
+    fn accept(&mut self, batch: Batch) {
+        self.p.health.decoded(batch.source, batch.frames, batch.unreadable);
+        let source = batch.source;
+        self.p.lanes[source].sequencer.put(batch);
+        while let Some(mut batch) = self.p.lanes[source].sequencer.take() {
+            let mut letters = Vec::new();
+            for letter in std::mem::take(&mut batch.dead) {
+                letters.extend(self.letter(source, &letter, None));
+            }
+            batch.bytes.shrink_to_fit();
+            batch.records.shrink_to_fit();
+            let mut held = Held { batch, letters };
+            let kept = kept(&held);
+            match kept.checked_sub(held.batch.cost) {
+                Some(more) => self.p.permits.grow(more),
+                None => self.p.permits.release(0, held.batch.cost - kept),
+            }
+            held.batch.cost = kept;
+            self.queue.push_back(held);
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let (batch, index) = self.at;
+        if !self.plan.is_open() || index > 0 {
+            return false;
+        }
+        let ending = (self.finished || self.p.permits.is_closed()) && batch == self.queue.len();
+        ending || self.plan.is_due(Instant::now(), self.bytes, self.frames, self.first + batch as u64)
+    }
+
+    fn transactions(
+        &mut self,
+        step: impl FnOnce(&mut dyn crate::sink::transaction::Transactions) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        match self.p.sink.transactions() {
+            Some(transactions) => step(transactions),
+            None => Err(Trouble::Lost("the output has no transactions".into())),
+        }
+    }
+}
+
+/// Bytes that are kept of a batch until it is committed.
+fn kept(held: &Held) -> usize {
+    /// The list of places and the bookkeeping of the batch.
+    const OVERHEAD: usize = 256;
+    let letter = |letter: &Returned| size_of::<Returned>() + letter.value.len() + 256;
+    OVERHEAD
+        + size_of::<Held>()
+        + held.batch.bytes.capacity()
+        + held.batch.records.capacity() * (size_of::<Record>() + size_of::<Place>())
+        + held.letters.iter().map(letter).sum::<usize>()
+        + held.batch.position.as_ref().map_or(0, Position::bytes)
+}

@@ -1,0 +1,231 @@
+//! The topic of positions: made, checked, and read to its committed end.
+//!
+//! It is compacted, so that the newest record of each position stays, and only its first partition is used. What a record
+//! says is the matter of [`crate::checkpoint::topic`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::producer::BaseProducer;
+use rdkafka::{Message, Offset, TopicPartitionList};
+
+use super::context::{AdminContext, Context};
+use super::transactions::{NUMBER, RUN, WRITER};
+use super::{ASK, Librdkafka};
+use crate::checkpoint::topic::{Entry, Key, Mark};
+use crate::sink::NotReady;
+use crate::sink::transaction::Identity;
+
+/// How a topic of positions is made, besides one partition. Small segments, compacted early: a start reads all of it.
+const SETTINGS: [(&str, &str); 5] = [
+    ("cleanup.policy", "compact"),
+    // The largest window of Ozone fits.
+    ("max.message.bytes", "33554432"),
+    ("segment.bytes", "67108864"),
+    ("segment.ms", "3600000"),
+    ("min.cleanable.dirty.ratio", "0.1"),
+];
+/// How long the committed end may stay behind the end: as long as somebody has a transaction open there.
+const HIDDEN: Duration = Duration::from_secs(5);
+/// Without a record for so long, reading has failed.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Callbacks of the client that reads.
+struct Reading(AdminContext);
+
+impl ClientContext for Reading {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match facility {
+            // It says that properties of a producer mean nothing to it.
+            "CONFWARN" => log::debug!("librdkafka {facility}: {message}"),
+            _ => self.0.log(level, facility, message),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ConsumerContext for Reading {}
+
+impl Librdkafka {
+    /// Makes the topic of positions where it is absent, and refuses one that would lose positions.
+    pub(super) fn cursor_topic(
+        &self,
+        probe: &BaseProducer<Context>,
+        admin: &AdminClient<AdminContext>,
+        identity: &Identity,
+    ) -> Result<(), NotReady> {
+        let name = &identity.cursor_topic;
+        if !self.metadata(probe)?.topics().iter().any(|topic| topic.name() == name) {
+            self.create_cursor_topic(admin, name)?;
+        }
+        let options = AdminOptions::new().request_timeout(Some(ASK));
+        let unknown = match pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(name)], &options)) {
+            Err(e) => return Err(self.yet(&format!("topic {name}: no answer about its settings: {e}"), &[])),
+            Ok(answers) => match answers.into_iter().next() {
+                Some(Ok(resource)) => {
+                    let setting = |name| resource.get(name).and_then(|entry| entry.value.clone());
+                    return checked(name, setting("cleanup.policy"), setting("max.message.bytes"), identity.largest);
+                }
+                Some(Err(code)) => code.to_string(),
+                None => "no answer".into(),
+            },
+        };
+        let is_new = self.said_unknown.borrow_mut().insert(name.clone());
+        let level = if is_new { log::Level::Warn } else { log::Level::Debug };
+        log::log!(
+            level, event = "cursor_topic", topic = name.as_str(), error = unknown;
+            "topic {name}: its settings cannot be read ({unknown}), for which it needs DescribeConfigs; make sure that it has cleanup.policy=compact, or positions are deleted after its retention time"
+        );
+        Ok(())
+    }
+
+    fn create_cursor_topic(&self, admin: &AdminClient<AdminContext>, name: &str) -> Result<(), NotReady> {
+        let new = &self.options.new_topic;
+        if !new.create {
+            return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
+        }
+        let topic = SETTINGS.iter().fold(
+            NewTopic::new(name, 1, TopicReplication::Fixed(new.replication.unwrap_or(-1))),
+            |topic, (key, value)| topic.set(key, value),
+        );
+        let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
+        let answer = pollster::block_on(admin.create_topics([&topic], &options))
+            .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), &[]))?;
+        match answer.into_iter().next() {
+            Some(Ok(_)) => {
+                log::info!(event = "topic_created", topic = name; "topic {name} created for positions, compacted");
+                Ok(())
+            }
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => {
+                Err(NotReady::Yet(format!("topic {name} does not exist and cannot be created: {code}")))
+            }
+            None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
+        }
+    }
+
+    /// The newest committed record of each position, in the order in which they were written, up to the end that the topic has
+    /// now.
+    pub(super) fn read_positions(&self) -> Result<Vec<Entry>, NotReady> {
+        let Some(identity) = self.identity.as_ref() else { return Ok(Vec::new()) };
+        let topic = identity.cursor_topic.as_str();
+        let failed = |e: KafkaError| self.yet(&format!("topic {topic} cannot be read: {e}"), &[]);
+        // What is written already counts, whether it is committed yet or not.
+        let (_, end) = self.consumer("read_uncommitted")?.fetch_watermarks(topic, 0, ASK).map_err(failed)?;
+        let consumer = self.consumer("read_committed")?;
+        let until = Instant::now() + HIDDEN;
+        let begin = loop {
+            let (begin, committed) = consumer.fetch_watermarks(topic, 0, ASK).map_err(failed)?;
+            if committed >= end {
+                break begin;
+            }
+            if Instant::now() > until {
+                return Err(NotReady::Yet(format!(
+                    "topic {topic}: a transaction that somebody has open hides its newest positions; they show when it ends"
+                )));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let mut found: HashMap<Key, (i64, Entry)> = HashMap::new();
+        if begin < end {
+            let mut list = TopicPartitionList::new();
+            list.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
+            consumer.assign(&list).map_err(failed)?;
+            let mut heard = Instant::now();
+            loop {
+                match consumer.poll(Duration::from_millis(100)) {
+                    Some(Ok(message)) => {
+                        heard = Instant::now();
+                        if let Some(entry) = entry(&message) {
+                            found.insert(entry.key.clone(), (message.offset(), entry));
+                        }
+                    }
+                    Some(Err(KafkaError::PartitionEOF(_))) => break,
+                    Some(Err(e)) => return Err(failed(e)),
+                    None if heard.elapsed() > SILENCE => {
+                        return Err(NotReady::Yet(format!("topic {topic} cannot be read: no answer")));
+                    }
+                    None => {}
+                }
+            }
+        }
+        let mut all: Vec<(i64, Entry)> = found.into_values().collect();
+        all.sort_by_key(|(offset, _)| *offset);
+        Ok(all.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Reading>, NotReady> {
+        let mut config = self.config.clone();
+        config
+            // It joins no group: the client only wants a name.
+            .set("group.id", "atkafka")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", isolation)
+            .remove("transactional.id");
+        let context = Reading(AdminContext(self.context(false)));
+        let consumer = BaseConsumer::from_config_and_context(&config, context)
+            .map_err(|e| NotReady::Ever(format!("no reader of positions: {e}")))?;
+        self.authorize(consumer.client())?;
+        Ok(consumer)
+    }
+}
+
+fn entry(message: &BorrowedMessage<'_>) -> Option<Entry> {
+    let key = Key::read(message.key()?)?;
+    let header = |name: &str| {
+        let found = message.headers()?.iter().find(|header| header.key == name)?;
+        Some(String::from_utf8_lossy(found.value?).into_owned())
+    };
+    let mark = header(RUN).and_then(|run| Some(Mark { run, number: header(NUMBER)?.parse().ok()? }));
+    Some(Entry { key, value: message.payload().map(<[u8]>::to_vec), mark, writer: header(WRITER) })
+}
+
+/// Whether a topic keeps positions of `largest` bytes for ever.
+fn checked(topic: &str, policy: Option<String>, limit: Option<String>, largest: usize) -> Result<(), NotReady> {
+    match policy.as_deref() {
+        Some("compact") | None => {}
+        Some(policy) => {
+            return Err(NotReady::Settings(format!(
+                "--cursor-topic {topic}: it has cleanup.policy={policy}, so that positions would be deleted some day; kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact, or another topic"
+            )));
+        }
+    }
+    match limit.and_then(|text| text.parse::<usize>().ok()) {
+        Some(limit) if limit < largest => Err(NotReady::Settings(format!(
+            "--cursor-topic {topic}: it takes records of {limit} bytes, and a position of this source may have {largest}; kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config max.message.bytes={largest}, or another topic"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_would_lose_positions_is_refused() {
+        let ask = |policy: &str, limit: &str| match checked("t", Some(policy.into()), Some(limit.into()), 1_000) {
+            Ok(()) => String::new(),
+            Err(NotReady::Settings(why)) => why,
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(ask("compact", "1000"), "");
+        for policy in ["delete", "compact,delete"] {
+            let why = ask(policy, "1000");
+            assert!(why.contains("--cursor-topic t") && why.contains("cleanup.policy=compact"), "{why}");
+        }
+        assert!(ask("compact", "999").contains("max.message.bytes=1000"));
+        assert!(checked("t", None, None, 1_000).is_ok());
+    }
+}

@@ -279,7 +279,7 @@ fn kafka_config_reaches_librdkafka_and_wrong_properties_stop_the_start() {
         ("enable.gapless.guarantee=false", "could pass a refused one"),
         ("partitioner=random", "murmur2_random"),
         ("queuing.strategy=lifo", "wrong order"),
-        ("transactional.id=x", "transactions are not supported"),
+        ("transactional.id=x", "--delivery exactly-once sets it"),
         // What contradicts our own.
         ("max.in.flight=10", "max.in.flight"),
         ("retries=0", "retries"),

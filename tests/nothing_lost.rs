@@ -16,6 +16,8 @@ mod many_hosts;
 mod positions;
 #[path = "support/own_broker.rs"]
 mod own_broker;
+#[path = "nothing_lost/times.rs"]
+mod times;
 mod support;
 
 use std::io::{BufRead, BufReader};

@@ -69,10 +69,21 @@ pub fn header(frame: &[u8]) -> std::result::Result<(Kind, usize), String> {
 
 /// The body's `seq`, found without decoding the rest. `None` when there is none in range.
 pub fn seq(body: &[u8]) -> Option<u64> {
+    let mut r = at(body, b"seq")?;
+    r.uint().ok().filter(|seq| (1..SEQ_END).contains(seq) && r.is_shortest())
+}
+
+/// The body's `time`, as the host wrote it, found in the same way.
+pub fn time(body: &[u8]) -> Option<&str> {
+    at(body, b"time")?.text().ok()
+}
+
+/// The value of the first member `key`.
+fn at<'a>(body: &'a [u8], key: &[u8]) -> Option<Reader<'a>> {
     let mut r = Reader::new(body);
     for _ in 0..r.map().ok()? {
-        if r.key().ok()? == b"seq" {
-            return r.uint().ok().filter(|seq| (1..SEQ_END).contains(seq) && r.is_shortest());
+        if r.key().ok()? == key {
+            return Some(r);
         }
         r.skip().ok()?;
     }

@@ -276,6 +276,6 @@ fn written(writing: Writing, history: History, add: &mut impl FnMut(&'static str
 fn history_of(start: Start) -> History {
     match start {
         Start::Live => History::None,
-        Start::At(_) => History::Days,
+        Start::At(_) | Start::Time(_) => History::Days,
     }
 }

@@ -4,6 +4,7 @@
 //! - `commands`: a file for each command, with its flags and what they mean. A new command is added there.
 //! - `shared`: what several commands have in common. A new flag of all of them is declared in `shared::flags`. A flag of
 //!   one command is declared in that command's file. Both get a heading in `help::headings`; a test fails without one.
+//! - `cursor`: the values of `--cursor`, which several commands have.
 //! - `layers`: merges the command line, the environment and `.env` into one list of flags; `meant` suggests the flag or
 //!   command that was probably meant by a word that is unknown.
 //! - `help`: the texts about the flags: `--help`, `docs/options.md` and the manual page.
@@ -12,6 +13,7 @@
 #[macro_use]
 mod shared;
 mod commands;
+mod cursor;
 mod dotenv;
 pub mod help;
 mod layers;

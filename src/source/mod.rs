@@ -18,6 +18,8 @@ pub mod recording;
 pub mod relay;
 pub mod replay;
 pub mod resume;
+pub mod seek;
+mod seeking;
 mod silence;
 pub mod socket;
 mod stepping;
@@ -74,4 +76,6 @@ pub enum Start {
     Live,
     /// Behind this seq; 0 is the oldest that is kept.
     At(u64),
+    /// With the first event at or after this time, in milliseconds since 1970.
+    Time(i64),
 }

@@ -4,42 +4,42 @@
 //! and of silence, and what the host's own messages mean. The connection itself is the [`websocket`]
 //! module's; what is in a frame the decoder's. It runs on a reader thread.
 
+mod said;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::diagnosis::{Found, Meant};
+use super::diagnosis::Meant;
 use super::gaps::{Gaps, SAY_SEQ_GAP};
 use super::job::{Intake, Seen, Stopped, Work};
 use super::link::LOOK_UP;
-use super::ozone_answer::{HIDDEN, repeats};
 use super::pace::PATIENCE;
 use super::resume::{Gap, JUMP, Verdict};
+use super::seeking;
 use super::silence::Silence;
 use super::socket::{Event, Request};
 use super::stepping::Stepping;
 use super::stream::{Arrival, Stream};
 use super::websocket::{self, Channel, Ended, Endpoint};
 use super::{Host, Start};
-use crate::atproto::frame::{self, ErrorBody};
 use crate::checkpoint::Position;
 use crate::dead_letter::Reason;
 use crate::health::Health;
-use crate::log::plain::plain;
 use crate::metrics::source::SourceMetrics;
+pub(super) use said::{error_of, stranger};
 
 /// How long the first frame of a live start waits for a second one that agrees with its seq.
 const AGREE: Duration = Duration::from_secs(1);
 const PATH: &str = "/xrpc/com.atproto.sync.subscribeRepos";
 /// Bytes of one message at most: relays send frames up to 5 MB (indigo), and a little more for the envelope.
 pub(super) const MAX_MESSAGE: usize = 5_500_000;
-/// Bytes of an error frame's name and of its message that are passed on.
-const WORD: usize = 64;
-const WORDS: usize = 500;
 
 /// The reader of a firehose: a relay, a PDS or another host with the same endpoint.
 pub struct Relay<I> {
     end: Endpoint<I>,
     start: Start,
+    /// The stream begins at a time, and no event came yet: nothing was delivered before, so that nothing can be missing.
+    begins_at_time: bool,
     stream: Stream,
     gaps: Gaps,
     /// The first frame of a live start, which waits in `stream` for a second one: its seq, and since when.
@@ -74,8 +74,9 @@ impl<I: Intake> Relay<I> {
         Relay {
             end,
             start,
+            begins_at_time: false,
             stream: Stream::new(match start {
-                Start::Live => None,
+                Start::Live | Start::Time(_) => None,
                 Start::At(seq) => Some(seq),
             }),
             gaps: Gaps::new(SAY_SEQ_GAP),
@@ -94,8 +95,12 @@ impl<I: Intake> Relay<I> {
     }
 
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
-    pub fn run(self) {
-        websocket::run(self);
+    pub fn run(mut self) {
+        if let Start::Time(since_ms) = self.start {
+            let Ok(seq) = seeking::search(&mut self.end, since_ms) else { return };
+            (self.start, self.begins_at_time, self.stream) = (Start::At(seq), true, Stream::new(Some(seq)));
+        }
+        websocket::run(&mut self);
     }
 
     fn binary(&mut self, bytes: &[u8]) -> Result<(), Ended> {
@@ -123,8 +128,8 @@ impl<I: Intake> Relay<I> {
 
     /// An event with a seq. Whether it is new; if so, all that is to be done before it is handed over is done.
     fn event(&mut self, seq: u64) -> Result<bool, Stopped> {
-        if self.stepping.is_on() {
-            // Said below, and with a better reason than an old cursor.
+        if std::mem::take(&mut self.begins_at_time) || self.stepping.is_on() {
+            // The latter is said below, and with a better reason than an old cursor.
             self.stream.resume.told_outdated();
         }
         let begins = self.begins();
@@ -190,79 +195,6 @@ impl<I: Intake> Relay<I> {
         Ok(self.gap(Gap { kind: "over_limit", message }, reached)?)
     }
 
-    /// A relay sends none. What sends one first may be known by it.
-    fn text(&mut self, text: &str) -> Result<(), Ended> {
-        self.keep(text.as_bytes(), Seen::Text)?;
-        match Found::by_text(text).filter(|_| self.end.fresh == 0) {
-            Some(found) => Err(Ended::Lost(format!("its messages are JSON: {}", found.in_place_of(Meant::Relay)))),
-            None => Ok(()),
-        }
-    }
-
-    /// What the host says, unless it repeats the login that it was sent.
-    fn harmless<'t>(&self, text: &'t str) -> &'t str {
-        if repeats(text, &self.end.host.secrets()) { HIDDEN } else { text }
-    }
-
-    fn info(&mut self, body: &[u8]) {
-        let Ok(info) = frame::body::<frame::Info<'_>>(body) else { return };
-        let (host, message) = (&self.end.host.name, self.harmless(info.message.unwrap_or_default()));
-        log::warn!(
-            event = "info_frame", host = host, reason = info.name, error = message;
-            "{host}: #info {}: {message}", info.name
-        );
-        if info.name == "OutdatedCursor" {
-            self.end.link.metrics.gap("outdated_cursor");
-            self.end.link.health.examples.gap(host, "outdated_cursor", message);
-            self.stream.resume.told_outdated();
-        }
-    }
-
-    fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
-        let metrics = &self.end.link.metrics;
-        metrics.received_frames.inc();
-        let (name, message) = match frame::body::<ErrorBody<'_>>(body) {
-            Ok(error) => (
-                plain(self.harmless(error.error), WORD),
-                plain(self.harmless(error.message.unwrap_or_default()), WORDS),
-            ),
-            Err(e) => ("unreadable".into(), e),
-        };
-        metrics.error_frame(&name);
-        match name.as_str() {
-            // Our own step, not a host that counts anew.
-            "FutureCursor" if self.stepping.ask() > 0 => {
-                self.stepping.unbroken()?;
-                self.stepping.forget();
-                Err(Ended::Lost("FutureCursor behind a message that cannot be read".into()))
-            }
-            "FutureCursor" => {
-                let message = format!(
-                    "the cursor {} is in the host's future ({message}): reading from the oldest event that it keeps",
-                    self.stream.resume.cursor()
-                );
-                self.gap(Gap { kind: "host_reset", message }, None)?;
-                self.stream.resume.reset();
-                self.start = Start::At(0);
-                Err(Ended::Lost("FutureCursor".into()))
-            }
-            "ConsumerTooSlow" => {
-                let cursor = self.stream.resume.cursor();
-                let message = format!("the host says so ({message}); going on behind seq {cursor}");
-                Ok(self.gap(Gap { kind: "consumer_too_slow", message }, None)?)
-            }
-            // The host closes next, if it means it.
-            _ => {
-                let host = &self.end.host.name;
-                log::warn!(
-                    event = "error_frame", host = host, reason = name, error = message;
-                    "{host}: error frame {name}: {message}"
-                );
-                Ok(())
-            }
-        }
-    }
-
     /// An event with this seq may show that the connection got past the place where others broke. Two do not, since each
     /// connection may begin with them: the cursor's own event, where cursors are inclusive, and the one behind a jump that
     /// is not confirmed. A lower one is of a host that counts anew.
@@ -320,6 +252,12 @@ impl<I: Intake> Relay<I> {
     }
 }
 
+/// The firehose behind this seq; without one, live.
+pub(super) fn request(cursor: Option<u64>) -> Request {
+    let query = cursor.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
+    Request::of(format!("{PATH}{query}"))
+}
+
 impl<I: Intake> Channel for Relay<I> {
     type Intake = I;
     const MEANT: Meant = Meant::Relay;
@@ -338,8 +276,7 @@ impl<I: Intake> Channel for Relay<I> {
             (0, Start::Live) => None,
             (cursor, _) => Some(cursor + self.stepping.ask()),
         };
-        let query = self.asked.map(|seq| format!("?cursor={seq}")).unwrap_or_default();
-        Ok(Request::of(format!("{PATH}{query}")))
+        Ok(request(self.asked))
     }
 
     fn connected(&mut self) {

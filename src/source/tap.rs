@@ -49,8 +49,8 @@ impl<I: Intake> Tap<I> {
     }
 
     /// Reads until the end is asked for, and a moment longer: what is in flight is still acknowledged.
-    pub fn run(self) {
-        websocket::run(self);
+    pub fn run(mut self) {
+        websocket::run(&mut self);
     }
 
     /// `found`: what sends such a message, if it is the first one.

@@ -30,6 +30,10 @@ pub enum Ended {
     Refused(String, Option<Duration>),
     /// On purpose: the next one follows after this.
     Again(Duration),
+    /// It brought what it was made for: the next one follows at once, and is no reconnect.
+    Served,
+    /// The same, and there is no next one.
+    Done,
 }
 
 impl From<Stopped> for Ended {
@@ -125,17 +129,19 @@ pub trait Channel {
     }
 }
 
-/// Connects again and again until the end is asked for.
-pub fn run(mut channel: impl Channel) {
+/// Connects again and again until the end is asked for, or the channel is done.
+pub fn run(channel: &mut impl Channel) {
     let mut backoff = Backoff::default();
     let mut said: Option<String> = None;
     while !channel.end().intake.stopped() {
         let began = Instant::now();
-        let ended = connection(&mut channel);
+        let ended = connection(channel);
         let Endpoint { host, link, fresh, .. } = channel.end();
         link.gauges.connected.set(0);
+        backoff.ended(began.elapsed(), *fresh);
         let (reason, asked) = match ended {
-            Ended::Stopped => break,
+            Ended::Stopped | Ended::Done => break,
+            Ended::Served => continue,
             Ended::Again(wait) => {
                 link.metrics.reconnect(&link.name);
                 if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
@@ -149,7 +155,6 @@ pub fn run(mut channel: impl Channel) {
             Ended::Refused(reason, asked) => (reason, asked),
         };
         link.metrics.reconnect(&link.name);
-        backoff.ended(began.elapsed(), *fresh);
         let wait = backoff.next(asked);
         // Some reasons name the host themselves.
         let reason = reason.strip_prefix(&format!("{}: ", link.name)).unwrap_or(&reason).to_string();

@@ -2,7 +2,8 @@
 
 use super::Examples;
 use crate::atproto::time;
-use crate::config::shared::values::{client, duration, entries, host, list, one_of, silence, start};
+use crate::config::cursor;
+use crate::config::shared::values::{client, entries, host, list, one_of, silence};
 use crate::config::shared::{Logging, Writing, logging, writing};
 use crate::config::{Checked, Input, invalid};
 use crate::source::jetstream::Reading;
@@ -34,10 +35,8 @@ command_flags! {
     }
 }
 
-/// Times before this one, in milliseconds since 1970, are none of the network: to a Jetstream they would be a seq.
-const LEAST_TIME_MS: i64 = 1_000_000_000_000;
-const CURSOR: &str =
-    "live, oldest, a time (2h ago, or 2026-11-26T10:00:00Z), or with --jetstream-version 2 a seq below 2^53";
+/// Which seqs `--cursor` takes.
+const SEQ: &str = "with --jetstream-version 2 a seq below 2^53";
 
 /// `firehose jetstream`.
 pub struct Jetstream {
@@ -72,12 +71,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Jetstream> {
             "none with --jetstream-version 1, whose dictionary is part of the server's program",
         ));
     }
-    let cursor = f.cursor.as_deref();
-    let since_ms = cursor.map(|text| past(text, time::now_ms())).transpose()?.flatten();
-    let start = match since_ms {
-        Some(_) => Start::At(0),
-        None => start(cursor).map_err(|_| invalid("--cursor", cursor.unwrap_or_default(), CURSOR))?,
-    };
+    let start = cursor::start(f.cursor.as_deref(), SEQ, time::now_ms())?;
     if matches!(start, Start::At(1..)) && wire != Some(Wire::Two) {
         let text = f.cursor.as_deref().unwrap_or_default();
         return Err(invalid("--cursor", text, "live, oldest or a time; a seq needs --jetstream-version 2"));
@@ -88,25 +82,10 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Jetstream> {
     writing.warnings.extend(kept);
     Ok(Jetstream {
         host,
-        reading: Reading { wire, start, since_ms, wanted, packed, silence: silence(f.silence.as_deref())? },
+        reading: Reading { wire, start, wanted, packed, silence: silence(f.silence.as_deref())? },
         logging: logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?,
         writing,
     })
-}
-
-/// A time in the past, in milliseconds since 1970: `2h ago`, or RFC 3339. `None` when the text has neither form.
-fn past(text: &str, now_ms: i64) -> Checked<Option<i64>> {
-    let ms = match text.strip_suffix(" ago") {
-        Some(long) => duration(long.trim_end())
-            .and_then(|long| i64::try_from(long.as_millis()).ok())
-            .and_then(|long| now_ms.checked_sub(long)),
-        None => time::parse_ms(text),
-    };
-    match ms {
-        Some(ms) if ms > now_ms => Err(invalid("--cursor", text, "a time in the past")),
-        Some(ms) if ms < LEAST_TIME_MS => Err(invalid("--cursor", text, "a time after the year 2001")),
-        ms => Ok(ms),
-    }
 }
 
 pub(super) const EXAMPLES: Examples = [
@@ -165,26 +144,8 @@ mod tests {
         }
         assert!(parse("--jetstream-version 2 --cursor 7 --jetstream-compression zstd").is_ok());
         let since = parse("--cursor 2026-01-01T00:00:00Z").expect("valid").reading;
-        assert_eq!((since.start, since.since_ms), (Start::At(0), Some(1_767_225_600_000)));
+        assert_eq!(since.start, Start::Time(1_767_225_600_000));
         let odd = parse("--watched-collections app.*").expect("valid");
         assert!(!odd.reading.wanted.is_filter() && odd.writing.warnings.iter().any(|w| w.contains("app.*")));
-    }
-
-    #[test]
-    fn a_time_in_the_past_has_two_forms() {
-        let now = 1_795_687_200_000; // 2026-11-26T10:00:00Z
-        let parsed = |text: &str| past(text, now).map_err(|e| e.to_string());
-        assert_eq!(parsed("2h ago"), Ok(Some(now - 7_200_000)));
-        assert_eq!(parsed("90 ago"), Ok(Some(now - 90_000)));
-        assert_eq!(parsed("2026-11-26T10:00:00Z"), Ok(Some(now)));
-        assert_eq!(parsed("2026-11-26T11:30:00.5+02:00"), Ok(Some(now - 1_799_500)));
-        for other in ["live", "oldest", "7", "ago", " ago", "2 weeks ago", "2h", "yesterday", "-2h ago"] {
-            assert_eq!(parsed(other), Ok(None), "{other}");
-        }
-        for (text, says) in
-            [("2026-11-26T10:00:00.001Z", "in the past"), ("1999-01-01T00:00:00Z", "2001"), ("5000000h ago", "2001")]
-        {
-            assert!(parsed(text).is_err_and(|e| e.contains(says)), "{text}");
-        }
     }
 }

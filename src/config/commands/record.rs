@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use argh::{ArgsInfo, FromArgs};
 
 use super::Examples;
-use crate::config::shared::values::{client, host, number, start};
+use crate::atproto::time;
+use crate::config::cursor;
+use crate::config::shared::values::{client, host, number};
 use crate::config::shared::{Logging, logging};
 use crate::config::{Checked, DEFAULT_RELAY, Input, invalid};
 use crate::record::Existing;
@@ -30,7 +32,7 @@ pub struct Flags {
     /// replace the file, if it is there
     #[argh(switch)]
     pub force: bool,
-    /// where to begin: live, oldest or a seq (default live)
+    /// where to begin: live, oldest, a seq, or a time (2h ago, or RFC 3339) (default live)
     #[argh(option, arg_name = "start")]
     pub cursor: Option<String>,
     /// certificates to trust instead of the system's, for HTTPS and wss://, a PEM file
@@ -79,7 +81,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Record> {
         output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
         frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
         existing,
-        start: start(f.cursor.as_deref())?,
+        start: cursor::start(f.cursor.as_deref(), cursor::SEQ, time::now_ms())?,
         logging: logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?,
     })
 }

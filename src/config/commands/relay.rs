@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Examples;
-use crate::config::shared::values::{client, entries, host, list, silence, start};
+use crate::atproto::time;
+use crate::config::cursor;
+use crate::config::shared::values::{client, entries, host, list, silence};
 use crate::config::shared::{Logging, Writing, logging, writing};
 use crate::config::{Checked, DEFAULT_RELAY, Input, invalid};
 use crate::source::{Host, Start};
@@ -17,7 +19,7 @@ command_flags! {
         /// relay to read, ws:// or wss://, or @file with one a line; may repeat, each with a connection, cursor and order of its own (default wss://bsky.network)
         #[argh(option, arg_name = "url|@file")]
         pub relay_host: Vec<String>,
-        /// where the first start begins: live, oldest or a seq; ignored once a position is saved (default live)
+        /// where the first start begins: live, oldest, a seq, or a time (2h ago, or RFC 3339); ignored once a position is saved (default live)
         #[argh(option, arg_name = "start")]
         pub cursor: Option<String>,
         /// connect again when a host that gave over one event a second gives none for so long, 1s..24h, or off (default 90s)
@@ -59,7 +61,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
         }
         hosts.push(host);
     }
-    let start = start(f.cursor.as_deref())?;
+    let start = cursor::start(f.cursor.as_deref(), cursor::SEQ, time::now_ms())?;
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
     let silence = silence(f.silence.as_deref())?;
     let is_many = from_file || hosts.len() > MANY;

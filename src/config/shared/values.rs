@@ -8,8 +8,8 @@ use crate::client::Client;
 use crate::client::proxy::Proxies;
 use crate::config::dotenv::{SMALL, Takes, limited_file, text_file};
 use crate::config::{Checked, invalid};
+use crate::source::Host;
 use crate::source::pace::PATIENCE;
-use crate::source::{Host, Start};
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
 const LEAST_MEMORY: usize = 16 << 20;
@@ -116,17 +116,6 @@ pub(crate) fn properties(given: &[String]) -> Checked<Vec<(String, String)>> {
         }
     }
     Ok(out)
-}
-
-pub(crate) fn start(text: Option<&str>) -> Checked<Start> {
-    match text {
-        None | Some("live") => Ok(Start::Live),
-        Some("oldest") => Ok(Start::At(0)),
-        Some(number) => match number.parse::<u64>() {
-            Ok(seq) if seq < crate::atproto::frame::SEQ_END => Ok(Start::At(seq)),
-            _ => Err(invalid("--cursor", number, "live, oldest, or a seq below 2^53")),
-        },
-    }
 }
 
 /// `--silence`.

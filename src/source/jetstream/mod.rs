@@ -52,8 +52,6 @@ pub struct Reading {
     pub wire: Option<Wire>,
     /// Where a first start begins. A seq is one of version 2.
     pub start: Start,
-    /// In its place: a first start begins with the first event at or after this time, in milliseconds since 1970.
-    pub since_ms: Option<i64>,
     /// What the host is asked for.
     pub wanted: Wanted,
     /// Whether frames of version 2 are to be packed.
@@ -105,7 +103,7 @@ impl<I: Intake> Jetstream<I> {
         Jetstream {
             end,
             dictionary,
-            progress: Progress::new(saved, reading.start, reading.since_ms),
+            progress: Progress::new(saved, reading.start),
             frames: Frames::default(),
             wire: Wire::Two,
             one_until: None,
@@ -119,8 +117,8 @@ impl<I: Intake> Jetstream<I> {
     }
 
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
-    pub fn run(self) {
-        websocket::run(self);
+    pub fn run(mut self) {
+        websocket::run(&mut self);
     }
 
     /// The id of the dictionary that frames are to be packed with.

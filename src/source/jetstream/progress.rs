@@ -41,14 +41,17 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// `saved` is the position of an earlier run; it goes before `since_ms`, and that before `start`.
-    pub fn new(saved: Option<JetstreamPosition>, start: Start, since_ms: Option<i64>) -> Self {
+    /// `saved` is the position of an earlier run; it goes before `start`.
+    pub fn new(saved: Option<JetstreamPosition>, start: Start) -> Self {
         let begun = saved.is_some();
-        let since_us = since_ms.filter(|_| !begun).and_then(|ms| u64::try_from(ms).ok()?.checked_mul(1_000));
+        let since_us = match start {
+            Start::Time(ms) if !begun => u64::try_from(ms).ok().and_then(|ms| ms.checked_mul(1_000)),
+            _ => None,
+        };
         let seq = match (&saved, start) {
             (Some(saved), _) => saved.seq,
             (None, Start::At(seq)) => Some(seq),
-            (None, Start::Live) => None,
+            (None, Start::Live | Start::Time(_)) => None,
         };
         let (newest_us, window) = saved.map_or((0, Vec::new()), |saved| (saved.time_us, saved.window.to_vec()));
         Progress {

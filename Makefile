@@ -22,10 +22,10 @@ OTHERS = $(filter-out -% $(VARIABLES),$(GIVEN))
 $(if $(OTHERS),$(warning $(OTHERS): no variable of this Makefile, not used; there are $(VARIABLES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev run-relay kafka kafka-stop demo test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
+.PHONY: help build dev run-relay kafka kafka-stop demo demo-exactly-once test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: ## all programs, in target/release: atkafka and, for tries by hand, loopback-relay
 	@scripts/build.sh
@@ -53,6 +53,9 @@ kafka-stop: ## stop that broker; its data stay until make clean
 demo: ## a recorded firehose through atkafka into a local Kafka, offline; KEEP=1 leaves the broker running, to look at
 	scripts/demo.sh
 
+demo-exactly-once: ## the same with --delivery exactly-once, atkafka and broker killed -9, and what a consumer saw; KEEP=1
+	scripts/demo-exactly-once.sh
+
 dev: ## build, and the tests that need no broker, in under a minute after the build
 	@scripts/deps.sh build
 	ATKAFKA_TEST_KAFKA=none cargo test -p atkafka --lib --bins --test decoder --test documents --test formats --test golden \
@@ -78,7 +81,7 @@ lint: ## rustfmt, clippy, rustdoc, shellcheck, actionlint and hadolint, as far a
 	@if cargo clippy --version >/dev/null 2>&1; then cargo clippy --workspace --all-targets -- -D warnings; \
 		else echo 'lint: cargo clippy is not installed, skipped'; fi
 	@RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --quiet
-	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh scripts/check/*.sh .ci/run; \
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh scripts/check/*.sh scripts/demo/*.sh .ci/run; \
 		else echo 'lint: shellcheck is not installed, skipped'; fi
 	@if command -v actionlint >/dev/null; then actionlint; \
 		else echo 'lint: actionlint is not installed, skipped (go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12)'; fi

@@ -26,25 +26,7 @@ out=target/demo
 bin=${CARGO_TARGET_DIR:-target}/release
 if [ -t 1 ]; then width=$(tput cols 2>/dev/null || echo 100); else width=160; fi
 
-title() { printf '\n== %s\n' "$*"; }
-
-# http PORT PATH: the body of an answer; curl need not be there.
-http() (
-  exec 3<>"/dev/tcp/127.0.0.1/$1"
-  printf 'GET %s HTTP/1.0\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n' "$2" >&3
-  timeout 5 sed '1,/^\r$/d' <&3
-)
-
-metric() { http "$metrics_port" /metrics 2>/dev/null | awk -v m="$1" '$0 ~ "^"m"[{ ]" {n += $NF} END {print n + 0}'; }
-
-stop() { # stop PID: in order; a program that does not end in 10 s is killed
-  kill -TERM "$1" 2>/dev/null || return 0
-  for _ in {1..100}; do
-    kill -0 "$1" 2>/dev/null || return 0
-    sleep 0.1
-  done
-  kill -KILL "$1" 2>/dev/null || true
-}
+. scripts/demo/lib.sh
 
 atkafka='' relay='' port=''
 cleanup() {
@@ -70,13 +52,7 @@ $kafka kill --clean --port "$port" >/dev/null
 $kafka start --version 4.3.1 --port "$port"
 $kafka create-topic demo --partitions 4 --port "$port"
 
-"$bin"/loopback-relay --listen "127.0.0.1:$relay_port" --file "$frames" --from-start --now --rate "$rate" >"$out/relay.log" 2>&1 &
-relay=$!
-for _ in {1..50}; do
-  if (: <"/dev/tcp/127.0.0.1/$relay_port") 2>/dev/null; then break; fi
-  kill -0 "$relay" 2>/dev/null || { cat "$out/relay.log" >&2; exit 1; }
-  sleep 0.1
-done
+start_relay --now --rate "$rate"
 echo "relay on ws://127.0.0.1:$relay_port, $rate events a second, as if they happened now"
 
 "$bin"/atkafka firehose relay --relay-host "ws://127.0.0.1:$relay_port" --bootstrap-servers "127.0.0.1:$port" \

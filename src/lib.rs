@@ -48,3 +48,4 @@ pub mod systemd;
 pub mod report;
 pub mod config;
 pub mod check;
+pub mod cursors;

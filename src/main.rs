@@ -43,7 +43,7 @@ use atkafka::source::relay::Relay;
 use atkafka::source::replay::{Progress, Replay};
 use atkafka::source::tap::{self, Tap};
 use atkafka::systemd::Systemd;
-use atkafka::{check, http, record, report};
+use atkafka::{check, cursors, http, record, report};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -134,6 +134,7 @@ fn run() -> Result<(), Failure> {
         Command::Ozone(ozone) => ozone_events(ozone),
         Command::Record(options) => record_frames(options),
         Command::Check(check) => check_settings(*check),
+        Command::Cursor(cursor) => change_cursors(*cursor),
         Command::Healthcheck(path, address) => http::ask(address, path).map_err(Failure::Run),
     }
 }
@@ -151,6 +152,20 @@ fn check_settings(check: config::Check) -> Result<(), Failure> {
         print(check::summary(tally));
     }
     if tally.failed == 0 { Ok(()) } else { Err(Failure::Found) }
+}
+
+/// Shows or changes saved positions.
+fn change_cursors(cursor: config::Cursor) -> Result<(), Failure> {
+    let stdout = std::io::stdout();
+    // A closed pipe (`| head`) is no failure. What is said before a change is seen before it.
+    let mut print = |text: &str| {
+        let mut stdout = stdout.lock();
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    };
+    cursors::run(cursor, &mut print).map_err(|failed| match failed {
+        cursors::Failed::Usage(why) => Failure::Usage(why),
+        cursors::Failed::Run(why) => Failure::Run(why),
+    })
 }
 
 /// A flag that the first SIGTERM or SIGINT sets; a second one ends the process at once.

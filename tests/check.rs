@@ -1,5 +1,7 @@
 //! `atkafka check`: what it says of settings that are right and of each mistake, the exit code, and that it changes nothing.
 
+#[path = "check/cursor_topic.rs"]
+mod cursor_topic;
 mod support;
 
 use std::io::{Read, Write};

@@ -1,6 +1,8 @@
 //! The command line as users meet it: where flags may stand, which source of a value wins, what a mistake is answered
 //! with, what the log holds and what it never holds, recording, and the two signals.
 
+#[path = "command_line/cursor.rs"]
+mod cursor;
 #[path = "command_line/logs.rs"]
 mod logs;
 #[path = "command_line/mistakes.rs"]

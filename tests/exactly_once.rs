@@ -1,6 +1,8 @@
 //! `--delivery exactly-once` and `--cursor-store kafka`: what a consumer that reads committed records sees over kills, broker
 //! restarts and second instances, and where the position stands in the end.
 
+#[path = "exactly_once/cursor_tool.rs"]
+mod cursor_tool;
 #[path = "support/oracle.rs"]
 mod oracle;
 #[path = "support/own_broker.rs"]

@@ -1,10 +1,11 @@
 //! The Kafka cluster: whether its brokers can be used with these settings, its version and certificate, and the topics.
 
-use super::{History, Out, host, topic};
+use super::{History, Out, Positions, cursor_topic, host, topic};
 use crate::sink::kafka_options::{Kafka, KafkaClient, Sasl};
 use crate::sink::librdkafka::inspect::{self, Inspector};
 
-pub fn check(options: Kafka, history: History, out: &Out) {
+/// `positions`: those that are kept in the cluster, where they are.
+pub fn check(options: Kafka, history: History, positions: Option<Positions>, out: &Out) {
     let servers = options.servers.join(",");
     let inspector = match Inspector::connect(options.clone()) {
         Ok(inspector) => inspector,
@@ -25,6 +26,9 @@ pub fn check(options: Kafka, history: History, out: &Out) {
     }
     if let Some(name) = &options.dead_letter_topic {
         topic::check(&inspector, &options, name, History::None, out);
+    }
+    if let Some(Positions { topic, keys }) = positions {
+        cursor_topic::check(&inspector, &options, &topic, &keys(), out);
     }
 }
 

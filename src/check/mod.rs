@@ -5,6 +5,7 @@
 //! depend on who answers first. Each subject is tried on a thread of its own, so that all are done in [`ALL`].
 
 mod cluster;
+mod cursor_topic;
 mod host;
 mod lookups;
 mod ozone;
@@ -20,6 +21,8 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 pub use report::{json, summary, text};
 
+use crate::checkpoint::file::Stored;
+use crate::checkpoint::topic::Key;
 use crate::checkpoint::{OzonePosition, SeqPosition};
 use crate::config::{Check, Command, Output, Writing};
 use crate::http::status::Setting;
@@ -108,6 +111,14 @@ impl Out {
 /// Something that is tried: what it is called where it does not end in time, and how.
 struct Trial(&'static str, Box<dyn FnOnce(&Out) + Send>);
 
+/// Positions that are kept in Kafka.
+struct Positions {
+    /// The cursor topic.
+    topic: String,
+    /// Gives their keys, for which a file may have to be read.
+    keys: Box<dyn FnOnce() -> Vec<Key> + Send>,
+}
+
 /// Whether a topic has to keep what is older than a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum History {
@@ -188,7 +199,9 @@ fn writing(command: &Command) -> Option<&Writing> {
         Command::Jetstream(c) => Some(&c.writing),
         Command::Replay(c) => Some(&c.writing),
         Command::Ozone(c) => Some(&c.writing),
-        Command::Record(_) | Command::Check(_) | Command::Healthcheck(..) | Command::Print(_) => None,
+        Command::Record(_) | Command::Check(_) | Command::Cursor(_) | Command::Healthcheck(..) | Command::Print(_) => {
+            None
+        }
     }
 }
 
@@ -207,66 +220,95 @@ fn trials(command: Command) -> Vec<Trial> {
                 let text = format!("{} hosts more than {HOSTS} are not tried", count - HOSTS);
                 add("relay", Box::new(move |out| out.not_checked("relay", text)));
             }
-            let (dir, output) = kept(&relay.writing);
-            written(relay.writing, history, &mut add);
-            add("state", Box::new(move |out| place::state::<SeqPosition>(dir, "relay", &names, &output, out)));
+            state::<SeqPosition>(relay.writing, history, "relay", names, &mut add);
         }
         Command::Tap(tap) => {
             add("Tap", Box::new(move |out| tap::check(&tap.host, out)));
-            written(tap.writing, History::All, &mut add);
+            written(tap.writing, History::All, None, &mut add);
         }
         Command::Jetstream(jetstream) => {
             let (host, history) = (jetstream.host, history_of(jetstream.reading.start));
-            let names = [host.name.clone()];
-            let (dir, output) = kept(&jetstream.writing);
+            let names = vec![host.name.clone()];
             add("Jetstream", Box::new(move |out| host::jetstream(&host, jetstream.reading.wire, out)));
-            written(jetstream.writing, history, &mut add);
-            add(
-                "state",
-                Box::new(move |out| place::state::<JetstreamPosition>(dir, "jetstream", &names, &output, out)),
-            );
+            state::<JetstreamPosition>(jetstream.writing, history, "jetstream", names, &mut add);
         }
         Command::Replay(replay) => {
-            let (dir, output) = kept(&replay.writing);
-            let reading = replay.reading;
-            add("recording", Box::new(move |out| recordings::read(&reading, dir, &output, out)));
-            written(replay.writing, History::All, &mut add);
+            let (reading, output) = (replay.reading, output(&replay.writing));
+            let first = reading.files.clone();
+            let keys = move |output: String| {
+                recordings::name(&first).map(|host| key("replay", host, output)).into_iter().collect()
+            };
+            let positions = positions(&replay.writing, keys);
+            let dir = replay.writing.state_dir.clone().filter(|_| positions.is_none());
+            let in_topic = positions.is_some();
+            add("recording", Box::new(move |out| recordings::read(&reading, dir, in_topic, &output, out)));
+            written(replay.writing, History::All, positions, &mut add);
         }
         Command::Ozone(ozone) => {
-            let (dir, output) = kept(&ozone.writing);
-            let names = [format!("{}+{}", ozone.name, ozone.account.labeler_did)];
+            let names = vec![format!("{}+{}", ozone.name, ozone.account.labeler_did)];
             let account = ozone.account;
             add("Ozone", Box::new(move |out| ozone::check(account, out)));
-            written(ozone.writing, History::All, &mut add);
-            add("state", Box::new(move |out| place::state::<OzonePosition>(dir, "ozone", &names, &output, out)));
+            state::<OzonePosition>(ozone.writing, History::All, "ozone", names, &mut add);
         }
         Command::Record(record) => {
             let (path, existing) = (record.output, record.existing);
             add("relay", Box::new(move |out| host::relay(&record.host, out)));
             add("file", Box::new(move |out| recordings::written(&path, existing, out)));
         }
-        Command::Check(_) | Command::Healthcheck(..) | Command::Print(_) => {}
+        Command::Check(_) | Command::Cursor(_) | Command::Healthcheck(..) | Command::Print(_) => {}
     }
     all
 }
 
-/// Where positions are kept, and what the output is called there.
-fn kept(writing: &Writing) -> (Option<std::path::PathBuf>, String) {
-    let output = match &writing.output {
+/// What the output is called where positions are kept.
+fn output(writing: &Writing) -> String {
+    match &writing.output {
         Output::Lines => "stdout".to_string(),
         Output::Kafka(kafka) => kafka.topics.first().cloned().unwrap_or_default(),
-    };
-    (writing.state_dir.clone(), output)
+    }
+}
+
+fn key(kind: &str, host: String, output: String) -> Key {
+    Key { source: kind.into(), host, output, instance: String::new() }
+}
+
+/// `None`: they are kept in files, or nowhere.
+fn positions(writing: &Writing, keys: impl FnOnce(String) -> Vec<Key> + Send + 'static) -> Option<Positions> {
+    let (topic, output) = (writing.cursor_topic.as_ref()?.topic.clone(), output(writing));
+    Some(Positions { topic, keys: Box::new(move || keys(output)) })
+}
+
+/// What is written, and the positions of these hosts.
+fn state<T: Stored>(
+    writing: Writing,
+    history: History,
+    kind: &'static str,
+    hosts: Vec<String>,
+    add: &mut impl FnMut(&'static str, Box<dyn FnOnce(&Out) + Send>),
+) {
+    let (dir, output, all) = (writing.state_dir.clone(), output(&writing), hosts.clone());
+    let positions =
+        positions(&writing, move |output| all.into_iter().map(|host| key(kind, host, output.clone())).collect());
+    let in_files = positions.is_none();
+    written(writing, history, positions, add);
+    if in_files {
+        add("state", Box::new(move |out| place::state::<T>(dir, kind, &hosts, &output, out)));
+    }
 }
 
 /// What every command has that writes events.
-fn written(writing: Writing, history: History, add: &mut impl FnMut(&'static str, Box<dyn FnOnce(&Out) + Send>)) {
+fn written(
+    writing: Writing,
+    history: History,
+    positions: Option<Positions>,
+    add: &mut impl FnMut(&'static str, Box<dyn FnOnce(&Out) + Send>),
+) {
     if let Some(settings) = writing.enrich {
         add("look-ups", Box::new(move |out| lookups::check(&settings, out)));
     }
     match writing.output {
         Output::Lines => add("output", Box::new(|out| out.ok("output", "standard output, one event a line"))),
-        Output::Kafka(kafka) => add("Kafka", Box::new(move |out| cluster::check(*kafka, history, out))),
+        Output::Kafka(kafka) => add("Kafka", Box::new(move |out| cluster::check(*kafka, history, positions, out))),
     }
     if let Some(address) = writing.listen {
         add("metrics", Box::new(move |out| place::port(address, out)));

@@ -9,34 +9,39 @@ use crate::record::Existing;
 use crate::source::recording;
 use crate::source::replay::Reading;
 
-/// The recordings, and the position in them.
-pub fn read(reading: &Reading, dir: Option<PathBuf>, output: &str, out: &Out) {
+/// What recordings are called where their position is kept. `None`: one of them is a pipe, whose position is not kept.
+pub fn name(files: &[PathBuf]) -> Option<String> {
+    let first = files.first().filter(|_| files.iter().all(is_file))?;
+    let seq = recording::first_seq(first, &AtomicBool::new(false)).ok().flatten().unwrap_or(0);
+    Some(format!("{}#{seq}", first.canonicalize().unwrap_or(first.clone()).display()))
+}
+
+fn is_file(path: &PathBuf) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file())
+}
+
+/// The recordings, and the position in them, where it is not in Kafka.
+pub fn read(reading: &Reading, dir: Option<PathBuf>, in_topic: bool, output: &str, out: &Out) {
     let stop = AtomicBool::new(false);
-    let is_file = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
-    let mut first = None;
-    for (i, path) in reading.files.iter().enumerate() {
+    for path in &reading.files {
         let shown = path.display();
         if !is_file(path) {
             out.not_checked("recording", format!("{shown}: a pipe gives its bytes only once"));
             continue;
         }
         match recording::first_seq(path, &stop) {
-            Ok(Some(seq)) => {
-                out.ok("recording", format!("{shown}: begins with seq {seq}"));
-                first = first.or((i == 0).then_some(seq));
-            }
+            Ok(Some(seq)) => out.ok("recording", format!("{shown}: begins with seq {seq}")),
             Ok(None) => {
                 out.warning("recording", format!("{shown}: no frame with a seq at its beginning: is it a recording?"))
             }
             Err(why) => out.failed("recording", why),
         }
     }
-    match reading.files.first().filter(|_| reading.files.iter().all(is_file)) {
-        Some(path) => {
-            let path = path.canonicalize().unwrap_or(path.clone());
-            let name = format!("{}#{}", path.display(), first.unwrap_or(0));
-            place::state::<SeqPosition>(dir, "replay", &[name], output, out);
-        }
+    if in_topic {
+        return;
+    }
+    match name(&reading.files) {
+        Some(name) => place::state::<SeqPosition>(dir, "replay", &[name], output, out),
         None => out.ok("state", "the position in a pipe is not kept"),
     }
 }

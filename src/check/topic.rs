@@ -63,7 +63,8 @@ fn absent(inspector: &Inspector, options: &Kafka, name: &str, out: &Out) {
     out.not_checked("rights", format!("{name}: the right to write shows once the topic is there"));
 }
 
-fn topic(name: &str, shape: Shape, least: usize, brokers: usize, out: &Out) {
+/// What is in the way of writing, or may be soon.
+pub fn topic(name: &str, shape: Shape, least: usize, brokers: usize, out: &Out) {
     let Shape { partitions, replicas, in_sync, leaderless } = shape;
     let text = format!("{name}: {}, {}", plural(partitions, "partition"), plural(replicas, "replica"));
     match shape {

@@ -12,7 +12,7 @@ use super::saved::{Saved, parse, text};
 use super::{State, disk, file_name};
 
 /// Bytes of a file at most. A position of Ozone takes 30 for each event of the look-back window.
-const MAX_FILE: u64 = 64 << 20;
+pub(super) const MAX_FILE: u64 = 64 << 20;
 
 /// The position of one host into one output, locked for as long as this value lives.
 pub struct StateFile {
@@ -65,6 +65,15 @@ impl StateFile {
             (_, Err(e)) => Err(format!("{}: cannot be read: {e}", path.display())),
             _ => Ok(None),
         }
+    }
+
+    /// Deletes the file of a host and an output, whatever is in it. Fails with one line, also where another process has the lock.
+    pub fn delete(dir: &Path, kind: &str, host: &str, output: &str) -> Result<(), String> {
+        let name = file_name::of(kind, host, output);
+        let _lock = Lock::take(dir.join(format!("{name}.lock")))?;
+        let path = dir.join(format!("{name}.json"));
+        let deleted = fs::remove_file(&path).and_then(|()| disk::sync_directory(&path));
+        deleted.map_err(|e| format!("{}: cannot be deleted: {}", path.display(), disk::explain(&e)))
     }
 
     /// Renames the file, since its position is kept elsewhere. Gives the new path.

@@ -6,10 +6,15 @@ use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use super::disk::explain;
+
+/// How often, and after which pause, a lock that another process has is tried again.
+const ATTEMPTS: u32 = 5;
+const INSTANT: Duration = Duration::from_millis(10);
 
 /// Held until it is dropped.
 pub struct Lock {
@@ -52,11 +57,25 @@ pub fn is_free(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Whether a process has the lock. `false` where that cannot be told.
+pub fn is_taken(path: &Path) -> bool {
+    match open(path, false) {
+        Ok(Some(file)) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        _ => false,
+    }
+}
+
 /// Opens and locks the file.
 fn locked(path: &Path) -> Result<File, String> {
     let file = open(path, true)?.ok_or_else(|| format!("{}: was deleted meanwhile", path.display()))?;
-    given(path, file.try_lock())?;
-    Ok(file)
+    // Whoever only asks has it for an instant.
+    for _ in 0..ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(INSTANT),
+            lock => return given(path, lock).map(|()| file),
+        }
+    }
+    given(path, file.try_lock()).map(|()| file)
 }
 
 fn given(path: &Path, lock: Result<(), TryLockError>) -> Result<(), String> {

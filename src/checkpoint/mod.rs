@@ -8,7 +8,7 @@ pub mod file;
 mod file_name;
 mod lock;
 pub mod look;
-mod saved;
+pub mod saved;
 pub mod topic;
 
 use std::fmt::Debug;

@@ -9,17 +9,21 @@ use crate::atproto::{json_input, time};
 
 /// What the file holds. Unknown fields of a later version are passed over.
 #[derive(Serialize, Deserialize, Debug)]
-pub(super) struct Saved<T> {
+pub struct Saved<T> {
     version: u32,
-    pub(super) host: String,
-    pub(super) output: String,
+    /// What is read, as logs call it.
+    pub host: String,
+    /// The topic that has the events.
+    pub output: String,
     /// The id of the Kafka cluster that has the events. Files of 0.1 have none, nor have those of an output without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) cluster: Option<String>,
+    pub cluster: Option<String>,
+    /// When it was saved, RFC 3339.
     pub saved_at: String,
     /// The routes by which the events up to here were distributed to topics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) routes: Vec<String>,
+    pub routes: Vec<String>,
+    /// The source's own part.
     #[serde(flatten)]
     pub position: T,
 }
@@ -35,7 +39,7 @@ fn joined(head: &str, position: &str) -> String {
 }
 
 /// The text of a position: one line of JSON, with its end.
-pub(super) fn text(
+pub fn text(
     host: &str,
     output: &str,
     cluster: Option<&str>,
@@ -64,7 +68,8 @@ pub trait Stored: Serialize + DeserializeOwned {
     fn check(&self) -> Result<(), String>;
 }
 
-pub(super) fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
+/// Reads the text of a position. Fails with what is wrong with it, as a predicate.
+pub fn parse<T: Stored>(bytes: &[u8]) -> Result<Saved<T>, String> {
     let saved: Saved<T> = json_input::read(bytes, json_input::SHALLOW).map_err(|e| format!("is damaged ({e})"))?;
     if saved.version > VERSION {
         return Err(format!("is of version {}, written by a newer atkafka than this one", saved.version));

@@ -9,6 +9,8 @@ use super::saved::{self, Stored};
 use super::{OzonePosition, Payload, Position, file_name};
 use crate::atproto::json_input;
 
+/// Bytes of a key. The longest ones have the path of a recording.
+const LONGEST_KEY: usize = 16 << 10;
 /// How the source is called whose positions are large.
 const OZONE: &str = "ozone";
 
@@ -35,7 +37,7 @@ impl Key {
 
     /// `None`: not a key of ours.
     pub fn read(bytes: &[u8]) -> Option<Key> {
-        json_input::read(bytes, json_input::SHALLOW).ok()
+        (bytes.len() <= LONGEST_KEY).then(|| json_input::read(bytes, json_input::SHALLOW).ok())?
     }
 }
 
@@ -156,6 +158,11 @@ fn head(value: &[u8]) -> Option<Head> {
 /// The cluster that a value names.
 pub fn cluster(value: &[u8]) -> Option<String> {
     head(value)?.cluster
+}
+
+/// When a value was saved, RFC 3339.
+pub fn saved_at(value: &[u8]) -> Option<String> {
+    head(value)?.saved_at
 }
 
 /// The routes that the events up to a value went by.

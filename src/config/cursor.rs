@@ -19,7 +19,7 @@ pub fn start(text: Option<&str>, seq: &str, now_ms: i64) -> Checked<Start> {
         "oldest" => return Ok(Start::At(0)),
         _ => {}
     }
-    if let Some(ms) = past(text, now_ms)? {
+    if let Some(ms) = past("--cursor", text, now_ms)? {
         return Ok(Start::Time(ms));
     }
     match text.parse::<u64>() {
@@ -31,7 +31,7 @@ pub fn start(text: Option<&str>, seq: &str, now_ms: i64) -> Checked<Start> {
 }
 
 /// A time in the past, in milliseconds since 1970: `2h ago`, or RFC 3339. `None` when the text has neither form.
-fn past(text: &str, now_ms: i64) -> Checked<Option<i64>> {
+pub fn past(flag: &str, text: &str, now_ms: i64) -> Checked<Option<i64>> {
     let ms = match text.strip_suffix(" ago") {
         Some(long) => duration(long.trim_end())
             .and_then(|long| i64::try_from(long.as_millis()).ok())
@@ -39,8 +39,8 @@ fn past(text: &str, now_ms: i64) -> Checked<Option<i64>> {
         None => time::parse_ms(text),
     };
     match ms {
-        Some(ms) if ms > now_ms => Err(invalid("--cursor", text, "a time in the past")),
-        Some(ms) if ms < LEAST_TIME_MS => Err(invalid("--cursor", text, "a time after the year 2001")),
+        Some(ms) if ms > now_ms => Err(invalid(flag, text, "a time in the past")),
+        Some(ms) if ms < LEAST_TIME_MS => Err(invalid(flag, text, "a time after the year 2001")),
         ms => Ok(ms),
     }
 }

@@ -24,10 +24,12 @@ use std::fmt;
 use argh::FromArgs;
 
 use commands::TopLevel;
-pub use commands::{Check, Command, Jetstream, Ozone, Record, Relay, Replay, Tap};
+pub use commands::{
+    Check, Chosen, Command, Cursor, CursorAction, Jetstream, Ozone, Record, Relay, Replay, SOURCES, Tap, To,
+};
 use layers::Input;
 pub use layers::{Environment, environment};
-pub use shared::{CursorTopic, Logging, Output, Writing};
+pub use shared::{CursorTopic, Kept, Logging, Output, Writing};
 
 const DEFAULT_RELAY: &str = "wss://bsky.network";
 

@@ -84,7 +84,7 @@ impl Ledger {
         if self.claimed {
             std::thread::sleep(GRACE);
             // Before we fence anybody: whoever has taken over goes on undisturbed.
-            self.outcome(&look(sink)?)?;
+            self.outcome(&look(sink, &self.keys)?)?;
         }
         let cluster = RefCell::new(None);
         sink.prepare(&|id| {
@@ -93,7 +93,7 @@ impl Ledger {
         })?;
         sink.background().into_iter().for_each(&mut *start);
         self.cluster = cluster.into_inner().or(self.cluster.take());
-        let entries = look(sink)?;
+        let entries = look(sink, &self.keys)?;
         if self.claimed {
             return self.outcome(&entries);
         }
@@ -212,9 +212,9 @@ impl Ledger {
     }
 }
 
-fn look(sink: &mut dyn Sink) -> Result<Vec<Entry>, NotReady> {
+fn look(sink: &mut dyn Sink, wanted: &[Key]) -> Result<Vec<Entry>, NotReady> {
     match sink.transactions() {
-        Some(transactions) => transactions.look(),
+        Some(transactions) => transactions.look(wanted),
         None => Err(NotReady::Ever("the output has no transactions".into())),
     }
 }

@@ -158,6 +158,15 @@ pub enum NotReady {
     Settings(String),
 }
 
+impl NotReady {
+    /// The reason alone.
+    pub fn text(self) -> String {
+        match self {
+            NotReady::Yet(why) | NotReady::Ever(why) | NotReady::Settings(why) => why,
+        }
+    }
+}
+
 /// Whether the Kafka cluster of this id is the one that the saved positions are of; if not, why it is refused.
 pub type SameCluster<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 

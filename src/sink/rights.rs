@@ -16,6 +16,8 @@ use rdkafka::types::RDKafkaRespErr;
 pub enum Right {
     /// To send records.
     Write,
+    /// To receive records.
+    Read,
     /// To see that it is there.
     Describe,
     /// To read its settings.
@@ -101,6 +103,7 @@ pub fn on_topic(client: &Client<impl ClientContext>, topic: &str, patience: Dura
 fn right(operation: rd_kafka_AclOperation_t) -> Option<Right> {
     match operation {
         rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_WRITE => Some(Right::Write),
+        rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ => Some(Right::Read),
         rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_DESCRIBE => Some(Right::Describe),
         rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_DESCRIBE_CONFIGS => Some(Right::DescribeConfigs),
         _ => None,

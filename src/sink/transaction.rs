@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{NotReady, Refused, Token};
-use crate::checkpoint::topic::{Entry, Mark};
+use crate::checkpoint::topic::{Entry, Key, Mark};
 
 /// The broker ends a transaction that is open for longer. It is librdkafka's default, and below every broker's limit.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
@@ -37,9 +37,10 @@ pub enum Trouble {
 
 /// A sink with transactions. One transaction at a time, between [`Transactions::begin`] and a successful commit or abort.
 pub trait Transactions {
-    /// The newest committed record of each position, in the order in which they were written. Once [`super::Sink::prepare`]
-    /// has fenced, nothing of an earlier client can come behind them. Blocks some seconds.
-    fn look(&mut self) -> Result<Vec<Entry>, NotReady>;
+    /// The newest committed record of each of these positions, in the order in which they were written. Once
+    /// [`super::Sink::prepare`] has fenced, nothing of an earlier client can come behind them. Blocks some seconds, or for as long
+    /// as the topic is being read.
+    fn look(&mut self, wanted: &[Key]) -> Result<Vec<Entry>, NotReady>;
 
     /// Opens a transaction. Does not wait.
     fn begin(&mut self) -> Result<(), Trouble>;

@@ -2,6 +2,7 @@
 //! into the other (`checked`), and its examples. A new command is one more file and one line in each list below.
 
 mod check;
+mod cursor;
 mod healthcheck;
 mod jetstream;
 mod ozone;
@@ -17,6 +18,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::{Checked, Input};
 pub use check::Check;
+pub use cursor::{Chosen, Cursor, CursorAction, SOURCES, To};
 pub use jetstream::Jetstream;
 pub use ozone::Ozone;
 pub use record::Record;
@@ -40,6 +42,8 @@ pub enum Command {
     Record(Record),
     /// Settings to try, without running the command that they are of.
     Check(Box<Check>),
+    /// `cursor`.
+    Cursor(Box<Cursor>),
     /// Which of `/healthz` and `/readyz` to ask, and where.
     Healthcheck(&'static str, SocketAddr),
     /// A text to print.
@@ -60,6 +64,7 @@ pub enum Words {
     Ozone(ozone::Flags),
     Record(record::Flags),
     Check(check::Flags),
+    Cursor(cursor::Flags),
     Healthcheck(healthcheck::Flags),
     Completions(printed::Completions),
     Man(printed::Man),
@@ -90,6 +95,7 @@ impl TopLevel {
             Words::Ozone(f) => ozone::checked(f, input).map(Command::Ozone),
             Words::Record(f) => record::checked(f, input).map(Command::Record),
             Words::Check(f) => check::checked(f, input).map(|check| Command::Check(Box::new(check))),
+            Words::Cursor(f) => cursor::checked(f, input).map(|cursor| Command::Cursor(Box::new(cursor))),
             Words::Healthcheck(f) => healthcheck::checked(f),
             Words::Completions(f) => Ok(Command::Print(printed::completions(&f))),
             Words::Schema(f) => Ok(Command::Print(printed::schema(&f))),
@@ -119,5 +125,8 @@ pub(super) const EXAMPLES: &[(&str, Examples)] = &[
     ("ozone-events", ozone::EXAMPLES),
     ("record", record::EXAMPLES),
     ("check", check::EXAMPLES),
+    ("cursor show", cursor::SHOW),
+    ("cursor set", cursor::SET),
+    ("cursor delete", cursor::DELETE),
     ("healthcheck", healthcheck::EXAMPLES),
 ];

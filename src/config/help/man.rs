@@ -30,7 +30,10 @@ const FILES: &[(&str, &str)] = &[
 
 const EXIT_STATUS: &[(&str, &str)] = &[
     ("0", "Stopped as asked, or the reader of its output closed the pipe."),
-    ("1", "Failed; the last line of the log says why. For check: a line says that something failed."),
+    (
+        "1",
+        "Failed; the last line of the log says why. For check: a line says that something failed. Also fenced: another instance, or atkafka cursor, has taken over the position.",
+    ),
     ("2", "Wrong usage; one line names the flag, the value and what is allowed."),
     ("130", "Ended by a second signal."),
 ];

@@ -1,77 +1,27 @@
 //! The flags that several commands have, declared here once, and the macro that puts them behind a command's own ones. All
 //! values are texts, as they were typed; the other files of this folder give them their meaning.
 
-/// The flags of every command that writes events. Calls the macro `$then` with `$rest` and the fields behind it.
-macro_rules! writing_flags {
+/// The flags that say where positions are kept, and how to speak to the brokers. Calls the macro `$then` with `$rest` and the
+/// fields behind it.
+macro_rules! storing_flags {
     ($then:ident! $($rest:tt)*) => {
         $then! {
             $($rest)* {
-                /// brokers of Kafka, host:port; without any, events go to standard output, one a line
-                #[argh(option, arg_name = "host:port")]
-                bootstrap_servers: Vec<String>,
                 /// topic that the events go to
                 #[argh(option, arg_name = "topic")]
                 output_topic: Option<String>,
-                /// where events go that match, in place of --output-topic: app.bsky.feed.post=posts, app.bsky.*=TOPIC, kind:identity=TOPIC (also kind:account, kind:sync, kind:info, kind:ozone); may repeat, the first match counts
-                #[argh(option, arg_name = "pattern=topic")]
-                route: Vec<String>,
-                /// write the envelope that the Osprey rules engine reads
-                #[argh(switch)]
-                osprey_compatible: bool,
-                /// worker id in Osprey's action ids, 0..31 (default 1)
-                #[argh(option, arg_name = "n")]
-                snowflake_worker_id: Option<String>,
-                /// data center id in Osprey's action ids, 0..31 (default 0)
-                #[argh(option, arg_name = "n")]
-                snowflake_data_center_id: Option<String>,
-                /// add the Kafka headers seq, action and collection to each record
-                #[argh(switch)]
-                record_headers: bool,
-
-                /// only ops on these collections: app.bsky.feed.post, app.bsky.*, *
-                #[argh(option, arg_name = "pattern")]
-                watched_collections: Vec<String>,
-                /// all but ops on these collections
-                #[argh(option, arg_name = "pattern")]
-                ignored_collections: Vec<String>,
-                /// only events of these accounts; @file reads one DID a line
-                #[argh(option, arg_name = "did|@file")]
-                watched_dids: Vec<String>,
-                /// all but events of these accounts; @file reads one DID a line
-                #[argh(option, arg_name = "did|@file")]
-                ignored_dids: Vec<String>,
-                /// do not check that each record hashes to its CID
-                #[argh(switch)]
-                no_verify: bool,
-
                 /// where cursors are kept (default $STATE_DIRECTORY, else ./atkafka-state; none when events go to standard output)
                 #[argh(option, arg_name = "dir")]
                 state_dir: Option<String>,
                 /// at-least-once (default), or exactly-once: events and positions in Kafka transactions, for consumers that read committed
                 #[argh(option, arg_name = "how")]
                 delivery: Option<String>,
-                /// how long a transaction of exactly-once stays open, 10ms..10s (default 1s)
-                #[argh(option, arg_name = "time")]
-                commit_interval: Option<String>,
                 /// file (default), or kafka: cursors are kept in a topic, and a second instance ends the first
                 #[argh(option, arg_name = "store")]
                 cursor_store: Option<String>,
                 /// topic of the cursors with --cursor-store kafka, compacted (default: the output topic with .cursor behind it)
                 #[argh(option, arg_name = "topic")]
                 cursor_topic: Option<String>,
-                /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
-                #[argh(option, arg_name = "n")]
-                workers: Option<String>,
-                /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
-                #[argh(option, arg_name = "size")]
-                memory_limit: Option<String>,
-
-                /// librdkafka (default), or kafka: a pure-Rust client for brokers up to 3.9, at least once, without TLS, SASL, headers and times
-                #[argh(option, arg_name = "client")]
-                kafka_client: Option<String>,
-                /// none, gzip, snappy, lz4 or zstd (default lz4; none with --osprey-compatible and with --kafka-client kafka)
-                #[argh(option, arg_name = "codec")]
-                compression: Option<String>,
                 /// any librdkafka property, such as linger.ms=20; may repeat
                 #[argh(option, arg_name = "key=value")]
                 kafka_config: Vec<String>,
@@ -117,6 +67,87 @@ macro_rules! writing_flags {
                 /// OAUTHBEARER: scope to ask for, several with blanks
                 #[argh(option, arg_name = "scope")]
                 sasl_oauth_scope: Option<String>,
+            }
+        }
+    };
+}
+
+/// The flags that choose among the saved positions, given on as above.
+macro_rules! choosing_flags {
+    ($then:ident! $($rest:tt)*) => {
+        $then! {
+            $($rest)* {
+                /// the position, as cursor show calls it: SOURCE/HOST, such as relay/bsky.network
+                #[argh(option, arg_name = "name")]
+                position: Option<String>,
+                /// instance that has the position (default: the one without a name)
+                #[argh(option, arg_name = "name")]
+                instance_id: Option<String>,
+                /// brokers of Kafka, host:port, for positions that are kept there
+                #[argh(option, arg_name = "host:port")]
+                bootstrap_servers: Vec<String>,
+            }
+        }
+    };
+}
+
+/// The flags of every command that writes events, those above among them, given on as above.
+macro_rules! writing_flags {
+    (@with [$then:ident! $($rest:tt)*] { $($storing:tt)* }) => {
+        $then! {
+            $($rest)* {
+                /// brokers of Kafka, host:port; without any, events go to standard output, one a line
+                #[argh(option, arg_name = "host:port")]
+                bootstrap_servers: Vec<String>,
+                $($storing)*
+                /// where events go that match, in place of --output-topic: app.bsky.feed.post=posts, app.bsky.*=TOPIC, kind:identity=TOPIC (also kind:account, kind:sync, kind:info, kind:ozone); may repeat, the first match counts
+                #[argh(option, arg_name = "pattern=topic")]
+                route: Vec<String>,
+                /// write the envelope that the Osprey rules engine reads
+                #[argh(switch)]
+                osprey_compatible: bool,
+                /// worker id in Osprey's action ids, 0..31 (default 1)
+                #[argh(option, arg_name = "n")]
+                snowflake_worker_id: Option<String>,
+                /// data center id in Osprey's action ids, 0..31 (default 0)
+                #[argh(option, arg_name = "n")]
+                snowflake_data_center_id: Option<String>,
+                /// add the Kafka headers seq, action and collection to each record
+                #[argh(switch)]
+                record_headers: bool,
+
+                /// only ops on these collections: app.bsky.feed.post, app.bsky.*, *
+                #[argh(option, arg_name = "pattern")]
+                watched_collections: Vec<String>,
+                /// all but ops on these collections
+                #[argh(option, arg_name = "pattern")]
+                ignored_collections: Vec<String>,
+                /// only events of these accounts; @file reads one DID a line
+                #[argh(option, arg_name = "did|@file")]
+                watched_dids: Vec<String>,
+                /// all but events of these accounts; @file reads one DID a line
+                #[argh(option, arg_name = "did|@file")]
+                ignored_dids: Vec<String>,
+                /// do not check that each record hashes to its CID
+                #[argh(switch)]
+                no_verify: bool,
+
+                /// how long a transaction of exactly-once stays open, 10ms..10s (default 1s)
+                #[argh(option, arg_name = "time")]
+                commit_interval: Option<String>,
+                /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
+                #[argh(option, arg_name = "n")]
+                workers: Option<String>,
+                /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
+                #[argh(option, arg_name = "size")]
+                memory_limit: Option<String>,
+
+                /// librdkafka (default), or kafka: a pure-Rust client for brokers up to 3.9, at least once, without TLS, SASL, headers and times
+                #[argh(option, arg_name = "client")]
+                kafka_client: Option<String>,
+                /// none, gzip, snappy, lz4 or zstd (default lz4; none with --osprey-compatible and with --kafka-client kafka)
+                #[argh(option, arg_name = "codec")]
+                compression: Option<String>,
                 /// partitions of a topic that is created (default: the broker's default)
                 #[argh(option, arg_name = "n")]
                 topic_partitions: Option<String>,
@@ -144,6 +175,9 @@ macro_rules! writing_flags {
                 debug: bool,
             }
         }
+    };
+    ($then:ident! $($rest:tt)*) => {
+        storing_flags! { writing_flags! @with [$then! $($rest)*] }
     };
 }
 
@@ -203,26 +237,39 @@ macro_rules! enriching_flags {
 macro_rules! shared_flags {
     ($(#[$doc:meta])* $name:ident { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Default)]
         pub struct $name {
             $(pub $field: $outer $(<$inner>)?,)*
         }
     };
 }
 
-/// Declares `Flags` of a command that writes events: documentation and argh's attributes, the groups of shared flags in
-/// parentheses, then its own flags. A method with the name of each group gives the flags of that group.
+/// Makes what is known of one group the flags of a command that writes events, without the others.
+macro_rules! as_writing {
+    ({ $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
+        impl From<Storing> for Writing {
+            fn from(of: Storing) -> Writing {
+                Writing { $($field: of.$field,)* ..Writing::default() }
+            }
+        }
+    };
+}
+
+/// Declares `Flags` of a command: documentation and argh's attributes, the groups of shared flags in parentheses, then its own
+/// flags. A method with the name of each group gives the flags of that group.
 macro_rules! command_flags {
     ($(#[$meta:meta])* (writing) $own:tt) => {
-        writing_flags! { command_flags! @declare [$(#[$meta])*] $own }
+        writing_flags! { command_flags! @declare [$(#[$meta])*] [writing Writing] $own }
     };
     ($(#[$meta:meta])* (writing, enriching) $own:tt) => {
-        writing_flags! { enriching_flags! command_flags! @declare [$(#[$meta])*] $own }
+        writing_flags! { enriching_flags! command_flags! @declare [$(#[$meta])*] [writing Writing, enriching Enriching] $own }
     };
-    (@declare [$(#[$meta:meta])*] { $($own:tt)* } $writing:tt $($enriching:tt)?) => {
-        command_flags!(@struct [$(#[$meta])*] { $($own)* } $writing $($enriching)?);
-        command_flags!(@part writing Writing $writing);
-        $(command_flags!(@part enriching Enriching $enriching);)?
+    ($(#[$meta:meta])* (storing, choosing) $own:tt) => {
+        storing_flags! { choosing_flags! command_flags! @declare [$(#[$meta])*] [storing Storing, choosing Choosing] $own }
+    };
+    (@declare [$(#[$meta:meta])*] [$($method:ident $name:ident),*] { $($own:tt)* } $($shared:tt)*) => {
+        command_flags!(@struct [$(#[$meta])*] { $($own)* } $($shared)*);
+        $(command_flags!(@part $method $name $shared);)*
     };
     (@struct [$(#[$meta:meta])*] { $($own:tt)* } $({ $($(#[$shared:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* })*) => {
         #[derive(argh::FromArgs, argh::ArgsInfo, Debug)]
@@ -234,12 +281,15 @@ macro_rules! command_flags {
     };
     (@part $method:ident $name:ident { $($(#[$meta:meta])* $field:ident: $outer:ident $(<$inner:ident>)?,)* }) => {
         impl Flags {
-            fn $method(&self) -> $crate::config::shared::flags::$name {
+            pub(in crate::config) fn $method(&self) -> $crate::config::shared::flags::$name {
                 $crate::config::shared::flags::$name { $($field: self.$field.clone(),)* }
             }
         }
     };
 }
 
+storing_flags! { shared_flags! /** The flags that say where positions are kept, and how to speak to the brokers. */ Storing }
+choosing_flags! { shared_flags! /** The flags that choose among the saved positions. */ Choosing }
 writing_flags! { shared_flags! /** The flags that every command has which writes events. */ Writing }
 enriching_flags! { shared_flags! /** The flags about the accounts behind the events of the firehose. */ Enriching }
+storing_flags! { as_writing! }

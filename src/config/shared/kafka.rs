@@ -41,9 +41,8 @@ pub(super) const KAFKA_ONLY: &[&str] = &[
 
 /// Without servers events go to standard output, and flags that only Kafka has are a mistake.
 pub(super) fn output(f: &Writing, input: &Input<'_>) -> Checked<Output> {
-    let servers = list(&f.bootstrap_servers);
-    if !servers.is_empty() {
-        return Ok(Output::Kafka(Box::new(kafka(f, servers, input)?)));
+    if !list(&f.bootstrap_servers).is_empty() {
+        return Ok(Output::Kafka(Box::new(settings(f, input)?)));
     }
     match KAFKA_ONLY.iter().find(|flag| input.has(flag)) {
         Some(flag) => Err(invalid(flag, "", "needs --bootstrap-servers host:port")),
@@ -51,7 +50,9 @@ pub(super) fn output(f: &Writing, input: &Input<'_>) -> Checked<Output> {
     }
 }
 
-fn kafka(f: &Writing, servers: Vec<String>, input: &Input<'_>) -> Checked<Kafka> {
+/// How to speak to the brokers, and what is written there.
+pub(super) fn settings(f: &Writing, input: &Input<'_>) -> Checked<Kafka> {
+    let servers = list(&f.bootstrap_servers);
     for server in &servers {
         values::server(server)?;
     }

@@ -15,8 +15,8 @@ mod writing;
 
 pub use logging::Logging;
 pub(super) use logging::logging;
-pub use positions::CursorTopic;
-pub(super) use positions::refuse;
+pub use positions::{CursorTopic, Kept};
+pub(super) use positions::{refuse, store};
 pub(super) use writing::{DEFAULT_LISTEN, writing};
 
 use super::Input;

@@ -1,14 +1,18 @@
 //! Where positions are kept, and whether events are delivered in transactions with them.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::flags::Writing;
+use super::flags::{Storing, Writing};
+use super::kafka;
 use super::values::{duration, is_topic, one_of};
-use crate::config::{Checked, invalid};
+use crate::config::{Checked, Input, invalid};
 use crate::sink::kafka_options::{Kafka, KafkaClient};
 
 /// Bytes of a topic's name at most.
 const LONGEST_TOPIC: usize = 249;
+const DEFAULT_STATE_DIR: &str = "./atkafka-state";
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer, and `/readyz` would take the wait for a stop of delivery.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,11 +27,22 @@ pub struct CursorTopic {
     pub interval: Option<Duration>,
 }
 
+/// Where the commands about positions find them.
+pub enum Kept {
+    /// State files, in this directory.
+    Files(PathBuf),
+    /// Records of a topic. It is never created by these commands.
+    Topic {
+        /// How to speak to its brokers.
+        kafka: Box<Kafka>,
+        /// Its name.
+        topic: String,
+    },
+}
+
 /// `None`: positions are kept in files.
 pub(super) fn cursor_topic(f: &Writing, kafka: &Kafka) -> Checked<Option<CursorTopic>> {
-    const DELIVERY: [(&str, bool); 2] = [("at-least-once", false), ("exactly-once", true)];
-    let exactly_once = one_of("--delivery", f.delivery.as_deref(), &DELIVERY)?.unwrap_or(false);
-    let store = one_of("--cursor-store", f.cursor_store.as_deref(), &[("file", false), ("kafka", true)])?;
+    let (exactly_once, store) = asked(f)?;
     if exactly_once && store == Some(false) {
         return Err(invalid(
             "--cursor-store",
@@ -48,14 +63,7 @@ pub(super) fn cursor_topic(f: &Writing, kafka: &Kafka) -> Checked<Option<CursorT
         let flag = if exactly_once { "--delivery exactly-once" } else { "--cursor-store kafka" };
         return Err(invalid(flag, "", "--kafka-client kafka has no transactions; --kafka-client librdkafka has"));
     }
-    let topic = f.cursor_topic.clone().unwrap_or_else(|| format!("{}.cursor", kafka.topics[0]));
-    if !is_topic(&topic) {
-        let what = match topic.len() > LONGEST_TOPIC && f.cursor_topic.is_none() {
-            true => "the default name is too long for a topic: give a shorter one",
-            false => "1 to 249 letters, digits, dots, underscores and hyphens",
-        };
-        return Err(invalid("--cursor-topic", &topic, what));
-    }
+    let topic = topic(f, &kafka.topics[0])?;
     if kafka.topics.contains(&topic) || Some(&topic) == kafka.dead_letter_topic.as_ref() {
         return Err(invalid(
             "--cursor-topic",
@@ -70,6 +78,58 @@ pub(super) fn cursor_topic(f: &Writing, kafka: &Kafka) -> Checked<Option<CursorT
             .ok_or_else(|| invalid("--commit-interval", text, "from 10ms to 10s, such as 100ms or 1s"))?,
     };
     Ok(Some(CursorTopic { topic, interval: exactly_once.then_some(interval) }))
+}
+
+/// Whether delivery is exactly once, and what `--cursor-store` says: `true` for Kafka.
+fn asked(f: &Writing) -> Checked<(bool, Option<bool>)> {
+    const DELIVERY: [(&str, bool); 2] = [("at-least-once", false), ("exactly-once", true)];
+    const STORES: [(&str, bool); 2] = [("file", false), ("kafka", true)];
+    let exactly_once = one_of("--delivery", f.delivery.as_deref(), &DELIVERY)?.unwrap_or(false);
+    Ok((exactly_once, one_of("--cursor-store", f.cursor_store.as_deref(), &STORES)?))
+}
+
+/// The cursor topic of an output topic.
+fn topic(f: &Writing, output: &str) -> Checked<String> {
+    let topic = f.cursor_topic.clone().unwrap_or_else(|| format!("{output}.cursor"));
+    if is_topic(&topic) {
+        return Ok(topic);
+    }
+    let what = match topic.len() > LONGEST_TOPIC && f.cursor_topic.is_none() {
+        true => "the default name is too long for a topic: give a shorter one",
+        false => "1 to 249 letters, digits, dots, underscores and hyphens",
+    };
+    Err(invalid("--cursor-topic", &topic, what))
+}
+
+/// The directory of state files: systemd gives several with colons between, and the first is ours.
+pub(super) fn directory(given: Option<&String>, env: &HashMap<String, String>) -> PathBuf {
+    let systemd = || env.get("STATE_DIRECTORY")?.split(':').next().filter(|dir| !dir.is_empty());
+    PathBuf::from(given.map(String::as_str).or_else(systemd).unwrap_or(DEFAULT_STATE_DIR))
+}
+
+/// Where a service with these settings keeps its positions. `--cursor-topic` alone says Kafka, too.
+pub(in crate::config) fn store(f: Storing, servers: Vec<String>, input: &Input<'_>) -> Checked<Kept> {
+    let mut f = Writing { bootstrap_servers: servers, ..f.into() };
+    let (exactly_once, store) = asked(&f)?;
+    if store == Some(false) || !(exactly_once || store == Some(true) || f.cursor_topic.is_some()) {
+        return Ok(Kept::Files(directory(f.state_dir.as_ref(), &input.env.all)));
+    }
+    if f.bootstrap_servers.is_empty() {
+        return Err(invalid("--bootstrap-servers", "", "required for positions that are kept in Kafka"));
+    }
+    let topic = match (&f.output_topic, &f.cursor_topic) {
+        (None, None) => {
+            let why = "required for positions in Kafka, or --output-topic, from which its default name comes";
+            return Err(invalid("--cursor-topic", "", why));
+        }
+        (output, _) => topic(&f, output.as_deref().unwrap_or_default())?,
+    };
+    // Nothing is written to a topic of events.
+    f.output_topic.get_or_insert_with(|| topic.clone());
+    let mut kafka = kafka::settings(&f, input)?;
+    kafka.topics.clear();
+    kafka.new_topic.create = false;
+    Ok(Kept::Topic { kafka: Box::new(kafka), topic })
 }
 
 /// Refuses what a source cannot do, whose positions Kafka cannot hold, with the reason.

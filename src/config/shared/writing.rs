@@ -20,7 +20,6 @@ use crate::sink::kafka_options::Kafka;
 use crate::systemd::Manager;
 
 pub(crate) const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
-const DEFAULT_STATE_DIR: &str = "./atkafka-state";
 const DEFAULT_MEMORY: usize = 256 << 20;
 
 /// What every command has that writes events.
@@ -77,12 +76,7 @@ pub(crate) fn writing(
     let state_dir = match (&f.state_dir, &output) {
         (Some(dir), _) => Some(PathBuf::from(dir)),
         (None, Output::Lines) => None,
-        // systemd gives several directories with colons between; the first is ours.
-        (None, Output::Kafka(_)) => {
-            let systemd =
-                env.get("STATE_DIRECTORY").and_then(|dirs| dirs.split(':').next()).filter(|dir| !dir.is_empty());
-            Some(PathBuf::from(systemd.unwrap_or(DEFAULT_STATE_DIR)))
-        }
+        (None, Output::Kafka(_)) => Some(positions::directory(None, env)),
     };
     let enrich = match enriching {
         Some((f, client)) => enriching::settings(f, state_dir.as_deref(), client, input)?,

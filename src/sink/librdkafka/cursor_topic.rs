@@ -3,7 +3,7 @@
 //! It is compacted, so that the newest record of each position stays, and only its first partition is used. What a record
 //! says is the matter of [`crate::checkpoint::topic`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -35,6 +35,9 @@ const SETTINGS: [(&str, &str); 5] = [
 const HIDDEN: Duration = Duration::from_secs(5);
 /// Without a record for so long, reading has failed.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// What the client reads ahead.
+const AHEAD_KB: &str = "2048";
 
 /// Callbacks of the client that reads.
 struct Reading(AdminContext);
@@ -113,11 +116,28 @@ impl Librdkafka {
         }
     }
 
-    /// The newest committed record of each position, in the order in which they were written, up to the end that the topic has
-    /// now.
-    pub(super) fn read_positions(&self) -> Result<Vec<Entry>, NotReady> {
+    /// The newest committed record of each of these positions, in the order in which they were written, up to the end that the
+    /// topic has now.
+    pub(super) fn read_positions(&self, wanted: &[Key]) -> Result<Vec<Entry>, NotReady> {
         let Some(identity) = self.identity.as_ref() else { return Ok(Vec::new()) };
-        let topic = identity.cursor_topic.as_str();
+        let wanted: HashSet<&Key> = wanted.iter().collect();
+        let mut found: HashMap<Key, (i64, Entry)> = HashMap::new();
+        self.each_position(&identity.cursor_topic, &|key| wanted.contains(key), &mut |offset, entry| {
+            found.insert(entry.key.clone(), (offset, entry));
+        })?;
+        let mut all: Vec<(i64, Entry)> = found.into_values().collect();
+        all.sort_by_key(|(offset, _)| *offset);
+        Ok(all.into_iter().map(|(_, entry)| entry).collect())
+    }
+
+    /// Gives `found` each committed record of the wanted positions, with its offset, up to the end that the topic has now. A
+    /// position may come several times: the last one counts. Nothing is kept, so that what others write there costs no memory.
+    pub(super) fn each_position(
+        &self,
+        topic: &str,
+        wanted: &dyn Fn(&Key) -> bool,
+        found: &mut dyn FnMut(i64, Entry),
+    ) -> Result<(), NotReady> {
         let failed = |e: KafkaError| self.yet(&format!("topic {topic} cannot be read: {e}"), &[]);
         // What is written already counts, whether it is committed yet or not.
         let (_, end) = self.consumer("read_uncommitted")?.fetch_watermarks(topic, 0, ASK).map_err(failed)?;
@@ -135,32 +155,29 @@ impl Librdkafka {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        let mut found: HashMap<Key, (i64, Entry)> = HashMap::new();
-        if begin < end {
-            let mut list = TopicPartitionList::new();
-            list.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
-            consumer.assign(&list).map_err(failed)?;
-            let mut heard = Instant::now();
-            loop {
-                match consumer.poll(Duration::from_millis(100)) {
-                    Some(Ok(message)) => {
-                        heard = Instant::now();
-                        if let Some(entry) = entry(&message) {
-                            found.insert(entry.key.clone(), (message.offset(), entry));
-                        }
+        if begin >= end {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, 0, Offset::Beginning).map_err(failed)?;
+        consumer.assign(&list).map_err(failed)?;
+        let mut heard = Instant::now();
+        loop {
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    if let Some(key) = message.key().and_then(Key::read).filter(|key| wanted(key)) {
+                        found(message.offset(), entry(key, &message));
                     }
-                    Some(Err(KafkaError::PartitionEOF(_))) => break,
-                    Some(Err(e)) => return Err(failed(e)),
-                    None if heard.elapsed() > SILENCE => {
-                        return Err(NotReady::Yet(format!("topic {topic} cannot be read: no answer")));
-                    }
-                    None => {}
                 }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(e)) => return Err(failed(e)),
+                None if heard.elapsed() > SILENCE => {
+                    return Err(NotReady::Yet(format!("topic {topic} cannot be read: no answer")));
+                }
+                None => {}
             }
         }
-        let mut all: Vec<(i64, Entry)> = found.into_values().collect();
-        all.sort_by_key(|(offset, _)| *offset);
-        Ok(all.into_iter().map(|(_, entry)| entry).collect())
     }
 
     fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Reading>, NotReady> {
@@ -172,6 +189,8 @@ impl Librdkafka {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("isolation.level", isolation)
+            // Beside the record that is read; its default of 64 MiB would not be within what the process may take.
+            .set("queued.max.messages.kbytes", AHEAD_KB)
             .remove("transactional.id");
         let context = Reading(AdminContext(self.context(false)));
         let consumer = BaseConsumer::from_config_and_context(&config, context)
@@ -181,14 +200,13 @@ impl Librdkafka {
     }
 }
 
-fn entry(message: &BorrowedMessage<'_>) -> Option<Entry> {
-    let key = Key::read(message.key()?)?;
+fn entry(key: Key, message: &BorrowedMessage<'_>) -> Entry {
     let header = |name: &str| {
         let found = message.headers()?.iter().find(|header| header.key == name)?;
         Some(String::from_utf8_lossy(found.value?).into_owned())
     };
     let mark = header(RUN).and_then(|run| Some(Mark { run, number: header(NUMBER)?.parse().ok()? }));
-    Some(Entry { key, value: message.payload().map(<[u8]>::to_vec), mark, writer: header(WRITER) })
+    Entry { key, value: message.payload().map(<[u8]>::to_vec), mark, writer: header(WRITER) }
 }
 
 /// Whether a topic keeps positions of `largest` bytes for ever.

@@ -1,4 +1,5 @@
-//! What a cluster, its topics and this client's rights are, asked without changing anything: for `atkafka check`.
+//! What a cluster, its topics and this client's rights are, asked without changing anything: for `atkafka check`
+//! and `atkafka cursor`.
 //!
 //! It uses the same client settings and the same explanations of errors as [`Librdkafka`], and never asks for a topic by its
 //! name in a way that creates it. Each question takes some seconds at most. It runs on a thread of the check.
@@ -11,6 +12,7 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use super::context::{AdminContext, Context};
 use super::{ASK, Librdkafka};
+use crate::checkpoint::topic::{Entry, Key};
 use crate::metrics::Metrics;
 use crate::sink::kafka_options::Kafka;
 use crate::sink::limits::{self, Limits};
@@ -36,7 +38,7 @@ const LEVELS: &[(i16, &str)] = &[
 
 /// A cluster that answers.
 pub struct Inspector {
-    options: Kafka,
+    sink: Librdkafka,
     probe: BaseProducer<Context>,
     admin: AdminClient<AdminContext>,
     metadata: Metadata,
@@ -80,13 +82,10 @@ impl Inspector {
         let admin =
             AdminClient::from_config_and_context(&sink.config, AdminContext(sink.context(false))).map_err(text)?;
         let probe = BaseProducer::from_config_and_context(&sink.config, sink.context(false)).map_err(text)?;
-        let why = |e: NotReady| match e {
-            NotReady::Yet(why) | NotReady::Ever(why) | NotReady::Settings(why) => why,
-        };
-        sink.authorize(admin.inner()).map_err(why)?;
-        sink.authorize(probe.client()).map_err(why)?;
-        let metadata = sink.metadata(&probe).map_err(why)?;
-        Ok(Inspector { options: sink.options, probe, admin, metadata })
+        sink.authorize(admin.inner()).map_err(NotReady::text)?;
+        sink.authorize(probe.client()).map_err(NotReady::text)?;
+        let metadata = sink.metadata(&probe).map_err(NotReady::text)?;
+        Ok(Inspector { sink, probe, admin, metadata })
     }
 
     /// `host:port` of each broker, as the cluster names them.
@@ -133,7 +132,7 @@ impl Inspector {
 
     /// Has the broker say whether it would create the topic, without doing it. Fails with its words.
     pub fn would_create(&self, name: &str) -> Result<(), String> {
-        let new = &self.options.new_topic;
+        let new = &self.sink.options.new_topic;
         let replication = TopicReplication::Fixed(new.replication.unwrap_or(-1));
         let topic = NewTopic::new(name, new.partitions.unwrap_or(-1), replication);
         let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK)).validate_only(true);
@@ -157,6 +156,17 @@ impl Inspector {
         };
         let number = |key: &str| text(&resource, key).and_then(|value| value.parse().ok());
         (number("num.partitions"), number("default.replication.factor"))
+    }
+
+    /// Gives `found` each committed record of the wanted positions in a cursor topic, with its offset; of several of one position
+    /// the last one counts. Fails with one line.
+    pub fn positions(
+        &self,
+        topic: &str,
+        wanted: &dyn Fn(&Key) -> bool,
+        found: &mut dyn FnMut(i64, Entry),
+    ) -> Result<(), String> {
+        self.sink.each_position(topic, wanted, found).map_err(NotReady::text)
     }
 
     /// The rights of this client on a topic that is there. Fails with why they are not known.

@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use super::context::Context;
 use super::{ASK, Librdkafka};
-use crate::checkpoint::topic::{Entry, Mark};
+use crate::checkpoint::topic::{Entry, Key, Mark};
 use crate::sink::transaction::{Identity, POSITION, TIMEOUT, Transactions, Trouble, client_memory};
 use crate::sink::{NotReady, Refused};
 
@@ -116,8 +116,8 @@ impl Librdkafka {
 }
 
 impl Transactions for Librdkafka {
-    fn look(&mut self) -> Result<Vec<Entry>, NotReady> {
-        self.read_positions()
+    fn look(&mut self, wanted: &[Key]) -> Result<Vec<Entry>, NotReady> {
+        self.read_positions(wanted)
     }
 
     fn begin(&mut self) -> Result<(), Trouble> {

@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use atkafka::atproto::car::CarIndex;
 use atkafka::atproto::{cid, time};
+use atkafka::clock;
 use atkafka::dead_letter::Reason;
 use atkafka::decode::batch::{self, Batch, Job};
 use atkafka::decode::{Rules, Workbench, relay};
@@ -350,7 +351,7 @@ fn work(decoder: &mut Workbench<'_>, list: &[&[u8]]) -> Batch {
             frames.push(bytes, seen);
         }
     }
-    let (work, received, arrived_ms) = (Work::Frames(frames), Instant::now(), time::now_ms());
+    let (work, received, arrived_ms) = (Work::Frames(frames), Instant::now(), clock::now_ms());
     let (cost, room, decode) = (work.bytes(), batch::room(&work, usize::MAX), relay::message);
     worker::work(
         decoder,

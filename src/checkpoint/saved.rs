@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::State;
 use crate::atproto::{json_input, time};
+use crate::clock;
 
 /// What the file holds. Unknown fields of a later version are passed over.
 #[derive(Serialize, Deserialize, Debug)]
@@ -52,7 +53,7 @@ pub fn text(
         host: host.into(),
         output: output.into(),
         cluster: cluster.map(str::to_string),
-        saved_at: time::format_ms(time::now_ms()),
+        saved_at: time::format_ms(clock::now_ms()),
         routes: routes.to_vec(),
         position: Nothing {},
     };

@@ -18,7 +18,7 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Proxy};
 
-use crate::atproto::time::now_ms;
+use crate::clock::now_ms;
 
 /// The longest wait that a `Retry-After` or `RateLimit-Reset` can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);

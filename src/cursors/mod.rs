@@ -9,8 +9,8 @@ mod position;
 mod table;
 mod topic;
 
-use crate::atproto::time;
 use crate::checkpoint::topic::Key;
+use crate::clock;
 use crate::config::Cursor;
 use crate::config::Kept;
 use crate::config::{Chosen, CursorAction, To};
@@ -83,7 +83,7 @@ fn show(kept: &Kept, chosen: &Chosen, json: bool, print: &mut dyn FnMut(&str)) -
     match json {
         true => all.iter().for_each(|found| print(&table::json(found))),
         false if all.is_empty() => print(&format!("{}: no position is saved\n", place(kept))),
-        false => print(&table::text(&all, time::now_ms())),
+        false => print(&table::text(&all, clock::now_ms())),
     }
     match more {
         true => Err(Failed::Run(format!(
@@ -165,7 +165,7 @@ impl Chosen {
 
 /// The two lines about a change.
 fn changed(key: &Key, before: &Result<Position, String>, after: Option<&Position>, print: &mut dyn FnMut(&str)) {
-    let now_ms = time::now_ms();
+    let now_ms = clock::now_ms();
     let before = match before {
         Ok(position) => position.text(now_ms),
         Err(why) => why.clone(),

@@ -16,6 +16,7 @@ use super::cache::Found;
 use super::document::{self, Document};
 use super::{Answer, Created, Kind, Knowledge, Value};
 use crate::atproto::{json_input, time};
+use crate::clock;
 
 /// A line has a document or a profile, escaped.
 const LINE: u64 = 8 * document::MAX as u64;
@@ -68,7 +69,7 @@ impl Knowledge {
         }
         let beside = path.with_extension("new");
         let out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
-        let now = time::now_ms();
+        let now = clock::now_ms();
         let mut lines = Lines { out, entries: 0, failed: None };
         let mut write = |kind: &str, did: &str, until: i64, text: Option<&[u8]>, handle: Option<&str>| {
             lines.write(&Line {
@@ -134,7 +135,7 @@ impl Knowledge {
 
     fn take(&self, line: &[u8]) -> io::Result<bool> {
         let line = parse(line)?;
-        let now = time::now_ms();
+        let now = clock::now_ms();
         let left = line.until.saturating_sub(now);
         let text = line.text.as_deref();
         let (kind, value) = match &*line.kind {

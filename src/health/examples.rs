@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use crate::atproto::time;
+use crate::clock;
 
 /// So many of each are kept.
 pub const KEPT: usize = 20;
@@ -64,7 +64,7 @@ impl Examples {
 fn example(host: &str, kind: &'static str, detail: &str) -> Example {
     let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= LONGEST;
     let detail = detail.char_indices().take_while(fits).map(|(_, c)| c).collect();
-    Example { time_ms: time::now_ms(), host: host.into(), kind, seq: 0, detail, size: 0, bytes: Vec::new() }
+    Example { time_ms: clock::now_ms(), host: host.into(), kind, seq: 0, detail, size: 0, bytes: Vec::new() }
 }
 
 fn add(list: &Mutex<VecDeque<Example>>, example: Example) {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use crate::atproto::time;
+use crate::clock;
 use cause::note;
 use examples::Examples;
 use source::Source;
@@ -105,7 +105,7 @@ impl Health {
 
     /// How each source stands, in the order of their indices.
     pub fn stands(&self) -> Vec<Stand> {
-        let (now, now_ms) = (Instant::now(), time::now_ms());
+        let (now, now_ms) = (Instant::now(), clock::now_ms());
         self.with(|s| s.sources.iter().map(|source| source.stand(now, now_ms)).collect())
     }
 
@@ -142,7 +142,7 @@ impl Health {
     /// By source, how many seconds it is behind: at the last delivery, and more while nothing is delivered. `None` where
     /// nothing is known yet.
     pub fn lags(&self) -> Vec<Option<f64>> {
-        let (now, now_ms) = (Instant::now(), time::now_ms());
+        let (now, now_ms) = (Instant::now(), clock::now_ms());
         self.with(|s| s.sources.iter().map(|source| source.lag(now, now_ms)).collect())
     }
 
@@ -348,10 +348,10 @@ mod tests {
         h.delivered(0, 0.2);
         assert!(about(h.lags()[0], 0.2));
         // In flight for a moment, as always.
-        h.in_flight(0, Some(InFlight { received: Instant::now(), time_ms: time::now_ms() - 300 }));
+        h.in_flight(0, Some(InFlight { received: Instant::now(), time_ms: clock::now_ms() - 300 }));
         assert!(about(h.lags()[0], 0.2));
         // The broker is away: the age of the oldest event.
-        h.in_flight(0, Some(InFlight { received: ago(Duration::from_secs(30)), time_ms: time::now_ms() - 40_000 }));
+        h.in_flight(0, Some(InFlight { received: ago(Duration::from_secs(30)), time_ms: clock::now_ms() - 40_000 }));
         assert!(about(h.lags()[0], 40.0), "{:?}", h.lags());
         h.in_flight(0, Some(InFlight { received: ago(Duration::from_secs(30)), time_ms: 0 }));
         assert!(about(h.lags()[0], 30.0), "{:?}", h.lags());

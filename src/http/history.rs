@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::atproto::time;
+use crate::clock;
 use crate::health::Health;
 use crate::metrics::Metrics;
 
@@ -88,7 +88,7 @@ impl Default for History {
             frames: VecDeque::from([Look { at, counts: Vec::new() }]),
             events: [events(), events()],
         };
-        History { started_ms: time::now_ms(), started: at, state: Mutex::new(state) }
+        History { started_ms: clock::now_ms(), started: at, state: Mutex::new(state) }
     }
 }
 
@@ -114,7 +114,7 @@ impl History {
                 s.samples.pop_front();
             }
             s.samples.push_back(Sample {
-                time_ms: time::now_ms(),
+                time_ms: clock::now_ms(),
                 received: counts.received.saturating_sub(before.received) as f64 / seconds,
                 delivered: counts.delivered.saturating_sub(before.delivered) as f64 / seconds,
                 lag: health.lags().into_iter().flatten().reduce(f64::max),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::history::History;
 use crate::atproto::time;
+use crate::clock;
 use crate::health::examples::Example;
 use crate::health::{Cause, Health, Stand};
 use crate::log::plain::plain;
@@ -165,7 +166,7 @@ pub fn json(metrics: &Metrics, health: &Health, history: &History, process: &Pro
     let frames: Vec<u64> = stands.iter().map(|stand| stand.frames).collect();
     let status = Status {
         version: env!("CARGO_PKG_VERSION"),
-        time: time::format_ms(time::now_ms()),
+        time: time::format_ms(clock::now_ms()),
         started: time::format_ms(history.started_ms),
         uptime_seconds: history.started.elapsed().as_secs(),
         ready: causes.is_empty(),

@@ -21,6 +21,7 @@ use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::atproto::{json_output, time};
+use crate::clock;
 use limit::{HeldBack, Kind, Limits};
 use plain::{Plain, plain};
 
@@ -140,7 +141,7 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
 
 /// An entry with its line end. The message is plain.
 fn line(level: Level, message: &str, fields: &dyn kv::Source) -> Vec<u8> {
-    let now = time::format_ms(time::now_ms());
+    let now = time::format_ms(clock::now_ms());
     if !JSON.load(Ordering::Relaxed) {
         return format!("{now} {level:5} {message}\n").into_bytes();
     }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use super::fetcher::{Answered, Pool};
 use super::metadata::{Metadata, Unfinished};
-use crate::atproto::time;
+use crate::clock;
 use crate::decode::batch::Batch;
 use crate::enrich::Knowledge;
 use crate::enrich::directory::Directory;
@@ -183,5 +183,5 @@ impl Run<'_> {
 }
 
 fn now() -> Now {
-    Now { instant: Instant::now(), ms: time::now_ms() }
+    Now { instant: Instant::now(), ms: clock::now_ms() }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use prometheus::IntCounter;
 
 use super::permits::Permits;
-use crate::atproto::time;
+use crate::clock;
 use crate::decode::batch::{Batch, Hole};
 use crate::enrich::document::Document;
 use crate::enrich::{AccountData, Forget, Kind, Knowledge};
@@ -71,7 +71,7 @@ impl Metadata {
 
     /// What is known of the account of each hole, and what has to be looked up.
     pub fn look(&self, batch: &Batch) -> (Vec<AccountData>, Vec<Missing>) {
-        let now = time::now_ms();
+        let now = clock::now_ms();
         let mut missing = Vec::new();
         let accounts = batch.holes.iter().enumerate().map(|(index, hole)| {
             let miss = |kind| missing.push(Missing { hole: index, kind, forget: hole.forget });

@@ -14,8 +14,8 @@ use ureq::Agent;
 use super::kafka_options::OAuth;
 use super::locked;
 use crate::atproto::json_input::{self, SHALLOW};
-use crate::atproto::time::now_ms;
 use crate::client::percent_encoded;
+use crate::clock::now_ms;
 
 /// One request, to its last byte.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -20,6 +20,7 @@ use crate::atproto::json_input::LazyValue;
 use crate::atproto::ozone::{MAX_EVENTS, PAGE, Page, Stamp};
 use crate::atproto::time;
 use crate::checkpoint::{OzonePosition, Position};
+use crate::clock;
 use crate::health::Health;
 use crate::metrics::source::SourceMetrics;
 
@@ -174,7 +175,7 @@ impl<I: Intake> Ozone<I> {
                 if count < PAGE {
                     return Ok(Round { caught_up: true, pages });
                 }
-                let (now_ms, high_water_ms) = (time::now_ms(), self.high_water_ms.unwrap_or(0));
+                let (now_ms, high_water_ms) = (clock::now_ms(), self.high_water_ms.unwrap_or(0));
                 let passed_ms = high_water_ms - *began_ms.get_or_insert(high_water_ms);
                 if held_up || passed_ms > look_back / 2 && high_water_ms > now_ms - SETTLED_MS {
                     return Ok(Round { caught_up: false, pages });
@@ -213,7 +214,7 @@ impl<I: Intake> Ozone<I> {
                 continue;
             }
             // A clock that ran ahead must not hide what comes after it was put right.
-            self.high_water_ms = self.high_water_ms.max(ms.map(|ms| ms.min(time::now_ms())));
+            self.high_water_ms = self.high_water_ms.max(ms.map(|ms| ms.min(clock::now_ms())));
             // One without a time is never forgotten when nothing came before it. One of the future is in each round until then.
             self.window.entries.push((ms.or(self.high_water_ms).unwrap_or(i64::MAX), id));
             self.fresh += 1;

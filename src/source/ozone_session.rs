@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::diagnosis::{self, Answer, Found, Meant, XrpcError};
 use crate::atproto::json_input::{self, SHALLOW};
 use crate::atproto::ozone::PAGE;
-use crate::atproto::time;
 use crate::client::{self, Client};
+use crate::clock;
 use crate::metrics::source::SourceMetrics;
 
 /// One request, to its last byte.
@@ -339,7 +339,7 @@ impl Session {
         let html = text("content-type").is_some_and(|kind| kind.starts_with("text/html"));
         let asked = client::asked_wait(response.headers());
         let wait = asked.or((status == 429).then_some(UNSAID_WAIT));
-        if let Some(off) = server_ms.map(|at| time::now_ms() - at).filter(|off| off.abs() > CLOCK_OFF) {
+        if let Some(off) = server_ms.map(|at| clock::now_ms() - at).filter(|off| off.abs() > CLOCK_OFF) {
             log::warn!(
                 at_most = 1, event = "clock", host = self.account.pds;
                 "{}: the clock of this machine is {} s {} the server's: set it; lag and look-back go by it",

@@ -1,6 +1,6 @@
 //! What cannot be an event, and why: dead letters, and the limits of the data model.
 
-use atkafka::atproto::time::now_ms;
+use atkafka::clock::now_ms;
 use atkafka_fixtures::network::builder::{A_TIME, Op, identity_frame, record};
 use atkafka_fixtures::relay::{Inject, RelayConfig};
 use atkafka_fixtures::{car, frames};

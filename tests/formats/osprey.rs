@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use atkafka::atproto::time::now_ms;
+use atkafka::clock::now_ms;
 use atkafka_fixtures::network::builder::{
     A_TIME, Commit, Op, account_frame, commit_block, identity_frame, record, sync_frame,
 };

@@ -5,7 +5,7 @@ use argh::{ArgsInfo, FromArgs};
 
 use super::Examples;
 use crate::atproto::frame::SEQ_END;
-use crate::atproto::time;
+use crate::clock;
 use crate::config::shared::{Kept, store};
 use crate::config::{Checked, Input, cursor, invalid};
 
@@ -110,7 +110,7 @@ const TO: &str = "a seq from 1 to 2^53, or a time, such as 2h ago or 2026-11-26T
 pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Cursor> {
     let (action, (storing, choosing)) = match f.command {
         Words::Show(f) => (CursorAction::Show { json: f.json }, (f.storing(), f.choosing())),
-        Words::Set(f) => (CursorAction::Set(to(f.to.as_deref(), time::now_ms())?), (f.storing(), f.choosing())),
+        Words::Set(f) => (CursorAction::Set(to(f.to.as_deref(), clock::now_ms())?), (f.storing(), f.choosing())),
         Words::Delete(f) => (CursorAction::Delete, (f.storing(), f.choosing())),
     };
     let position = choosing.position.as_deref().map(|name| match name.split_once('/') {

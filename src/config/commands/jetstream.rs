@@ -1,7 +1,7 @@
 //! `firehose jetstream`: its flags, and what they mean.
 
 use super::Examples;
-use crate::atproto::time;
+use crate::clock;
 use crate::config::cursor;
 use crate::config::shared::values::{client, entries, host, list, one_of, silence};
 use crate::config::shared::{Logging, Writing, logging, writing};
@@ -71,7 +71,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Jetstream> {
             "none with --jetstream-version 1, whose dictionary is part of the server's program",
         ));
     }
-    let start = cursor::start(f.cursor.as_deref(), SEQ, time::now_ms())?;
+    let start = cursor::start(f.cursor.as_deref(), SEQ, clock::now_ms())?;
     if matches!(start, Start::At(1..)) && wire != Some(Wire::Two) {
         let text = f.cursor.as_deref().unwrap_or_default();
         return Err(invalid("--cursor", text, "live, oldest or a time; a seq needs --jetstream-version 2"));

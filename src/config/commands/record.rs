@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use argh::{ArgsInfo, FromArgs};
 
 use super::Examples;
-use crate::atproto::time;
+use crate::clock;
 use crate::config::cursor;
 use crate::config::shared::values::{client, host, number};
 use crate::config::shared::{Logging, logging};
@@ -81,7 +81,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Record> {
         output: f.output.map(PathBuf::from).ok_or_else(|| invalid("--output", "", "required: the file to write"))?,
         frames: number("--frames", f.frames.as_deref(), 1..=u64::MAX)?.unwrap_or(10_000),
         existing,
-        start: cursor::start(f.cursor.as_deref(), cursor::SEQ, time::now_ms())?,
+        start: cursor::start(f.cursor.as_deref(), cursor::SEQ, clock::now_ms())?,
         logging: logging(f.debug, f.log_level.as_deref(), f.log_format.as_deref())?,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Examples;
-use crate::atproto::time;
+use crate::clock;
 use crate::config::cursor;
 use crate::config::shared::values::{client, entries, host, list, silence};
 use crate::config::shared::{Logging, Writing, logging, writing};
@@ -61,7 +61,7 @@ pub(super) fn checked(f: Flags, input: &Input<'_>) -> Checked<Relay> {
         }
         hosts.push(host);
     }
-    let start = cursor::start(f.cursor.as_deref(), cursor::SEQ, time::now_ms())?;
+    let start = cursor::start(f.cursor.as_deref(), cursor::SEQ, clock::now_ms())?;
     let logging = logging(w.debug, w.log_level.as_deref(), w.log_format.as_deref())?;
     let silence = silence(f.silence.as_deref())?;
     let is_many = from_file || hosts.len() > MANY;

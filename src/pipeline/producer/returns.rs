@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::flow::PAUSE;
 use super::outstanding::Owner;
 use super::{Again, Run};
-use crate::atproto::time;
+use crate::clock;
 use crate::sink::{Delivery, End, Failure, Token, Topic, Verdict};
 
 impl Run {
@@ -62,7 +62,7 @@ impl Run {
                     lane.last_seq_delivered.set(seq as i64);
                 }
                 if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                    let lag = (time::now_ms() - time_ms) as f64 / 1000.0;
+                    let lag = (clock::now_ms() - time_ms) as f64 / 1000.0;
                     gauge.set(lag);
                     self.p.health.delivered(source, lag);
                 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::flow::PAUSE;
 use super::outstanding::Owner;
 use super::{Run, Sending};
-use crate::atproto::time;
+use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::Format;
 use crate::event::osprey;
@@ -17,7 +17,7 @@ impl Run {
         while self.flow.allowance() > 0 {
             // Sent again under its number, so that it keeps its place if it comes back again.
             let Some((token, again)) = self.again.pop_first() else { break };
-            let time_ms = self.outstanding.time_ms(token).unwrap_or_else(time::now_ms);
+            let time_ms = self.outstanding.time_ms(token).unwrap_or_else(clock::now_ms);
             match self.hand_over(&again.record, time_ms, token)? {
                 None => {}
                 Some(Refused::TooLarge { detail, excess }) => {
@@ -32,7 +32,7 @@ impl Run {
         while self.flow.allowance() > 0
             && let Some((owner, letter)) = self.letters.pop_front()
         {
-            let (token, now) = (self.outstanding.next(), time::now_ms());
+            let (token, now) = (self.outstanding.next(), clock::now_ms());
             match self.hand_over(&letter, now, token)? {
                 None => self.outstanding.add(owner, now),
                 Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
@@ -97,7 +97,7 @@ impl Run {
                 return Ok(false);
             }
             if self.p.format == Format::Osprey {
-                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
+                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(clock::now_ms()));
             }
             let owner = Owner { source, ordinal, topic: Some(record.topic) };
             let bytes = &sending.batch.bytes;

@@ -30,7 +30,7 @@ use super::limits::Limits;
 use super::oauth::Tokens;
 use super::transaction::{Identity, Transactions};
 use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic, locked};
-use crate::atproto::time;
+use crate::clock;
 use crate::metrics::sink::SinkMetrics;
 use config::{broken_promise, config, refused};
 use context::{AdminContext, Context, Shared};
@@ -256,7 +256,7 @@ impl Sink for Librdkafka {
             return Err(Refused::TooLarge { detail, excess: size - max });
         }
         let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
-        let now_ms = time::now_ms();
+        let now_ms = clock::now_ms();
         if limits.deletes(record.time_ms, now_ms) && !self.said_deleted.contains(topic) {
             self.said_deleted.insert(topic.to_string());
             let days = |ms: i64| crate::health::human(ms as f64 / 1_000.0);

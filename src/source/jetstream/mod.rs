@@ -24,6 +24,7 @@ use super::websocket::{self, Channel, Ended, Endpoint};
 use super::{Host, Start};
 use crate::atproto::jetstream::{self, Message, Notice};
 use crate::atproto::time;
+use crate::clock;
 use crate::dead_letter::Reason;
 use crate::health::Health;
 use crate::log::plain::plain;
@@ -352,7 +353,7 @@ impl<I: Intake> Channel for Jetstream<I> {
         };
         log::info!(event = "connected", host = host, version = version; "{host}: connected, version {version}, {from}");
         self.silence.connected(Instant::now());
-        let now_us = u64::try_from(time::now_ms()).unwrap_or(0) * 1_000;
+        let now_us = u64::try_from(clock::now_ms()).unwrap_or(0) * 1_000;
         self.progress.connected(self.reading.wanted.is_filter(), now_us);
     }
 

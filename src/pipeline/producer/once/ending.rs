@@ -6,8 +6,8 @@ use crossbeam_channel::Receiver;
 
 use super::super::flow::PAUSE;
 use super::{Held, Next, Once};
-use crate::atproto::time;
 use crate::checkpoint::Position;
+use crate::clock;
 use crate::decode::batch::Batch;
 use crate::pipeline::ledger;
 use crate::sink::transaction::Trouble;
@@ -91,7 +91,7 @@ impl Once {
                 lane.last_seq_delivered.set(seq as i64);
             }
             if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                let lag = (time::now_ms() - time_ms) as f64 / 1000.0;
+                let lag = (clock::now_ms() - time_ms) as f64 / 1000.0;
                 gauge.set(lag);
                 self.p.health.delivered(source, lag);
             }

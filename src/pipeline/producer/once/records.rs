@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::letter;
 use super::super::transaction::Place;
 use super::{Held, Once};
-use crate::atproto::time;
+use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::Format;
 use crate::event::osprey;
@@ -95,14 +95,14 @@ impl Once {
                 topic: letter.topic,
                 key: &letter.key,
                 value: &letter.value,
-                time_ms: time::now_ms(),
+                time_ms: clock::now_ms(),
                 headers: &headers,
             };
             return self.p.sink.send(&out, token);
         }
         let record = &batch.records[index];
         if self.p.format == Format::Osprey {
-            osprey::stamp(&mut batch.bytes[record.value.clone()], self.p.snowflake.next(time::now_ms()));
+            osprey::stamp(&mut batch.bytes[record.value.clone()], self.p.snowflake.next(clock::now_ms()));
         }
         let bytes = &batch.bytes;
         let mut seq = itoa::Buffer::new();

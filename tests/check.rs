@@ -3,6 +3,8 @@
 #[path = "check/cursor_topic.rs"]
 mod cursor_topic;
 mod support;
+#[path = "support/answering.rs"]
+mod answering;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use answering::{http, server};
 use atkafka_fixtures::directory::Directory;
 use atkafka_fixtures::network::builder::{A_TIME, identity_frame};
 use atkafka_fixtures::ozone::{IDENTIFIER, LABELER, Ozone, OzoneConfig, PASSWORD, Refusal};
@@ -113,30 +116,6 @@ fn has_topic(broker: &str, topic: &str) -> bool {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", broker).create().expect("a client");
     let metadata = producer.client().fetch_metadata(None, Duration::from_secs(20)).expect("metadata");
     metadata.topics().iter().any(|t| t.name() == topic)
-}
-
-/// Answers each request by its head, with these bytes.
-fn server(answer: impl Fn(&str) -> Vec<u8> + Clone + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        for mut socket in listener.incoming().map_while(Result::ok) {
-            let answer = answer.clone();
-            thread::spawn(move || {
-                let mut head = [0; 8192];
-                let read = socket.read(&mut head).unwrap_or(0);
-                let head = String::from_utf8_lossy(&head[..read]).into_owned();
-                let _ = socket.write_all(&answer(&head));
-                let _ = socket.shutdown(std::net::Shutdown::Write);
-                let _ = socket.read(&mut [0; 1]);
-            });
-        }
-    });
-    address.to_string()
-}
-
-fn http(status: &str, body: &str) -> Vec<u8> {
-    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).into_bytes()
 }
 
 // --- Settings that are right -------------------------------------------------------------------
@@ -296,10 +275,10 @@ fn what_is_no_command_line_ends_as_the_command_would() {
 #[test]
 fn what_is_wrong_with_a_host_is_named() {
     let jetstream = server(|head| match head.starts_with("GET / ") {
-        true => http("200 OK", "Welcome to Jetstream"),
-        false => http("404 Not Found", "404 page not found\n"),
+        true => http("200 OK", "", "Welcome to Jetstream"),
+        false => http("404 Not Found", "", "404 page not found\n"),
     });
-    let page = server(|_| http("200 OK", "<!doctype html><title>Welcome</title>"));
+    let page = server(|_| http("200 OK", "", "<!doctype html><title>Welcome</title>"));
     let text =
         wire::message(TEXT, br#"{"did":"did:plc:a","time_us":1725911162329308,"kind":"identity","identity":{}}"#);
     let texts = server(move |head| {
@@ -400,7 +379,7 @@ fn certificates_and_their_end() {
 #[test]
 fn directories_that_are_none() {
     let relay = relay();
-    let page = format!("http://{}", server(|_| http("200 OK", "<!doctype html><title>Welcome</title>")));
+    let page = format!("http://{}", server(|_| http("200 OK", "", "<!doctype html><title>Welcome</title>")));
     let away = format!("http://127.0.0.1:{}", free_port());
     let url = relay.url();
     let base = ["firehose", "relay", "--relay-host", &url];

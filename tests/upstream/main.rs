@@ -4,6 +4,8 @@ mod foreign;
 mod proxies;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/answering.rs"]
+mod answering;
 mod secrets;
 #[path = "../support/mod.rs"]
 mod support;

@@ -199,7 +199,7 @@ impl Checkpointer {
                 },
                 default(INTERVAL) => {}
             }
-            let failed = self.save(over);
+            let failed = self.save(over, StateFile::sync);
             saved_at = Instant::now();
             if over {
                 return if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) };
@@ -208,8 +208,8 @@ impl Checkpointer {
     }
 
     /// Saves what has moved. Each file fails by itself, and the directory is synced once for all of them. Gives what failed.
-    /// Without `last`, a file that failed less than [`INTERVAL`] ago waits.
-    fn save(&mut self, last: bool) -> Vec<String> {
+    /// Without `last`, a file that failed less than [`INTERVAL`] ago waits. `sync` makes sure of the new files of a directory.
+    fn save(&mut self, last: bool, sync: impl Fn(&StateFile) -> Result<(), String>) -> Vec<String> {
         let latest = self.latest.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         let mut results = Vec::new();
         for (source, (slot, position)) in self.slots.iter_mut().zip(latest).enumerate() {
@@ -235,7 +235,7 @@ impl Checkpointer {
             results.push((source, file.write(state.as_ref(), position.time_ms).map(|()| position)));
         }
         let written = results.iter().find(|(_, result)| result.is_ok());
-        let synced = written.and_then(|(source, _)| self.slots[*source].file.as_ref()).map_or(Ok(()), StateFile::sync);
+        let synced = written.and_then(|(source, _)| self.slots[*source].file.as_ref()).map_or(Ok(()), sync);
         self.health.saving(None);
         let results =
             results.into_iter().map(|(source, result)| (source, result.and_then(|p| synced.clone().map(|()| p))));

@@ -2,6 +2,7 @@
 //! `enricher` and has the threads of one provider, which are started as they are needed and end when they are not. It does
 //! not know what is asked, or why.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,12 +67,17 @@ impl Pool {
 
     /// Asks, in a thread that is free or a new one. The pool [has room](Pool::has_room).
     pub fn ask(&mut self, question: Question) {
+        self.ask_in(question, |name, work| super::try_spawn(name, work).map(drop));
+    }
+
+    /// The same; `start` starts a thread.
+    fn ask_in(&mut self, question: Question, start: impl FnOnce(&str, Box<dyn FnOnce() + Send>) -> io::Result<()>) {
         if self.busy == self.started {
             let (provider, directory) = (self.provider, self.directory.clone());
             let (taken, answers, name) = (self.taken.clone(), self.answers.clone(), format!("fetch-{}", self.started));
             self.last_start = Some(Instant::now());
-            match super::try_spawn(&name, move || run(&directory, provider, &taken, &answers)) {
-                Ok(_) => self.started += 1,
+            match start(&name, Box::new(move || run(&directory, provider, &taken, &answers))) {
+                Ok(()) => self.started += 1,
                 // Those that are there go on.
                 Err(e) => {
                     log::warn!(
@@ -120,5 +126,63 @@ fn run(directory: &Directory, provider: Provider, questions: &Receiver<Option<Qu
         if answers.send(Answered { provider, question, outcomes }).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Client;
+    use crate::enrich::Settings;
+    use crate::metrics::Metrics;
+
+    fn pool(limit: usize) -> (Pool, Receiver<Answered>) {
+        let settings = Settings {
+            plc: Some("https://plc.example".into()),
+            api: None,
+            write_documents: true,
+            timeout: Duration::from_secs(3),
+            required: false,
+            cache: 1 << 20,
+            ttl: Duration::from_secs(60),
+            concurrency: limit,
+            rate: 100,
+            private_did_web: false,
+            snapshot: None,
+            client: Client::new(None),
+        };
+        let directory = Arc::new(Directory::new(settings, Metrics::default().enrich));
+        let (answers_in, answers) = bounded(limit + 1);
+        (Pool::new(Provider::Plc, limit, directory, answers_in), answers)
+    }
+
+    fn question(n: u32) -> Question {
+        Question::Document(format!("did:plc:{n:024}").into())
+    }
+
+    /// A container may be at its limit of processes. Nobody may wait for ever then.
+    #[test]
+    fn without_a_single_thread_a_question_is_answered_as_one_that_failed() {
+        let (mut pool, answers) = pool(4);
+        assert!(pool.has_room());
+        pool.ask_in(question(1), |_, _| Err(io::Error::from_raw_os_error(11)));
+        let answered = answers.try_recv().expect("answered at once");
+        assert_eq!((answered.question.accounts(), answered.outcomes.len()), (1, 1));
+        assert!(answered.outcomes[0].is_none(), "nothing was found out");
+        pool.answered();
+        // One thread may be there later; no more are tried.
+        assert_eq!((pool.limit, pool.started, pool.busy), (1, 0, 0));
+        assert!(pool.has_room() || pool.next_start().is_some());
+    }
+
+    #[test]
+    fn with_some_threads_no_more_are_tried_after_one_could_not_start() {
+        let (mut pool, answers) = pool(4);
+        // A thread that takes nothing: its question stays in the queue.
+        pool.ask_in(question(1), |_, _| Ok(()));
+        pool.ask_in(question(2), |_, _| Err(io::Error::from_raw_os_error(11)));
+        assert_eq!((pool.limit, pool.started, pool.busy), (1, 1, 2));
+        assert!(!pool.has_room() && answers.is_empty());
+        assert_eq!(pool.questions.len(), 2, "both wait for the thread that is there");
     }
 }

@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::checkpoint::SeqPosition;
 use crate::metrics::Metrics;
 
 fn metrics() -> Arc<CheckpointMetrics> {
     Metrics::default().checkpoint
 }
-use crate::checkpoint::SeqPosition;
 
 fn folder(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("atkafka-checkpointer-{name}-{}", std::process::id()));
@@ -107,4 +107,39 @@ fn a_position_of_another_cluster_is_refused_and_one_without_is_adopted() {
     let (frontier, _checkpointer) = start();
     assert!(frontier.cluster("two").is_err());
     frontier.cluster("one").expect("the same one");
+}
+
+/// A rename is safe once its directory is synced. Hundreds of hosts have one directory, and two syncs a file each second would
+/// wear out a disk.
+#[test]
+fn the_directory_is_synced_once_a_round_and_nobody_is_told_before() {
+    let dir = folder("sync");
+    let (_begin, beginnings) = bounded(1);
+    let keeps = (0..20).map(|host| keep(&dir, &format!("host-{host}"))).collect();
+    let (mut frontier, mut checkpointer) = new(keeps, beginnings, metrics(), Arc::default());
+    let mut begun = Vec::new();
+    for (source, slot) in checkpointer.slots.iter_mut().enumerate() {
+        frontier.moved(source, at(3));
+        let (saved, told) = bounded(1);
+        slot.begun = Some(saved);
+        begun.push(told);
+    }
+    let synced = std::cell::Cell::new(0);
+    let failed = checkpointer.save(false, |_| {
+        synced.set(synced.get() + 1);
+        assert!(begun.iter().all(|told| told.is_empty()), "told before the directory is synced");
+        Err("no space left on device".into())
+    });
+    assert_eq!((synced.get(), failed.len()), (1, 20), "{failed:?}");
+    assert!(failed[0].contains("no space left"), "{failed:?}");
+    assert!(begun.iter().all(|told| told.is_empty()), "told, though it is not synced");
+    // Tried again, as what was not written is.
+    let failed = checkpointer.save(true, |_| {
+        synced.set(synced.get() + 1);
+        Ok(())
+    });
+    assert_eq!((synced.get(), failed.len()), (2, 0));
+    assert!(begun.iter().all(|told| told.try_recv().is_ok()), "each reader may go on");
+    // Nothing has moved, so that nothing is written.
+    assert!(checkpointer.save(true, |_| panic!("nothing to sync")).is_empty());
 }

@@ -14,6 +14,7 @@ use atkafka::event::Format;
 use atkafka::filter::{Filter, Lists};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
+use atkafka::pipeline::producer::Letters;
 use atkafka::pipeline::{Parts, Pipeline, Source};
 use atkafka::route::Routes;
 use atkafka::sink::lines::Lines;
@@ -96,7 +97,7 @@ fn run(frames: &Arc<Vec<Vec<u8>>>, format: Format, workers: usize) -> Duration {
         memory_limit: MEMORY,
         snowflake: (0, 0),
         record_headers: false,
-        dead_letter_topic: false,
+        letters: Letters::Log,
     };
     let began = Instant::now();
     let pipeline = Pipeline::start(parts, metrics.clone(), health);

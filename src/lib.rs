@@ -27,6 +27,7 @@
 // The library is for this program and its tests: who reads its documentation works on it.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod clock;
 pub mod atproto;
 pub mod event;
 pub mod filter;

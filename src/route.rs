@@ -1,4 +1,5 @@
-//! Which topic an event goes to. Parsed once; pure, and read by every worker.
+//! Which topic an event goes to: the rules of `--route`, parsed once. It knows patterns and the indices of topics, and
+//! neither events nor Kafka. Pure; every worker reads it.
 
 use crate::event::Action;
 use crate::filter::Collections;

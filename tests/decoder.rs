@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use atkafka::atproto::car::CarIndex;
-use atkafka::atproto::{cid, time};
+use atkafka::atproto::cid;
 use atkafka::clock;
 use atkafka::dead_letter::Reason;
 use atkafka::decode::batch::{self, Batch, Job};

@@ -11,7 +11,8 @@ mod support;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use atkafka::atproto::time::{format_ms, now_ms, parse_ms};
+use atkafka::atproto::time::{format_ms, parse_ms};
+use atkafka::clock::now_ms;
 use atkafka_fixtures::network::builder::{
     A_TIME, Commit, Op, account_frame, commit_block, identity_frame, record, sync_frame,
 };

@@ -23,12 +23,13 @@ use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::{self, Keep};
 use atkafka::pipeline::permits::Permits;
-use atkafka::pipeline::producer::{Lane, Producer};
+use atkafka::pipeline::producer::{Lane, Letters, Producer};
 use atkafka::sink::{
-    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, State, Surroundings, Token,
+    Topic, Verdict,
 };
 use atkafka::source::job::Work;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 
 const SCHEDULES: u64 = 2_000;
 const PARTITIONS: usize = 3;
@@ -102,7 +103,8 @@ struct Scripted {
     broken: bool,
     /// It takes nothing more and delivers what it holds, as a client whose files were renewed.
     retired: bool,
-    awake: (Sender<()>, Receiver<()>),
+    /// Wakes the producer, once it is prepared.
+    wake: Option<Sender<()>>,
 }
 
 /// Partitions belong to two topics in turn.
@@ -230,7 +232,9 @@ impl Scripted {
 }
 
 impl Sink for Scripted {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
+        let _ = around.wake.try_send(());
+        self.wake = Some(around.wake.clone());
         assert!(self.held.iter().all(VecDeque::is_empty), "made anew while it holds something");
         (self.broken, self.retired) = (false, false);
         Ok(())
@@ -242,7 +246,7 @@ impl Sink for Scripted {
             assert_eq!(record.time_ms, 1 + id.1 as i64, "sent again, a record keeps its time");
             assert_eq!(topic, topic_of(record.key), "sent again, a record keeps its topic");
         }
-        if self.broken() {
+        if self.state() == State::Broken {
             return Err(Refused::Broken);
         }
         if self.held.iter().map(VecDeque::len).sum::<usize>() >= self.capacity || self.chance(self.odds.full) {
@@ -295,16 +299,12 @@ impl Sink for Scripted {
             done.push(report);
         }
         self.check_frontiers();
-        let _ = self.awake.0.try_send(());
+        let _ = self.wake.as_ref().expect("prepared").try_send(());
         Ok(())
     }
 
-    fn ready(&self) -> Receiver<()> {
-        self.awake.1.clone()
-    }
-
-    fn broken(&self) -> bool {
-        self.broken || self.retired
+    fn state(&mut self) -> State {
+        if self.broken || self.retired { State::Broken } else { State::Well }
     }
 }
 
@@ -389,10 +389,9 @@ fn schedule(seed: u64) {
         dead_letter_topic,
         broken: false,
         retired: false,
-        awake: bounded(1),
+        wake: None,
         rng,
     };
-    let _ = sink.awake.0.try_send(());
     let (beginnings_in, beginnings) = bounded(1);
     let keeps = (0..sources).map(|_| Keep::Nowhere).collect();
     let (frontier, _checkpointer) = checkpointer::new(keeps, beginnings, metrics.checkpoint.clone(), health.clone());
@@ -407,7 +406,7 @@ fn schedule(seed: u64) {
         snowflake: Snowflake::new(0, 0),
         record_headers: false,
         topics: ["even", "odd"].map(|name| metrics.pipeline.topic(name)).into(),
-        dead_letter_topic,
+        letters: if dead_letter_topic { Letters::Topic } else { Letters::Log },
     };
     let (batches_in, batches_out) = unbounded();
     batches.into_iter().for_each(|batch| batches_in.send(batch).expect("open"));

@@ -183,6 +183,8 @@ fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
         // What people read goes through the log, which escapes and limits it; a backtrace is our own.
         ("eprint", &["src/main.rs"]),
         ("stderr()", &["src/log/"]),
+        ("SystemTime::now", nowhere),
+        ("Timestamp::now", &["src/clock.rs"]),
     ];
     let mut wrong = Vec::new();
     for path in rust_files("src") {
@@ -192,6 +194,25 @@ fn nothing_panics_on_purpose_and_every_queue_has_a_bound() {
                 if line.contains(word) && !allowed.iter().any(|place| name.starts_with(place)) {
                     wrong.push(format!("{name}:{number}: {word}: {line}"));
                 }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The same message gives the same event, whenever it is decoded: the time of its arrival comes with the job.
+#[test]
+fn what_decodes_reads_no_clock() {
+    let pure = ["atproto", "event", "decode", "filter", "route"];
+    let mut wrong = Vec::new();
+    for path in rust_files("src") {
+        let name = name(&path);
+        if !pure.iter().any(|room| name.starts_with(&format!("src/{room}/")) || name == format!("src/{room}.rs")) {
+            continue;
+        }
+        for (number, line) in code(&path) {
+            if line.contains("Instant::now") || line.contains("clock::") {
+                wrong.push(format!("{name}:{number}: {line}"));
             }
         }
     }

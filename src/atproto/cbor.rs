@@ -1,8 +1,9 @@
-//! A borrowing reader of DRISL, the deterministic profile of DAG-CBOR that the AT Protocol uses.
+//! A borrowing reader of DRISL, the deterministic profile of DAG-CBOR that the AT Protocol uses. It knows CBOR's items and
+//! not what they mean in a frame or a record. Pure; workers and readers call it.
 //!
 //! It accepts definite lengths and no simple values but `false`, `true`, `null`. Integers and lengths that are longer than
-//! needed are read, since they have one meaning, and noted ([`Reader::is_shortest`]). Floats are recognised so that the caller
-//! can name them.
+//! needed are read, since they have one meaning, and noted ([`Reader::is_shortest`]). Floats are recognised so that the
+//! caller can name them.
 
 use std::fmt;
 

@@ -1,5 +1,6 @@
-//! CIDs. Those that atproto has (DASL) are version 1, codec raw or dag-cbor, SHA-256 or BLAKE3, 32 bytes: these are compared
-//! and written fast. Links in records may be any others.
+//! CIDs: read, compared, written. Those that atproto has (DASL) are version 1, codec raw or dag-cbor, SHA-256 or BLAKE3, 32
+//! bytes: these are compared and written fast. Links in records may be any others. It fetches nothing; whether a block has
+//! its CID is asked here and nowhere else. Pure.
 
 use ipld_core::cid::Cid;
 

@@ -1,4 +1,4 @@
-//! TIDs: 13 characters that hold a time (<https://atproto.com/specs/tid>). A `rev` is one.
+//! TIDs: 13 characters that hold a time (<https://atproto.com/specs/tid>). A `rev` is one. Pure.
 
 /// Milliseconds since 1970 in a TID. `None` when it is not one.
 pub fn time_ms(tid: &str) -> Option<i64> {

@@ -1,4 +1,5 @@
-//! Times of the network: mostly `2026-07-04T14:38:07.784Z`, sometimes without a zone or with other decimals.
+//! Times of the network, as text and in milliseconds since 1970: mostly `2026-07-04T14:38:07.784Z`, sometimes without a
+//! zone or with other decimals. Pure: what time it is says [`clock`](crate::clock).
 
 use jiff::civil::DateTime;
 use jiff::fmt::temporal::{Pieces, PiecesOffset};
@@ -65,11 +66,6 @@ pub fn format_ms(ms: i64) -> String {
         Ok(timestamp) => format!("{timestamp:.3}"),
         Err(_) => format!("{:.3}Z", EPOCH.saturating_add(SignedDuration::from_millis(ms))),
     }
-}
-
-/// The clock, in milliseconds since 1970.
-pub fn now_ms() -> i64 {
-    Timestamp::now().as_millisecond()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The Kafka cluster: whether its brokers can be used with these settings, its version and certificate, and the topics.
+//! The Kafka cluster: whether its brokers can be used with these settings, its version and certificate, and the topics. On
+//! the thread of the check that has the output.
 
 use super::{History, Out, Positions, cursor_topic, host, topic};
 use crate::sink::kafka_options::{Kafka, KafkaClient, Sasl};

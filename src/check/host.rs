@@ -1,5 +1,5 @@
 //! A host that is read from a websocket: its name, the connection, the certificate, the handshake, the first message, and
-//! what it is.
+//! what it is. It takes no position and acknowledges nothing. On the thread of the check that has the source.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! The directory and the AppView that accounts are looked up at: one question to each.
+//! The directory and the AppView that accounts are looked up at: one question to each. On a thread of the check.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! An Ozone, through the PDS of a moderator's account: the connection, a session, a page of events, and the role. The session
-//! is deleted again.
+//! An Ozone, through the PDS of a moderator's account: the connection, a session, a page of events, and the role. The
+//! session is deleted again. On the thread of the check that has the source.
 
 use super::{Out, host};
 use crate::metrics::Metrics;

@@ -1,4 +1,5 @@
-//! What is needed of this machine: the state directory with its locks and its room, and the port of the metrics.
+//! What is needed of this machine: the state directory with its locks and its room, and the port of the metrics. It makes
+//! no file. On a thread of the check.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

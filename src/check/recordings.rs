@@ -1,4 +1,5 @@
-//! Files of frames: those that `replay` reads, and the one that `record` writes.
+//! Files of frames: those that `replay` reads, and the one that `record` writes. Nothing is written here. On the thread of
+//! the check that has the source.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -1,4 +1,4 @@
-//! Findings as lines: for people, and as JSON.
+//! Findings as lines: for people, and as JSON. Pure; `main` writes what comes out.
 
 use serde::Serialize;
 

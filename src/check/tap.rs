@@ -1,5 +1,8 @@
-//! A Tap: its connection, its health, and what it says to a request for its channel. The channel itself is not opened: what a
-//! Tap sends to somebody who does not acknowledge it comes again a minute later, and from a Tap without acknowledgements never.
+//! A Tap: its connection, its health, and what it says to a request for its channel. On the thread of the check that has
+//! the source.
+//!
+//! The channel itself is not opened: what a Tap sends to somebody who does not acknowledge it comes again a minute later,
+//! and from a Tap without acknowledgements never.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! One topic: its shape, what it takes, how long it keeps it, and what this client may do with it.
+//! One topic: its shape, what it takes, how long it keeps it, and what this client may do with it. On the thread of the
+//! check that has the output.
 
 use super::cluster::plural;
 use super::{History, Out};

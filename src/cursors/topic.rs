@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
+
 use super::position::{self, Position};
 use super::{Change, Failed, Found, Place, changed};
 use crate::checkpoint::saved;
@@ -15,7 +17,7 @@ use crate::sink::kafka_options::Kafka;
 use crate::sink::librdkafka::Librdkafka;
 use crate::sink::librdkafka::inspect::Inspector;
 use crate::sink::transaction::{Identity, Trouble};
-use crate::sink::{Background, NotReady, Sink};
+use crate::sink::{Background, NotReady, Sink, Surroundings};
 
 /// Positions that are listed at most.
 const MOST: usize = 10_000;
@@ -116,22 +118,23 @@ impl Client {
     fn fence(&mut self) -> Result<(), String> {
         let until = Instant::now() + PATIENCE;
         let cluster = std::cell::RefCell::new(None);
+        let note = |id: &str| {
+            cluster.replace(Some(id.to_string()));
+            Ok(())
+        };
+        // Its work ends with the process.
+        let mut start =
+            |Background { name, mut work }: Background| drop(pipeline::spawn(name, move || while work() {}));
+        // Nobody waits for what was delivered: the commit says it.
+        let around = &mut Surroundings { start: &mut start, wake: bounded(1).0 };
         loop {
-            let ready = self.sink.prepare(&|id| {
-                cluster.replace(Some(id.to_string()));
-                Ok(())
-            });
-            match ready {
+            match self.sink.prepare(&note, around) {
                 Ok(()) => break,
                 Err(NotReady::Yet(_)) if Instant::now() < until => std::thread::sleep(PAUSE),
                 Err(why) => return Err(why.text()),
             }
         }
         self.cluster = cluster.into_inner();
-        for Background { name, mut work } in self.sink.background() {
-            // It ends with the process.
-            pipeline::spawn(name, move || while work() {});
-        }
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! A DID document: what events need of it, and the text as the directory gave it.
+//! A DID document: what events need of it, and the text as the directory gave it. Pure; it does not know how one is
+//! fetched.
 
 use std::borrow::Cow;
 use std::sync::Arc;

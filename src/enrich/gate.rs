@@ -1,5 +1,5 @@
-//! How often a host is asked: so many requests a second, a pause where it asks for one, and a circuit breaker that
-//! leaves a dead host alone.
+//! How often a host is asked: so many requests a second, a pause where it asks for one, and a circuit breaker that leaves a
+//! dead host alone. It knows no request. The threads `fetch-N` share one for each host, and wait in it.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! Names of hosts, resolved to addresses of the public network only: whoever makes a `did:web` must not make us ask the
-//! machines around us.
+//! machines around us. On the thread `fetch-N` that asks.
 
 use std::net::IpAddr;
 

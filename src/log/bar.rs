@@ -1,6 +1,8 @@
-//! How far a run is that has an end: what is done of it, and a progress bar for the [status line](super::status).
+//! How far a run is that has an end: what is done of it, and a progress bar for the [status line](super::status). The
+//! reader's thread counts, the main thread draws.
 //!
-//! indicatif draws the bar and estimates the time that is left; where it stands on the terminal is the status line's matter.
+//! indicatif draws the bar and estimates the time that is left; where it stands on the terminal is the status line's
+//! matter.
 
 use std::fmt;
 use std::io;

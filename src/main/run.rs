@@ -18,6 +18,7 @@ use atkafka::log::bar::Extent;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::Keep;
 use atkafka::pipeline::permits::Failed;
+use atkafka::pipeline::producer::Letters;
 use atkafka::pipeline::saved::Saved;
 use atkafka::pipeline::{self, Parts, Pipeline, Source, Store, producer};
 use atkafka::sink::Sink;
@@ -134,7 +135,13 @@ impl Run {
                 Output::Lines => vec![output.clone()],
             },
             store,
-            dead_letter_topic: matches!(&writing.output, Output::Kafka(kafka) if kafka.dead_letter_topic.is_some()),
+            letters: match &writing.output {
+                Output::Kafka(kafka) if kafka.dead_letter_topic.is_none() => Letters::Log,
+                // Its records have no headers.
+                Output::Kafka(kafka) if kafka.client == KafkaClient::Kafka => Letters::Both,
+                Output::Kafka(_) => Letters::Topic,
+                Output::Lines => Letters::Log,
+            },
         };
         let systemd = writing
             .manager

@@ -11,7 +11,7 @@ use crate::checkpoint::Position;
 use crate::checkpoint::file::StateFile;
 use crate::checkpoint::topic::{self, Entry, Key, Mark, Outcome};
 use crate::sink::transaction::Trouble;
-use crate::sink::{Background, NotReady, Refused, Sink};
+use crate::sink::{NotReady, Refused, Sink, Surroundings};
 
 /// A client that broke waits so long before it fences in its turn: a second instance that fenced it has written its claim by then.
 const GRACE: Duration = Duration::from_secs(2);
@@ -79,19 +79,18 @@ impl Ledger {
 
     /// Makes the sink ready, fences, and reads the positions. The first time it tells the readers theirs, and makes them ours by
     /// writing them again; later it finds out whether the last transaction was committed, and gives that.
-    /// `start` starts the client's own work, without which nothing is committed.
-    pub fn open(&mut self, sink: &mut dyn Sink, start: &mut dyn FnMut(Background)) -> Result<bool, NotReady> {
+    pub fn open(&mut self, sink: &mut dyn Sink, around: &mut Surroundings<'_>) -> Result<bool, NotReady> {
         if self.claimed {
             std::thread::sleep(GRACE);
             // Before we fence anybody: whoever has taken over goes on undisturbed.
             self.outcome(&look(sink, &self.keys)?)?;
         }
         let cluster = RefCell::new(None);
-        sink.prepare(&|id| {
+        let note = |id: &str| {
             cluster.replace(Some(id.to_string()));
             Ok(())
-        })?;
-        sink.background().into_iter().for_each(&mut *start);
+        };
+        sink.prepare(&note, around)?;
         self.cluster = cluster.into_inner().or(self.cluster.take());
         let entries = look(sink, &self.keys)?;
         if self.claimed {

@@ -39,7 +39,7 @@ use ledger::Ledger;
 use metadata::Metadata;
 use permits::{Failed, Permits};
 use producer::once::Once;
-use producer::{Lane, Producer};
+use producer::{Lane, Letters, Producer};
 use topic_saver::TopicSaver;
 
 /// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
@@ -84,8 +84,8 @@ pub struct Parts {
     pub record_headers: bool,
     /// The topics of events, by the index that routes give.
     pub topics: Vec<String>,
-    /// Whether there is a topic for dead letters.
-    pub dead_letter_topic: bool,
+    /// Where dead letters go.
+    pub letters: Letters,
     /// Where positions are, besides files.
     pub store: Store,
 }
@@ -256,7 +256,7 @@ impl Pipeline {
             snowflake: Snowflake::new(parts.snowflake.0, parts.snowflake.1),
             record_headers: parts.record_headers,
             topics: parts.topics.iter().map(|name| metrics.pipeline.topic(name)).collect(),
-            dead_letter_topic: parts.dead_letter_topic,
+            letters: parts.letters,
         };
         let over = Arc::new(AtomicBool::new(false));
         type Save = Box<dyn FnOnce() -> Result<(), String> + Send>;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 
 use super::checkpointer::{Beginning, INTERVAL, SOONEST};
 use super::ledger::{self, Ledger};
@@ -13,7 +13,7 @@ use crate::checkpoint::Position;
 use crate::health::Health;
 use crate::metrics::checkpoint::CheckpointMetrics;
 use crate::sink::transaction::Trouble;
-use crate::sink::{Background, NotReady, Sink};
+use crate::sink::{Background, NotReady, Sink, Surroundings};
 
 /// A save at the end that takes longer has failed.
 const LAST: Duration = Duration::from_secs(5);
@@ -41,9 +41,11 @@ enum Failure {
 
 impl TopicSaver {
     /// Runs until the other end of `woken` is dropped. Fails when the last save fails, or when another instance has taken over.
-    pub fn run(mut self, start_background: &mut dyn FnMut(Background)) -> Result<(), String> {
+    pub fn run(mut self, start: &mut dyn FnMut(Background)) -> Result<(), String> {
+        // Nobody waits for what was delivered: the commit says it.
+        let around = &mut Surroundings { start, wake: bounded(1).0 };
         let mut said = None;
-        while let Err(refused) = self.open(start_background) {
+        while let Err(refused) = self.open(around) {
             match refused {
                 Failure::Ended(why) => return Err(why),
                 Failure::Passing(why) => {
@@ -86,7 +88,7 @@ impl TopicSaver {
                 default(INTERVAL) => {}
             }
             saved_at = Instant::now();
-            match self.save(&mut saved, over, start_background) {
+            match self.save(&mut saved, over, around) {
                 Ok(()) => {
                     self.well();
                     if let Some(since) = failing.take() {
@@ -149,8 +151,8 @@ impl TopicSaver {
     }
 
     /// A new client. Whether the last transaction of the one before was committed.
-    fn open(&mut self, start_background: &mut dyn FnMut(Background)) -> Result<bool, Failure> {
-        match self.ledger.open(self.sink.as_mut(), start_background) {
+    fn open(&mut self, around: &mut Surroundings<'_>) -> Result<bool, Failure> {
+        match self.ledger.open(self.sink.as_mut(), around) {
             Ok(committed) => Ok(committed),
             Err(NotReady::Yet(why)) => Err(Failure::Passing(why)),
             Err(NotReady::Ever(why)) => {
@@ -169,7 +171,7 @@ impl TopicSaver {
         &mut self,
         saved: &mut [Option<Position>],
         last: bool,
-        start_background: &mut dyn FnMut(Background),
+        around: &mut Surroundings<'_>,
     ) -> Result<(), Failure> {
         let latest = self.latest();
         let is_new = |(source, position): (usize, &Option<Position>)| {
@@ -193,7 +195,7 @@ impl TopicSaver {
                     at_most = 10, event = "not_saved", topic = self.ledger.topic(), error = why;
                     "positions: {why}; a new client finds out what was saved"
                 );
-                self.open(start_background)?
+                self.open(around)?
             }
             Err(trouble) => return Err(Failure::Passing(ledger::text(trouble))),
         };

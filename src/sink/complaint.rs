@@ -1,5 +1,6 @@
 //! What is wrong with the brokers while the program runs: in the log once, and again when the cause changes; and for
-//! `/readyz` for as long as nothing is delivered. It is told what the client says, and mends nothing.
+//! `/readyz` for as long as nothing is delivered. It is told what the client says, and mends nothing. A value; the sink has
+//! it behind a lock.
 
 use std::time::{Duration, Instant};
 

@@ -1,13 +1,13 @@
-//! The `kafka` crate: a client in pure Rust for brokers up to 3.9, at least once.
+//! The `kafka` crate: a client in pure Rust for brokers up to 3.9, at least once. It owns the connection, what waits to be
+//! sent, and the choice of the partition. On the producer's thread, which waits for each request.
 //!
-//! It speaks version 0 of each request. So: no TLS, SASL, headers, timestamps or idempotence, and after an answer
-//! that got lost the batch is sent again. Its own partitioner differs from everybody's: the partition is given here.
+//! It speaks version 0 of each request. So: no TLS, SASL, headers, timestamps or idempotence, and after an answer that got
+//! lost the batch is sent again. Its own partitioner differs from everybody's: the partition is given here.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never};
 use kafka::client::{Compression, KafkaClient, RequiredAcks};
 use kafka::error::KafkaCode;
 use kafka::producer::{Producer, Record};
@@ -17,7 +17,8 @@ use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
 use super::probe::{self, Budget};
 use super::{
-    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Token, Topic, Verdict, created,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, State, Surroundings, Token,
+    Topic, Verdict, created,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::sink::SinkMetrics;
@@ -217,7 +218,7 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: &mut Surroundings<'_>) -> Result<(), NotReady> {
         for server in &self.options.servers {
             match least_fetch_version(server) {
                 Some(0) => {
@@ -287,21 +288,13 @@ impl Sink for KafkaSink {
         }
     }
 
-    fn has_headers(&self) -> bool {
-        false
-    }
-
-    fn complaint(&mut self) -> Option<String> {
-        self.complaint.current().map(str::to_string)
+    fn state(&mut self) -> State {
+        self.complaint.current().map_or(State::Well, |why| State::Hindered(why.to_string()))
     }
 
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
         done.append(&mut self.done);
         Ok(())
-    }
-
-    fn ready(&self) -> Receiver<()> {
-        never()
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a topic takes: the size of a record, and the times that it may have. Read from the broker, where the right to do so
-//! is there.
+//! What a topic takes: the size of a record, and the times that it may have. Values that the client reads from the broker,
+//! where the right to do so is there; nothing is asked here. Pure.
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::ClientContext;

@@ -3,9 +3,7 @@
 
 use std::io::{self, Write};
 
-use crossbeam_channel::{Receiver, never};
-
-use super::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic};
+use super::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Surroundings, Token, Topic};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
@@ -39,7 +37,7 @@ impl<W: Write + Send> Lines<W> {
 }
 
 impl<W: Write + Send> Sink for Lines<W> {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: &mut Surroundings<'_>) -> Result<(), NotReady> {
         Ok(())
     }
 
@@ -62,9 +60,5 @@ impl<W: Write + Send> Sink for Lines<W> {
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
         done.extend(self.done.drain(..).map(|token| Delivery { token, result: Ok(()) }));
         Ok(())
-    }
-
-    fn ready(&self) -> Receiver<()> {
-        never()
     }
 }

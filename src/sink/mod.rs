@@ -17,7 +17,7 @@ pub mod transaction;
 
 use std::sync::{Mutex, MutexGuard};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::Sender;
 
 use crate::dead_letter::Reason;
 
@@ -110,6 +110,14 @@ fn created(topic: &str, partitions: Option<usize>, by_default: bool) -> String {
     )
 }
 
+/// What a sink finds around it.
+pub struct Surroundings<'a> {
+    /// Starts a thread for work of the sink's.
+    pub start: &'a mut dyn FnMut(Background),
+    /// Wakes who calls [`Sink::poll`]. It holds one wake-up, and more are none.
+    pub wake: Sender<()>,
+}
+
 /// Work for a thread of its own.
 pub struct Background {
     /// The thread's name.
@@ -132,7 +140,7 @@ pub enum Refused {
     },
     /// Not now, for a reason that people should see.
     Error(String),
-    /// The sink is broken, see [`Sink::broken`].
+    /// The sink is broken, see [`State::Broken`].
     Broken,
     /// Never again: the sink is at its end.
     Ended(End),
@@ -167,6 +175,17 @@ impl NotReady {
     }
 }
 
+/// How a sink is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// It takes records, and nothing is known that keeps them from being delivered.
+    Well,
+    /// It takes records, and delivers none at present, for this reason. It goes on trying by itself.
+    Hindered(String),
+    /// It takes nothing any more, and gives back what it holds, until [`Sink::prepare`] has made it anew.
+    Broken,
+}
+
 /// Whether the Kafka cluster of this id is the one that the saved positions are of; if not, why it is refused.
 pub type SameCluster<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 
@@ -174,8 +193,9 @@ pub type SameCluster<'a> = &'a dyn Fn(&str) -> Result<(), String>;
 /// the producer's thread alone calls it.
 pub trait Sink: Send {
     /// Connects, asks whether it is the right cluster where the client can tell, creates topics. Called until it is well, and
-    /// again when the sink is broken and holds nothing; each call may block for some seconds.
-    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady>;
+    /// again when the sink is broken and holds nothing; each call may block for some seconds. What the sink needs threads for,
+    /// it starts here.
+    fn prepare(&mut self, same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady>;
 
     /// Takes a record. Does not wait for the broker.
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused>;
@@ -186,35 +206,13 @@ pub trait Sink: Send {
     /// Moves what became of records into `done`.
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
 
-    /// Whether records keep their headers. Without them the reason of a dead letter goes to the log as well.
-    fn has_headers(&self) -> bool {
-        true
-    }
-
-    /// Why nothing is delivered at present, for `/readyz`, where the sink knows.
-    fn complaint(&mut self) -> Option<String> {
-        None
-    }
-
-    /// Called now and then while records are in flight and nothing was delivered for long: a chance to mend a client
-    /// that has lost its way.
-    fn nudge(&mut self) {}
-
-    /// Wakes the producer when [`Sink::poll`] has something. A sink that does its work in `flush` never wakes.
-    fn ready(&self) -> Receiver<()>;
-
-    /// Whether it takes nothing any more, and gives back what it holds, until [`Sink::prepare`] has made it anew.
-    fn broken(&self) -> bool {
-        false
+    /// How it is. Cheap.
+    fn state(&mut self) -> State {
+        State::Well
     }
 
     /// Transactions, where the sink has them and is set up for them.
     fn transactions(&mut self) -> Option<&mut dyn transaction::Transactions> {
         None
-    }
-
-    /// Work for threads, asked for after each [`Sink::prepare`].
-    fn background(&self) -> Vec<Background> {
-        Vec::new()
     }
 }

@@ -1,5 +1,5 @@
 //! Tokens for SASL OAUTHBEARER, by client credentials (RFC 6749, 4.4): one request to a token endpoint, repeated before the
-//! token ends. librdkafka's own way needs libcurl.
+//! token ends. librdkafka's own way needs libcurl. The thread that serves the client waits for the answer.
 //!
 //! Neither the secret nor a token gets into any text, nor anything that the endpoint says but the name of an error: it may
 //! say back what it was told.

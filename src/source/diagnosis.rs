@@ -1,4 +1,5 @@
-//! What answered in place of the upstream that was meant: what it probably is, and what to change, in one line.
+//! What answered in place of the upstream that was meant: what it probably is, and what to change, in one line. On the
+//! reader's thread.
 //!
 //! Texts of errors and answers in, a text out; only [`refused`] asks the host once more, what it is.
 

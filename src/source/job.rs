@@ -1,4 +1,5 @@
-//! What a reader hands over, and the [`Intake`] that takes it: the whole interface between sources and the pipeline.
+//! What a reader hands over, and the [`Intake`] that takes it: the whole interface between sources and the pipeline. Values
+//! and a trait; which thread does the work is not known here.
 
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
-//! Files of recorded frames: repeated `[u32 little-endian length][frame]`, packed by zstd or not, as `atkafka record` writes
-//! them. It knows bytes and frames, and nothing of which frames are wanted.
+//! Files of recorded frames: repeated `[u32 little-endian length][frame]`, packed by zstd or not, as `atkafka record`
+//! writes them. It knows bytes and frames, and nothing of which frames are wanted. On the thread of whoever reads or
+//! writes: a reader's, and the main thread's at the start.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, ErrorKind, Read};

@@ -36,7 +36,7 @@ pub(super) const MAX_MESSAGE: usize = 5_500_000;
 
 /// The reader of a firehose: a relay, a PDS or another host with the same endpoint.
 pub struct Relay<I> {
-    end: Endpoint<I>,
+    endpoint: Endpoint<I>,
     start: Start,
     /// The stream begins at a time, and no event came yet: nothing was delivered before, so that nothing can be missing.
     begins_at_time: bool,
@@ -65,14 +65,14 @@ impl<I: Intake> Relay<I> {
     ) -> Self {
         let start = saved.map_or(start, Start::At);
         let name = host.name.clone();
-        let end = Endpoint::new(host, &name, index, intake, metrics, health);
+        let endpoint = Endpoint::new(host, &name, index, intake, metrics, health);
         if let Some(seq) = saved {
             // Until the first new event that is where we are.
-            end.link.gauges.last_seq_received.set(seq as i64);
-            end.link.gauges.last_seq_delivered.set(seq as i64);
+            endpoint.link.gauges.last_seq_received.set(seq as i64);
+            endpoint.link.gauges.last_seq_delivered.set(seq as i64);
         }
         Relay {
-            end,
+            endpoint,
             start,
             begins_at_time: false,
             stream: Stream::new(match start {
@@ -97,7 +97,7 @@ impl<I: Intake> Relay<I> {
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
     pub fn run(mut self) {
         if let Start::Time(since_ms) = self.start {
-            let Ok(seq) = seeking::search(&mut self.end, since_ms) else { return };
+            let Ok(seq) = seeking::search(&mut self.endpoint, since_ms) else { return };
             (self.start, self.begins_at_time, self.stream) = (Start::At(seq), true, Stream::new(Some(seq)));
         }
         websocket::run(&mut self);
@@ -108,7 +108,7 @@ impl<I: Intake> Relay<I> {
         match &arrival {
             Arrival::Event { seq, .. } => {
                 let seq = *seq;
-                self.silence.heard(&self.end.link);
+                self.silence.heard(&self.endpoint.link);
                 self.got_past(seq)?;
                 match seq {
                     Some(seq) if !self.event(seq)? => return Ok(()),
@@ -117,7 +117,7 @@ impl<I: Intake> Relay<I> {
             }
             Arrival::Info(body) => self.info(&bytes[*body..]),
             Arrival::Error(body) => return self.error_frame(&bytes[*body..]),
-            Arrival::Unknown => self.end.link.metrics.unknown_frame(),
+            Arrival::Unknown => self.endpoint.link.metrics.unknown_frame(),
             Arrival::Unreadable(_) => {}
         }
         match arrival.seen() {
@@ -137,13 +137,13 @@ impl<I: Intake> Relay<I> {
         if !self.is_new(seq)? {
             return Ok(false);
         }
-        if self.stepping.passed_over(&self.end.link) {
+        if self.stepping.passed_over(&self.endpoint.link) {
             let message = format!(
                 "a message that breaks each connection was passed over: events before seq {seq} may be missing"
             );
             self.gap(Gap { kind: "over_limit", message }, None)?;
         }
-        self.end.fresh += 1;
+        self.endpoint.fresh += 1;
         if begins {
             // It waits alone: what came before it does not.
             self.hand_over()?;
@@ -159,7 +159,7 @@ impl<I: Intake> Relay<I> {
             _ => (false, None),
         };
         if event {
-            self.silence.heard(&self.end.link);
+            self.silence.heard(&self.endpoint.link);
         }
         self.got_past(seq)?;
         self.release(seq)?;
@@ -167,7 +167,7 @@ impl<I: Intake> Relay<I> {
         if let Some(seq) = seq {
             let begins = self.begins();
             if begins {
-                self.end.intake.begin(Position::of_seqs((seq - 1, seq - 1)))?;
+                self.endpoint.intake.begin(Position::of_seqs((seq - 1, seq - 1)))?;
             }
             if !self.is_new(seq)? {
                 return Ok(());
@@ -176,10 +176,10 @@ impl<I: Intake> Relay<I> {
                 // It cannot wait for a second one, and without its seq the next connection would be live again.
                 self.stream.resume.settle();
             }
-            self.end.fresh += 1;
+            self.endpoint.fresh += 1;
             reached = Some(self.stream.here(seq));
         }
-        let (host, metrics) = (&self.end.host.name, &self.end.link.metrics);
+        let (host, metrics) = (&self.endpoint.host.name, &self.endpoint.link.metrics);
         metrics.received_frames.inc();
         metrics.dead_letter(Reason::OverLimit).inc();
         if !event {
@@ -215,7 +215,7 @@ impl<I: Intake> Relay<I> {
     fn is_new(&mut self, seq: u64) -> Result<bool, Stopped> {
         match self.stream.judge(seq) {
             Verdict::Repeat => {
-                self.end.link.metrics.repeated_frame();
+                self.endpoint.link.metrics.repeated_frame();
                 return Ok(false);
             }
             Verdict::New => {}
@@ -226,9 +226,9 @@ impl<I: Intake> Relay<I> {
 
     /// Tells a gap. Its `info` event brings the stream to `reached`.
     fn gap(&mut self, gap: Gap, reached: Option<(u64, u64)>) -> Result<(), Stopped> {
-        let Some(notice) = self.gaps.tell(&self.end.link, gap) else { return Ok(()) };
+        let Some(notice) = self.gaps.tell(&self.endpoint.link, gap) else { return Ok(()) };
         self.hand_over()?;
-        self.end.intake.put(notice, reached.map(Position::of_seqs))
+        self.endpoint.intake.put(notice, reached.map(Position::of_seqs))
     }
 
     /// Ends the wait of a live start's first frame. From now on nothing may be lost: without a position, a kill before
@@ -240,7 +240,7 @@ impl<I: Intake> Relay<I> {
         let lowest = second.map_or(first, |second| second.min(first)) - 1;
         let agreed = second.is_none_or(|second| second >= first && second - first <= JUMP);
         self.stream.stand_at((if agreed { first } else { lowest }, first));
-        self.end.intake.begin(Position::of_seqs((lowest, lowest)))
+        self.endpoint.intake.begin(Position::of_seqs((lowest, lowest)))
     }
 
     /// Adds a message to the next hand-over.
@@ -263,12 +263,12 @@ impl<I: Intake> Channel for Relay<I> {
     const MEANT: Meant = Meant::Relay;
     const MAX_MESSAGE: usize = MAX_MESSAGE;
 
-    fn end(&self) -> &Endpoint<I> {
-        &self.end
+    fn endpoint(&self) -> &Endpoint<I> {
+        &self.endpoint
     }
 
-    fn end_mut(&mut self) -> &mut Endpoint<I> {
-        &mut self.end
+    fn endpoint_mut(&mut self) -> &mut Endpoint<I> {
+        &mut self.endpoint
     }
 
     fn request(&mut self) -> Result<Request, Ended> {
@@ -280,13 +280,13 @@ impl<I: Intake> Channel for Relay<I> {
     }
 
     fn connected(&mut self) {
-        let host = &self.end.host.name;
+        let host = &self.endpoint.host.name;
         let from = match self.asked {
             Some(0) => "from the oldest event kept".into(),
             Some(seq) => format!("going on behind seq {seq}"),
             None => "live".to_string(),
         };
-        let level = if self.end.link.health.is_of_many() { log::Level::Debug } else { log::Level::Info };
+        let level = if self.endpoint.link.health.is_of_many() { log::Level::Debug } else { log::Level::Info };
         log::log!(level, event = "connected", host = host, seq = self.asked; "{host}: connected, {from}");
         self.began = Instant::now();
         self.silence.connected(self.began);
@@ -297,7 +297,7 @@ impl<I: Intake> Channel for Relay<I> {
         match event {
             Event::Binary(bytes) => self.binary(&bytes),
             Event::Text(text) => self.text(&text),
-            Event::Broken(reason) => Err(self.stepping.broke(&self.end.link, self.asked, reason)),
+            Event::Broken(reason) => Err(self.stepping.broke(&self.endpoint.link, self.asked, reason)),
             Event::TooLong(size, start) => self.too_long(size, &start),
             Event::Control | Event::Nothing | Event::Closed(_) => Ok(()),
         }
@@ -310,14 +310,14 @@ impl<I: Intake> Channel for Relay<I> {
     fn hand_over(&mut self) -> Result<(), Stopped> {
         self.release(None)?;
         let Some((frames, position)) = self.stream.take() else { return Ok(()) };
-        self.end.link.received(&frames, position.as_ref());
-        self.end.intake.put(Work::Frames(frames), position)
+        self.endpoint.link.received(&frames, position.as_ref());
+        self.endpoint.intake.put(Work::Frames(frames), position)
     }
 
     /// A first frame waits for a second one.
     fn pass_on(&mut self) -> Result<(), Stopped> {
         match self.alone {
-            Some((_, since)) if since.elapsed() < AGREE && !self.end.intake.stopped() => Ok(()),
+            Some((_, since)) if since.elapsed() < AGREE && !self.endpoint.intake.stopped() => Ok(()),
             _ => self.hand_over(),
         }
     }
@@ -325,7 +325,7 @@ impl<I: Intake> Channel for Relay<I> {
     fn quiet(&mut self, idle: bool) -> Result<Duration, Ended> {
         self.stepping.silent(self.began.elapsed())?;
         if idle {
-            self.silence.told(&self.end.link)?;
+            self.silence.told(&self.endpoint.link)?;
         }
         let longest = self.alone.map_or(LOOK_UP, |(_, since)| AGREE.saturating_sub(since.elapsed()));
         Ok(longest.min(LOOK_UP))

@@ -22,7 +22,7 @@ const OTHERS: Duration = Duration::from_secs(5);
 const GATHER: Duration = Duration::from_millis(300);
 
 /// Finds the seq behind which the events since `since_ms` stand, and saves it. A host that is away is tried again as ever.
-pub fn search<I: Intake>(end: &mut Endpoint<I>, since_ms: i64) -> Result<u64, Stopped> {
+pub fn search<I: Intake>(endpoint: &mut Endpoint<I>, since_ms: i64) -> Result<u64, Stopped> {
     let mut seeking = Seeking {
         since: time::format_ms(since_ms),
         seek: Seek::new(since_ms),
@@ -30,19 +30,19 @@ pub fn search<I: Intake>(end: &mut Endpoint<I>, since_ms: i64) -> Result<u64, St
         began: Instant::now(),
         sample: Vec::with_capacity(SAMPLE),
         first: None,
-        end,
+        endpoint,
     };
     seeking.tell_health();
     websocket::run(&mut seeking);
     let Next::Found(found) = seeking.seek.next() else { return Err(Stopped) };
     seeking.tell(found);
     // A restart would look for another time where it is `2h ago`, and begin elsewhere.
-    end.intake.begin(Position::of_seqs((found.seq, found.seq)))?;
+    endpoint.intake.begin(Position::of_seqs((found.seq, found.seq)))?;
     Ok(found.seq)
 }
 
 struct Seeking<'a, I> {
-    end: &'a mut Endpoint<I>,
+    endpoint: &'a mut Endpoint<I>,
     seek: Seek,
     /// What is looked for, as text.
     since: String,
@@ -57,12 +57,12 @@ struct Seeking<'a, I> {
 impl<I: Intake> Seeking<'_, I> {
     /// Events do not flow yet, although the host may be there.
     fn tell_health(&self) {
-        let link = &self.end.link;
+        let link = &self.endpoint.link;
         link.health.source(link.index, Err(format!("looking for the seq at which {} begins", self.since)));
     }
 
     fn tell(&self, found: Found) {
-        let (host, since, Found { seq, connections, .. }) = (&self.end.host.name, &self.since, found);
+        let (host, since, Found { seq, connections, .. }) = (&self.endpoint.host.name, &self.since, found);
         let of = |ms| time::format_ms(ms);
         let what = match found.place {
             Place::Behind(ms) => format!("beginning behind seq {seq}, which is of {}", of(ms)),
@@ -76,7 +76,7 @@ impl<I: Intake> Seeking<'_, I> {
             }
             Place::Empty => "the host gave none when asked for its oldest: beginning with whatever it has".into(),
         };
-        let level = if self.end.link.health.is_of_many() { log::Level::Debug } else { log::Level::Info };
+        let level = if self.endpoint.link.health.is_of_many() { log::Level::Debug } else { log::Level::Info };
         log::log!(
             level, event = "position", host = host, seq = seq;
             "{host}: asked for events since {since}: {what} ({connections} connections)"
@@ -96,15 +96,15 @@ impl<I: Intake> Seeking<'_, I> {
                 if let Some(time_ms) = frame::time(&bytes[body..]).and_then(time::parse_ms) {
                     self.first.get_or_insert_with(Instant::now);
                     self.sample.push(Event { seq, time_ms });
-                    self.end.fresh += 1;
+                    self.endpoint.fresh += 1;
                 }
             }
             Arrival::Error(body) => {
-                let (name, message) = error_of(&self.end.host, &bytes[body..]);
+                let (name, message) = error_of(&self.endpoint.host, &bytes[body..]);
                 if name == "FutureCursor" {
                     return Err(self.answer());
                 }
-                self.end.link.metrics.error_frame(&name);
+                self.endpoint.link.metrics.error_frame(&name);
                 return Err(Ended::Lost(format!("error frame {name}: {message}")));
             }
             _ => {}
@@ -128,7 +128,7 @@ impl<I: Intake> Seeking<'_, I> {
         });
         log::debug!(
             "{}: {:?} of {}, then {:?}",
-            self.end.host.name,
+            self.endpoint.host.name,
             self.sample.first(),
             self.sample.len(),
             self.seek.next()
@@ -142,12 +142,12 @@ impl<I: Intake> Channel for Seeking<'_, I> {
     const MEANT: Meant = Meant::Relay;
     const MAX_MESSAGE: usize = MAX_MESSAGE;
 
-    fn end(&self) -> &Endpoint<I> {
-        self.end
+    fn endpoint(&self) -> &Endpoint<I> {
+        self.endpoint
     }
 
-    fn end_mut(&mut self) -> &mut Endpoint<I> {
-        self.end
+    fn endpoint_mut(&mut self) -> &mut Endpoint<I> {
+        self.endpoint
     }
 
     fn request(&mut self) -> Result<Request, Ended> {

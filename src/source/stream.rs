@@ -1,7 +1,7 @@
 //! The frames of a firehose, from bytes to "new, a repeat, or behind a gap", and on to a hand-over.
 //!
-//! A value without a socket, a file or a clock: the reader of a relay and that of a recording feed it, and `record` writes
-//! what comes out of it.
+//! A value without a socket, a file or a clock, on a reader's thread: the reader of a relay and that of a recording feed
+//! it, and `record` writes what comes out of it.
 
 use super::job::{Frames, Seen};
 use super::resume::{Resume, Verdict};

@@ -1,4 +1,5 @@
-//! The reader of a Tap (indigo `cmd/tap`): its `/channel`, a websocket of JSON texts.
+//! The reader of a Tap (indigo `cmd/tap`): its `/channel`, a websocket of JSON texts. It knows of a message only its id and
+//! kind. On a reader thread, which owns the socket.
 //!
 //! It reads messages and hands them over, and sends the acknowledgements that the producer allows, at once: a live event
 //! holds its account in Tap until its acknowledgement is there.
@@ -25,7 +26,7 @@ const MAX_MESSAGE: usize = 16 << 20;
 
 /// The reader of one connection to a Tap.
 pub struct Tap<I> {
-    end: Endpoint<I>,
+    endpoint: Endpoint<I>,
     /// `None`: Tap runs without acknowledgements.
     acks: Option<Arc<AckQueue>>,
     frames: Frames,
@@ -44,8 +45,8 @@ impl<I: Intake> Tap<I> {
         metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Self {
-        let end = Endpoint::new(host, name, index, intake, metrics, health);
-        Tap { end, acks, frames: Frames::default(), connection: 0 }
+        let endpoint = Endpoint::new(host, name, index, intake, metrics, health);
+        Tap { endpoint, acks, frames: Frames::default(), connection: 0 }
     }
 
     /// Reads until the end is asked for, and a moment longer: what is in flight is still acknowledged.
@@ -58,9 +59,9 @@ impl<I: Intake> Tap<I> {
         if !self.frames.has_room(bytes.len()) {
             self.hand_over()?;
         }
-        self.end.fresh += 1;
+        self.endpoint.fresh += 1;
         self.frames.push(bytes, seen);
-        if self.end.fresh == 1
+        if self.endpoint.fresh == 1
             && let Some(other) = found().filter(|found| *found != Found::Tap)
         {
             return Err(Ended::Lost(format!("its messages are not a Tap's: {}", other.in_place_of(Meant::Tap))));
@@ -74,7 +75,7 @@ impl<I: Intake> Tap<I> {
         for id in &ids {
             socket.queue(acknowledgement(*id)).map_err(Ended::Lost)?;
         }
-        let metrics = &self.end.link.metrics;
+        let metrics = &self.endpoint.link.metrics;
         metrics.acks_sent.inc_by(ids.len() as u64);
         metrics.tap_acks.sub(ids.len() as i64);
         socket.flush().map_err(Ended::Lost)
@@ -83,7 +84,7 @@ impl<I: Intake> Tap<I> {
     /// After the end was asked for: acknowledges what the broker still takes, so that Tap does not send it again.
     fn last_acks(&self, socket: &mut Socket) {
         let Some(acks) = &self.acks else { return };
-        while !self.end.intake.drained() {
+        while !self.endpoint.intake.drained() {
             socket.wait(LOOK_UP / 10, Some(acks.as_ref()));
             if self.send_acks(socket).is_err() {
                 return;
@@ -98,25 +99,25 @@ impl<I: Intake> Channel for Tap<I> {
     const MEANT: Meant = Meant::Tap;
     const MAX_MESSAGE: usize = MAX_MESSAGE;
 
-    fn end(&self) -> &Endpoint<I> {
-        &self.end
+    fn endpoint(&self) -> &Endpoint<I> {
+        &self.endpoint
     }
 
-    fn end_mut(&mut self) -> &mut Endpoint<I> {
-        &mut self.end
+    fn endpoint_mut(&mut self) -> &mut Endpoint<I> {
+        &mut self.endpoint
     }
 
     fn request(&mut self) -> Result<Request, Ended> {
         self.connection += 1;
         if let Some(acks) = &self.acks {
             let dropped = acks.connected(self.connection);
-            self.end.link.metrics.tap_acks.sub(dropped as i64);
+            self.endpoint.link.metrics.tap_acks.sub(dropped as i64);
         }
         Ok(Request::of("/channel"))
     }
 
     fn connected(&mut self) {
-        let name = &self.end.link.name;
+        let name = &self.endpoint.link.name;
         log::info!(event = "connected", host = name; "{name}: connected");
     }
 
@@ -126,7 +127,7 @@ impl<I: Intake> Channel for Tap<I> {
             Event::Binary(bytes) => self.keep(&bytes, Seen::Binary, || Found::by_binary(&bytes)),
             Event::TooLong(size, _) => {
                 // It comes again until it is acknowledged, which cannot be: its id was not read.
-                self.end.link.metrics.dead_letter(Reason::OverLimit).inc();
+                self.endpoint.link.metrics.dead_letter(Reason::OverLimit).inc();
                 Err(Ended::Lost(format!("a message of {size} bytes, over the limit of {MAX_MESSAGE}")))
             }
             Event::Broken(reason) => Err(Ended::Lost(reason)),
@@ -143,9 +144,9 @@ impl<I: Intake> Channel for Tap<I> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
         let messages = frames.list.len();
         let position = Position::of_messages(self.connection, messages);
-        self.end.link.received(&frames, None);
-        self.end.link.metrics.tap_events.add(messages as i64);
-        self.end.intake.put(Work::Frames(frames), Some(position))
+        self.endpoint.link.received(&frames, None);
+        self.endpoint.link.metrics.tap_events.add(messages as i64);
+        self.endpoint.intake.put(Work::Frames(frames), Some(position))
     }
 
     fn speak(&mut self, socket: &mut Socket) -> Result<(), Ended> {

@@ -1,5 +1,5 @@
-//! The connection below a websocket: TCP, the proxy's CONNECT, TLS. Everything here waits with a deadline, and no longer than
-//! until the end is asked for.
+//! The connection below a websocket: TCP, the proxy's CONNECT, TLS. Everything here waits with a deadline, and no longer
+//! than until the end is asked for. It knows no websocket. On the reader's thread.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};

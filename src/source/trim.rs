@@ -1,5 +1,6 @@
 //! Cuts messages over the limit short before the websocket library sees them. There the connection would end at one, and a
-//! new one would meet it again: no cursor leads past a message that is no event.
+//! new one would meet it again: no cursor leads past a message that is no event. A layer between the connection and the
+//! library, on the reader's thread.
 //!
 //! Of such a message the beginning stays, which has the seq of an honest one, and behind it goes a pong of our own, by
 //! which the reader knows that the next message is not whole.

@@ -78,9 +78,9 @@ pub trait Channel {
     const MAX_MESSAGE: usize;
 
     /// What every reader of a websocket has.
-    fn end(&self) -> &Endpoint<Self::Intake>;
+    fn endpoint(&self) -> &Endpoint<Self::Intake>;
     /// The same, to change it.
-    fn end_mut(&mut self) -> &mut Endpoint<Self::Intake>;
+    fn endpoint_mut(&mut self) -> &mut Endpoint<Self::Intake>;
 
     /// What the next connection asks for.
     fn request(&mut self) -> Result<Request, Ended>;
@@ -133,10 +133,10 @@ pub trait Channel {
 pub fn run(channel: &mut impl Channel) {
     let mut backoff = Backoff::default();
     let mut said: Option<String> = None;
-    while !channel.end().intake.stopped() {
+    while !channel.endpoint().intake.stopped() {
         let began = Instant::now();
         let ended = connection(channel);
-        let Endpoint { host, link, fresh, .. } = channel.end();
+        let Endpoint { host, link, fresh, .. } = channel.endpoint();
         link.gauges.connected.set(0);
         backoff.ended(began.elapsed(), *fresh);
         let (reason, asked) = match ended {
@@ -144,7 +144,7 @@ pub fn run(channel: &mut impl Channel) {
             Ended::Served => continue,
             Ended::Again(wait) => {
                 link.metrics.reconnect(&link.name);
-                if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
+                if link::pause(|| channel.endpoint().intake.stopped(), wait).is_err() {
                     break;
                 }
                 continue;
@@ -167,7 +167,7 @@ pub fn run(channel: &mut impl Channel) {
         );
         said = Some(reason.clone());
         link.health.source(link.index, Err(reason));
-        if link::pause(|| channel.end().intake.stopped(), wait).is_err() {
+        if link::pause(|| channel.endpoint().intake.stopped(), wait).is_err() {
             break;
         }
     }
@@ -175,28 +175,29 @@ pub fn run(channel: &mut impl Channel) {
 
 /// One connection, to its end.
 fn connection<C: Channel>(channel: &mut C) -> Ended {
-    channel.end_mut().fresh = 0;
+    channel.endpoint_mut().fresh = 0;
     let asked = match channel.request() {
         Ok(asked) => asked,
         Err(ended) => return ended,
     };
-    let end = channel.end();
-    let mut socket = match Socket::connect(&end.host, C::MEANT, &asked, C::MAX_MESSAGE, &|| end.intake.stopped()) {
-        Ok(socket) => socket,
-        Err(_) if end.intake.stopped() => return Ended::Stopped,
-        Err(error) => {
-            if let ConnectError::Refused(answer) = &error {
-                match channel.refused(answer) {
-                    Ok(None) => {}
-                    Ok(Some(ended)) => return ended,
-                    Err(Stopped) => return Ended::Stopped,
+    let endpoint = channel.endpoint();
+    let mut socket =
+        match Socket::connect(&endpoint.host, C::MEANT, &asked, C::MAX_MESSAGE, &|| endpoint.intake.stopped()) {
+            Ok(socket) => socket,
+            Err(_) if endpoint.intake.stopped() => return Ended::Stopped,
+            Err(error) => {
+                if let ConnectError::Refused(answer) = &error {
+                    match channel.refused(answer) {
+                        Ok(None) => {}
+                        Ok(Some(ended)) => return ended,
+                        Err(Stopped) => return Ended::Stopped,
+                    }
                 }
+                let (reason, asked) = error.explained(&channel.endpoint().host, C::MEANT);
+                return Ended::Refused(reason, asked);
             }
-            let (reason, asked) = error.explained(&channel.end().host, C::MEANT);
-            return Ended::Refused(reason, asked);
-        }
-    };
-    end.link.connected();
+        };
+    endpoint.link.connected();
     channel.connected();
     let ended = read(channel, &mut socket);
     // What was read whole is handed over, whatever became of the connection.
@@ -236,7 +237,7 @@ fn in_between<C: Channel>(channel: &mut C, socket: &mut Socket, looked: &mut Ins
     }
     *looked = now;
     channel.pass_on()?;
-    if channel.end().intake.stopped() {
+    if channel.endpoint().intake.stopped() {
         return Err(Ended::Stopped);
     }
     socket.tick().map_err(Ended::Lost)
@@ -247,7 +248,7 @@ fn nothing<C: Channel>(channel: &mut C, socket: &mut Socket) -> Result<(), Ended
     let idle = channel.waiting() == 0;
     channel.pass_on()?;
     channel.speak(socket)?;
-    if channel.end().intake.stopped() {
+    if channel.endpoint().intake.stopped() {
         return Err(Ended::Stopped);
     }
     let longest = channel.quiet(idle)?;

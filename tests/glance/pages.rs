@@ -7,7 +7,8 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use atkafka::atproto::time::{format_ms, now_ms};
+use atkafka::atproto::time::format_ms;
+use atkafka::clock::now_ms;
 use atkafka_fixtures::network::builder::{
     A_TIME, Commit, Op, account_frame, commit_block, identity_frame, record, sync_frame,
 };

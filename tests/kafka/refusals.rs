@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::process::Command;
 use std::time::Instant;
 
-use atkafka::atproto::time::{now_ms, parse_ms};
+use atkafka::atproto::time::parse_ms;
+use atkafka::clock::now_ms;
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use sonic_rs::JsonValueTrait;

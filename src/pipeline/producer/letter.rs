@@ -1,4 +1,4 @@
-//! A dead letter as a record of its topic, or as a line of the log. Pure, but for the log.
+//! A dead letter as a record of its topic, or as a line of the log. It does not decide which. On the producer's thread.
 
 use crate::dead_letter::DeadLetter;
 use crate::sink::{Returned, Topic};

@@ -1,7 +1,7 @@
 //! Dead letters: to their topic, or to the log. Part of the producer, on its thread.
 
 use super::outstanding::Owner;
-use super::{Run, letter};
+use super::{Letters, Run, letter};
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::sink::{Returned, Token, Topic};
 
@@ -12,16 +12,16 @@ impl Run {
         self.p.metrics.dead_letter(letter.reason).inc();
         let host = &self.p.lanes[owner.source].name;
         self.p.health.examples.dead_letter(host, letter.reason.name(), letter.seq, &letter.detail, &letter.bytes);
-        if self.p.dead_letter_topic {
+        if self.p.letters.have_topic() {
             let topic = owner.topic.and_then(|topic| self.p.topics.get(usize::from(topic)));
             let record = letter::record(host, letter, topic.map(|topic| topic.name.as_str()));
             self.letters.push_back((Owner { topic: None, ..owner }, record));
         }
-        if !self.p.dead_letter_topic || !self.p.sink.has_headers() {
+        if self.p.letters != Letters::Topic {
             let host = &self.p.lanes[owner.source].name;
             letter::log_line(host, letter.reason.name(), letter.seq, &letter.detail);
         }
-        if !self.p.dead_letter_topic {
+        if !self.p.letters.have_topic() {
             self.acknowledge(owner);
         }
     }

@@ -2,12 +2,14 @@
 //! of one thread.
 //!
 //! This file is the loop. `sending` hands records to the sink, `returns` takes in what became of them, [`flow`] says how
-//! much may be sent, `outstanding` numbers what was sent, `letters` disposes of what the broker never takes.
+//! much may be sent, `outstanding` numbers what was sent, `letters` disposes of what the broker never takes. [`once`] delivers in
+//! transactions instead; what both ways do alike is in `output`.
 
 pub mod flow;
 mod letter;
 mod letters;
 pub mod once;
+mod output;
 mod outstanding;
 mod returns;
 mod sending;
@@ -18,10 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, bounded, select};
 
 use super::checkpointer::Frontier;
-use super::permits::{Failed, Permits};
+use super::permits::Permits;
 use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
 use crate::dead_letter::Reason;
@@ -30,7 +32,7 @@ use crate::event::Format;
 use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::pipeline::{PipelineMetrics, TopicMetrics};
-use crate::sink::{Background, Delivery, End, NotReady, Returned, Sink, Token};
+use crate::sink::{Background, Delivery, End, Returned, Sink, State, Surroundings, Token};
 use flow::Flow;
 use outstanding::{Outstanding, Owner};
 use prometheus::{Gauge, IntGauge};
@@ -41,8 +43,6 @@ const LOOK_UP: Duration = Duration::from_millis(250);
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// What is in flight at a stop has so long to be delivered. What is not is read again after the restart.
 pub const DRAIN: Duration = Duration::from_secs(8);
-/// After so long without a delivery, and again each time, the sink is nudged.
-const NUDGE_AFTER: Duration = Duration::from_secs(15);
 
 /// A source as the producer sees it.
 pub struct Lane {
@@ -91,8 +91,26 @@ pub struct Producer {
     pub record_headers: bool,
     /// The topics of events, by index.
     pub topics: Vec<TopicMetrics>,
-    /// Whether there is a topic for dead letters.
-    pub dead_letter_topic: bool,
+    /// Where dead letters go.
+    pub letters: Letters,
+}
+
+/// Where dead letters go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Letters {
+    /// To the log alone.
+    Log,
+    /// To their topic.
+    Topic,
+    /// To their topic, and without the bytes to the log: the records of the topic have no headers, so no reason.
+    Both,
+}
+
+impl Letters {
+    /// Whether there is a topic of them.
+    pub fn have_topic(self) -> bool {
+        self != Letters::Log
+    }
 }
 
 /// The two ways to deliver.
@@ -140,9 +158,10 @@ struct Run {
 
 impl Producer {
     /// Runs until all sources have ended or the permits are closed, and nothing is in flight; once they are closed, for
-    /// [`DRAIN`] at most. `start_background` starts a thread
-    /// of the sink; they are asked for each time that it is made ready.
-    pub fn run(self, batches: &Receiver<Batch>, mut start_background: impl FnMut(Background)) -> Result<(), String> {
+    /// [`DRAIN`] at most. `start` starts a thread of the sink.
+    pub fn run(self, batches: &Receiver<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
+        let (wake, woken) = bounded(1);
+        let around = &mut Surroundings { start: &mut start, wake };
         let mut run = Run {
             p: self,
             outbox: VecDeque::new(),
@@ -156,8 +175,7 @@ impl Producer {
             prepared: false,
             done: Vec::new(),
         };
-        let ended =
-            run.prepare(batches, &mut start_background).and_then(|()| run.deliver(batches, &mut start_background));
+        let ended = run.prepare(batches, around).and_then(|()| run.deliver(batches, &woken, around));
         // Readers must not wait for permits that nobody gives back any more.
         run.p.permits.close();
         match ended {
@@ -173,30 +191,14 @@ impl Producer {
 
 impl Run {
     /// Makes the sink ready, or ready again after it broke: tries until it is, or until the end is asked for.
-    fn prepare(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
+    fn prepare(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<(), End> {
         let mut said = None;
         loop {
             self.p.health.turn();
             // Readers only wait meanwhile, and nothing was saved that is not in the files already.
-            match self.p.sink.prepare(&|id| self.p.frontier.cluster(id)) {
+            match self.p.sink.prepare(&|id| self.p.frontier.cluster(id), around) {
                 Ok(()) => break,
-                Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
-                Err(NotReady::Settings(reason)) => {
-                    self.p.permits.fail(Failed::Settings(reason.clone()));
-                    return Err(End::Failed(reason));
-                }
-                Err(NotReady::Yet(reason)) => {
-                    self.p.metrics.kafka_errors.inc();
-                    // Once, and again when the cause changes; until then it stands in the status and in /readyz.
-                    if said.as_ref() != Some(&reason) {
-                        log::warn!(
-                            event = "output_not_ready", reason = reason;
-                            "output: {reason} (it is tried again until it works)"
-                        );
-                        said = Some(reason.clone());
-                    }
-                    self.p.health.sink(Err(reason));
-                }
+                Err(why) => self.p.not_ready(why, &mut said)?,
             }
             // They wait here, so that their age is known.
             for batch in batches.try_iter() {
@@ -211,16 +213,17 @@ impl Run {
                 std::thread::sleep(LOOK_UP);
             }
         }
-        if said.is_some() {
-            log::info!(event = "output_ready"; "output: connected");
-        }
         self.prepared = true;
-        self.p.health.sink(Ok(()));
-        self.p.sink.background().into_iter().for_each(start_background);
+        self.p.is_ready(said);
         Ok(())
     }
 
-    fn deliver(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<(), End> {
+    fn deliver(
+        &mut self,
+        batches: &Receiver<Batch>,
+        woken: &Receiver<()>,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), End> {
         if !self.prepared {
             // Stopped before: waiting would not help.
             if !self.p.permits.is_idle() {
@@ -231,10 +234,9 @@ impl Run {
             }
             return Ok(());
         }
-        let ready = self.p.sink.ready();
         let mut drain_until = None;
         let mut finished = false;
-        let (mut looked, mut nudged) = (Instant::now(), Instant::now());
+        let mut looked = Instant::now();
         loop {
             select! {
                 recv(batches) -> batch => match batch {
@@ -250,10 +252,10 @@ impl Run {
                         std::thread::sleep(Duration::from_millis(5));
                     }
                 },
-                recv(ready) -> _ => {}
+                recv(woken) -> _ => {}
                 default(LOOK_UP) => {}
             }
-            if self.with_sink == 0 && !self.empty(batches, start_background)? {
+            if self.with_sink == 0 && !self.empty(batches, around)? {
                 return Ok(());
             }
             self.send()?;
@@ -267,15 +269,11 @@ impl Run {
                 looked = now;
                 self.p.health.turn();
                 let oldest = self.in_flight();
-                match self.p.sink.complaint() {
+                match self.p.sink.state() {
                     // Nothing waits: whether a broker is away does not matter, and nobody would hear that it is back.
                     _ if oldest.is_none() => self.p.health.sink(Ok(())),
-                    Some(complaint) => self.p.health.sink(Err(complaint)),
-                    None => {}
-                }
-                if oldest.is_some_and(|at| at.elapsed() >= NUDGE_AFTER) && nudged.elapsed() >= NUDGE_AFTER {
-                    nudged = now;
-                    self.p.sink.nudge();
+                    State::Hindered(why) => self.p.health.sink(Err(why)),
+                    State::Well | State::Broken => {}
                 }
                 if self.p.permits.is_closed() {
                     let until = *drain_until.get_or_insert(now + DRAIN);
@@ -332,13 +330,13 @@ impl Run {
     }
 
     /// The sink holds nothing: after a refusal, what comes next. `false` when the end was asked for meanwhile.
-    fn empty(&mut self, batches: &Receiver<Batch>, start_background: &mut impl FnMut(Background)) -> Result<bool, End> {
+    fn empty(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<bool, End> {
         if self.flow.is_free() || !self.flow.pause_is_over(Instant::now()) {
             return Ok(true);
         }
-        if self.flow.is_draining() && self.p.sink.broken() {
+        if self.flow.is_draining() && self.p.sink.state() == State::Broken {
             self.prepared = false;
-            self.prepare(batches, start_background)?;
+            self.prepare(batches, around)?;
             if !self.prepared {
                 return Ok(false);
             }

@@ -1,11 +1,10 @@
-//! Deliveries back: what became of each record, and how far the frontiers move.
+//! Deliveries back: what became of each record, and how far the frontiers move. On the producer's thread.
 
 use std::time::Instant;
 
 use super::flow::PAUSE;
 use super::outstanding::Owner;
 use super::{Again, Run};
-use crate::clock;
 use crate::sink::{Delivery, End, Failure, Token, Topic, Verdict};
 
 impl Run {
@@ -58,14 +57,7 @@ impl Run {
                 self.p.permits.release(batch.frames, batch.cost);
             }
             if let Some((time_ms, seq)) = reached {
-                if let Some(seq) = seq {
-                    lane.last_seq_delivered.set(seq as i64);
-                }
-                if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                    let lag = (clock::now_ms() - time_ms) as f64 / 1000.0;
-                    gauge.set(lag);
-                    self.p.health.delivered(source, lag);
-                }
+                self.p.has_reached(source, time_ms, seq);
             }
         }
         Ok(())

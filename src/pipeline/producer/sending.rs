@@ -1,4 +1,5 @@
-//! Records out: what came back first, then dead letters, then what is new, as far as the flow allows and the sink takes.
+//! Records out: what came back first, then dead letters, then what is new, as far as the flow allows and the sink takes. On
+//! the producer's thread.
 
 use std::time::Instant;
 
@@ -7,9 +8,7 @@ use super::outstanding::Owner;
 use super::{Run, Sending};
 use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::Format;
-use crate::event::osprey;
-use crate::sink::{End, Outgoing, Refused, Returned, Token, Topic};
+use crate::sink::{End, Refused};
 
 impl Run {
     /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
@@ -18,7 +17,8 @@ impl Run {
             // Sent again under its number, so that it keeps its place if it comes back again.
             let Some((token, again)) = self.again.pop_first() else { break };
             let time_ms = self.outstanding.time_ms(token).unwrap_or_else(clock::now_ms);
-            match self.hand_over(&again.record, time_ms, token)? {
+            let result = self.p.send_own(&again.record, time_ms, token);
+            match self.sort(result)? {
                 None => {}
                 Some(Refused::TooLarge { detail, excess }) => {
                     self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
@@ -33,7 +33,8 @@ impl Run {
             && let Some((owner, letter)) = self.letters.pop_front()
         {
             let (token, now) = (self.outstanding.next(), clock::now_ms());
-            match self.hand_over(&letter, now, token)? {
+            let result = self.p.send_own(&letter, now, token);
+            match self.sort(result)? {
                 None => self.outstanding.add(owner, now),
                 Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
                 Some(_) => {
@@ -51,14 +52,6 @@ impl Run {
             }
         }
         Ok(())
-    }
-
-    /// Hands a record of our own to the sink.
-    fn hand_over(&mut self, record: &Returned, time_ms: i64, token: Token) -> Result<Option<Refused>, End> {
-        let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-        let out = Outgoing { topic: record.topic, key: &record.key, value: &record.value, time_ms, headers: &headers };
-        let result = self.p.sink.send(&out, token);
-        self.sort(result)
     }
 
     /// Notes what a refusal says. `None` when the record was taken.
@@ -96,25 +89,9 @@ impl Run {
             if self.flow.allowance() == 0 {
                 return Ok(false);
             }
-            if self.p.format == Format::Osprey {
-                osprey::stamp(&mut sending.batch.bytes[record.value.clone()], self.p.snowflake.next(clock::now_ms()));
-            }
             let owner = Owner { source, ordinal, topic: Some(record.topic) };
-            let bytes = &sending.batch.bytes;
-            let mut seq = itoa::Buffer::new();
-            let headers = [
-                ("seq", seq.format(record.seq).as_bytes()),
-                ("action", record.action.name().as_bytes()),
-                ("collection", &bytes[record.collection.clone()]),
-            ];
-            let out = Outgoing {
-                topic: Topic::Events(record.topic),
-                key: &bytes[record.key.clone()],
-                value: &bytes[record.value.clone()],
-                time_ms: record.time_ms,
-                headers: if self.p.record_headers { &headers } else { &[] },
-            };
-            let result = self.p.sink.send(&out, self.outstanding.next());
+            let result = self.p.send_event(&mut sending.batch, sending.record, self.outstanding.next());
+            let record = &sending.batch.records[sending.record];
             match self.sort(result)? {
                 None => self.outstanding.add(owner, record.time_ms),
                 Some(Refused::TooLarge { detail, .. }) => {
@@ -122,7 +99,7 @@ impl Run {
                         reason: Reason::TooLarge,
                         detail,
                         seq: record.seq,
-                        bytes: bytes[record.value.clone()].to_vec(),
+                        bytes: sending.batch.bytes[record.value.clone()].to_vec(),
                     };
                     self.dead_letter(owner, &letter);
                 }

@@ -1,7 +1,8 @@
 //! Why no broker can be used, in one line: where, what, most likely why, and what to do. From the settings, from what
 //! librdkafka said, and, where that is too little, from what the ports answer when they are asked ([`probe`]).
 //!
-//! It knows neither sink, and keeps nothing.
+//! It knows neither sink, and keeps nothing. It may block for some seconds: the producer's thread calls it while the sink
+//! is not ready, the thread `delivery` while nothing is delivered.
 
 mod advice;
 mod words;

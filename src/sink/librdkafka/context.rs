@@ -35,6 +35,8 @@ pub(super) struct Shared {
     told: Mutex<Told>,
     /// Something is in one of the two.
     troubled: AtomicBool,
+    /// A record was delivered since this was last looked at.
+    progress: AtomicBool,
 }
 
 impl Shared {
@@ -47,7 +49,13 @@ impl Shared {
         self.troubled.store(true, Ordering::Relaxed);
     }
 
+    /// Whether a record was delivered since the last call.
+    pub(super) fn progressed(&self) -> bool {
+        self.progress.swap(false, Ordering::Relaxed)
+    }
+
     fn delivered(&self) {
+        self.progress.store(true, Ordering::Relaxed);
         if self.troubled.swap(false, Ordering::Relaxed) {
             locked(&self.words).clear();
             if locked(&self.complaint).delivered() {
@@ -75,7 +83,7 @@ pub(super) struct Context {
     pub(super) tokens: Option<Arc<Tokens>>,
     /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
     pub(super) runs: bool,
-    pub(super) ready: Sender<()>,
+    pub(super) wake: Option<Sender<()>>,
     pub(super) metrics: Arc<SinkMetrics>,
     /// The topics of events.
     pub(super) topics: Vec<String>,
@@ -190,7 +198,7 @@ impl ProducerContext for Context {
         };
         locked(&self.shared.done).push(Delivery { token, result });
         // Full means that the producer thread has been woken already.
-        let _ = self.ready.try_send(());
+        let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
     }
 }
 

@@ -1,7 +1,12 @@
-//! The default client: every broker, TLS, SASL, idempotence, all codecs. Its synchronous interface only.
+//! The default client: every broker, TLS, SASL, idempotence, all codecs. By librdkafka's synchronous interface alone.
+//!
+//! It owns the client and makes it anew when it broke or its files were renewed. It knows the topics, and neither batches
+//! nor the order in which what failed is sent again, which is the producer's matter. The producer's thread calls it;
+//! `delivery` serves callbacks and `renewal` watches files, each on a thread of its own.
 
 mod config;
 mod context;
+mod delivery;
 mod figures;
 pub mod inspect;
 mod renewal;
@@ -11,37 +16,36 @@ mod transactions;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::ffi::CString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Sender;
 use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use super::diagnosis::{self, Client};
+use super::diagnosis::Client;
 use super::files::{self, Files, Seen};
 use super::kafka_options::{Kafka, Sasl};
 use super::limits::Limits;
 use super::oauth::Tokens;
 use super::transaction::{Identity, Transactions};
-use super::{Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Token, Topic, locked};
+use super::{
+    Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, State, Surroundings, Token, Topic,
+    locked,
+};
 use crate::clock;
 use crate::metrics::sink::SinkMetrics;
 use config::{broken_promise, config, refused};
 use context::{AdminContext, Context, Shared};
+use delivery::Serving;
 use renewal::Renewal;
 
 /// How long one question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
-/// An error that librdkafka does not explain, and that did not pass by then, is looked into.
-const LOOK_INTO: Duration = Duration::from_secs(5);
-/// One call that serves callbacks.
-const SERVE: Duration = Duration::from_secs(5);
 /// Between two questions for the limit of a topic that takes less than a record has.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// What the client lets pass at most, and the limit of a topic whose own cannot be read: the broker decides. Above any
@@ -63,7 +67,8 @@ pub struct Librdkafka {
     /// `None`: without transactions.
     identity: Option<Identity>,
     metrics: Arc<SinkMetrics>,
-    ready: (Sender<()>, Receiver<()>),
+    /// Wakes who polls, once somebody does.
+    wake: Option<Sender<()>>,
     shared: Arc<Shared>,
     open: Option<Open>,
     /// The last attempt to make a client did not get that far.
@@ -134,7 +139,7 @@ impl Librdkafka {
             options,
             identity: None,
             metrics,
-            ready: bounded(1),
+            wake: None,
             shared: Arc::default(),
             open: None,
             failed: false,
@@ -158,7 +163,7 @@ impl Librdkafka {
             client: self.client.clone(),
             tokens: self.tokens.clone(),
             runs,
-            ready: self.ready.0.clone(),
+            wake: self.wake.clone(),
             metrics: self.metrics.clone(),
             topics: self.options.topics.clone(),
         }
@@ -212,8 +217,22 @@ impl Librdkafka {
     }
 }
 
+impl Librdkafka {
+    /// The work that `open` needs threads for.
+    fn work(&self, open: &Open) -> Vec<Background> {
+        let mut serving = Serving::of(self, open);
+        let mut all = vec![Background { name: "delivery", work: Box::new(move || serving.turn()) }];
+        if !self.files.is_empty() {
+            let mut renewal = Renewal::of(self, open);
+            all.push(Background { name: "renewal", work: Box::new(move || renewal.turn()) });
+        }
+        all
+    }
+}
+
 impl Sink for Librdkafka {
-    fn prepare(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
+        self.wake = Some(around.wake.clone());
         // Where a login failed, the file may have another password by now. One that broke otherwise is made with what worked.
         if self.failed || self.open.as_ref().is_none_or(Open::is_retired) {
             // Before they are read, so that a change meanwhile shows.
@@ -225,6 +244,9 @@ impl Sink for Librdkafka {
         }
         let result = self.connect(same_cluster);
         self.failed = result.is_err();
+        if let (Ok(()), Some(open)) = (&result, &self.open) {
+            self.work(open).into_iter().for_each(&mut *around.start);
+        }
         result
     }
 
@@ -310,61 +332,18 @@ impl Sink for Librdkafka {
         Ok(())
     }
 
-    fn complaint(&mut self) -> Option<String> {
-        // What nobody waits for is no reason not to be ready.
-        self.open.as_ref().filter(|open| open.producer.in_flight_count() > 0)?;
-        locked(&self.shared.complaint).current().map(str::to_string)
-    }
-
-    fn broken(&self) -> bool {
-        self.open.as_ref().is_some_and(Open::is_broken)
+    fn state(&mut self) -> State {
+        let Some(open) = &self.open else { return State::Well };
+        match locked(&self.shared.complaint).current() {
+            _ if open.is_broken() => State::Broken,
+            // What nobody waits for is no reason not to be ready.
+            Some(why) if open.producer.in_flight_count() > 0 => State::Hindered(why.to_string()),
+            _ => State::Well,
+        }
     }
 
     fn transactions(&mut self) -> Option<&mut dyn Transactions> {
         self.identity.is_some().then_some(self as &mut dyn Transactions)
-    }
-
-    /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none
-    /// left to ask, for ever (seen 2 times in some hundred outages). Naming the servers again is harmless where they are known.
-    fn nudge(&mut self) {
-        let Some(open) = &self.open else { return };
-        let Ok(servers) = CString::new(self.options.servers.join(",")) else { return };
-        // SAFETY: the client lives as long as `open`, the text until the call returns, which copies it.
-        unsafe { rdkafka::bindings::rd_kafka_brokers_add(open.producer.client().native_ptr(), servers.as_ptr()) };
-    }
-
-    fn ready(&self) -> Receiver<()> {
-        self.ready.1.clone()
-    }
-
-    fn background(&self) -> Vec<Background> {
-        let Some(open) = &self.open else { return Vec::new() };
-        let producer = open.producer.clone();
-        let (shared, client) = (self.shared.clone(), self.client.clone());
-        // It lasts the whole time and runs the callbacks as they come; its last millisecond it spins, so that shorter
-        // calls would cost an idle process more.
-        let deliver = move || {
-            producer.poll(SERVE);
-            // Nothing is delivered, so that nothing waits for this thread while it asks.
-            if producer.in_flight_count() > 0 && locked(&shared.complaint).is_unexplained(LOOK_INTO) {
-                let words = locked(&shared.words).clone();
-                if let Some(line) = diagnosis::of(&client, &words, &[]).or_else(|| shared.last_words()) {
-                    shared.complain(&line);
-                }
-            }
-            // A record that was taken just when the client broke is neither sent nor given back by itself.
-            if producer.client().fatal_error().is_some() && producer.in_flight_count() > 0 {
-                producer.purge(PurgeConfig::default().queue());
-            }
-            // Until it is replaced, and has given everything back.
-            Arc::strong_count(&producer) > 1 || producer.in_flight_count() > 0
-        };
-        let mut all = vec![Background { name: "delivery", work: Box::new(deliver) }];
-        if !self.files.is_empty() {
-            let mut renewal = Renewal::of(self, open);
-            all.push(Background { name: "renewal", work: Box::new(move || renewal.turn()) });
-        }
-        all
     }
 }
 

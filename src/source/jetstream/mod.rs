@@ -63,7 +63,7 @@ pub struct Reading {
 
 /// The reader.
 pub struct Jetstream<I> {
-    end: Endpoint<I>,
+    endpoint: Endpoint<I>,
     reading: Reading,
     dictionary: Dictionary,
     progress: Progress,
@@ -94,15 +94,15 @@ impl<I: Intake> Jetstream<I> {
         health: Arc<Health>,
     ) -> Self {
         let name = host.name.clone();
-        let end = Endpoint::new(host, &name, index, intake, metrics, health);
+        let endpoint = Endpoint::new(host, &name, index, intake, metrics, health);
         let seq = saved.as_ref().map_or(0, |saved| saved.seq.unwrap_or(0));
         if seq > 0 {
             // Until the first new event that is where we are.
-            end.link.gauges.last_seq_received.set(seq as i64);
-            end.link.gauges.last_seq_delivered.set(seq as i64);
+            endpoint.link.gauges.last_seq_received.set(seq as i64);
+            endpoint.link.gauges.last_seq_delivered.set(seq as i64);
         }
         Jetstream {
-            end,
+            endpoint,
             dictionary,
             progress: Progress::new(saved, reading.start),
             frames: Frames::default(),
@@ -127,7 +127,7 @@ impl<I: Intake> Jetstream<I> {
         if self.wire == Wire::One || !self.reading.packed {
             return Ok(None);
         }
-        match self.dictionary.id(&self.end.host) {
+        match self.dictionary.id(&self.endpoint.host) {
             Ok(id) => Ok(Some(id)),
             Err(Missing::NotThere) if self.reading.wire.is_none() => {
                 self.fall_back();
@@ -142,7 +142,7 @@ impl<I: Intake> Jetstream<I> {
 
     /// The host has no version 2.
     fn fall_back(&mut self) {
-        let (host, packed) = (&self.end.host.name, self.reading.packed);
+        let (host, packed) = (&self.endpoint.host.name, self.reading.packed);
         let and = if packed { ", whose messages are not packed" } else { "" };
         log::warn!(
             event = "wire", host = host;
@@ -154,7 +154,7 @@ impl<I: Intake> Jetstream<I> {
     fn binary(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         if self.wire == Wire::One || !self.reading.packed {
             self.keep(bytes, Seen::Binary)?;
-            return match Found::by_binary(bytes).filter(|_| self.end.fresh == 0) {
+            return match Found::by_binary(bytes).filter(|_| self.endpoint.fresh == 0) {
                 Some(found) => {
                     Err(Ended::Lost(format!("its messages are binary: {}", found.in_place_of(Meant::Jetstream))))
                 }
@@ -181,27 +181,27 @@ impl<I: Intake> Jetstream<I> {
             Ok(Message::Error(notice)) => return self.error(&notice),
             Err(detail) => return self.unreadable(text, detail),
         };
-        self.silence.heard(&self.end.link);
+        self.silence.heard(&self.endpoint.link);
         if !self.progress.is_placed(&event) {
             return if self.progress.is_new(event.id()) { Ok(self.keep(text, Seen::BadSeq)?) } else { Ok(()) };
         }
         if let Some(position) = self.progress.begins(&event) {
-            self.progress.found(&self.end.host.name, &event);
-            self.end.intake.begin(position)?;
+            self.progress.found(&self.endpoint.host.name, &event);
+            self.endpoint.intake.begin(position)?;
         }
         let (verdict, came_on) = self.progress.judge(&event);
         match verdict {
             Verdict::Repeat => {
                 // A connection that comes on need not be waited for as one that brings nothing.
-                self.end.fresh += u64::from(came_on);
-                self.end.link.metrics.repeated_frame();
+                self.endpoint.fresh += u64::from(came_on);
+                self.endpoint.link.metrics.repeated_frame();
                 return Ok(());
             }
             Verdict::New => {}
             Verdict::Gap(gap) if self.wire == Wire::Two && gap.kind == "host_reset" => return self.reset(gap),
             Verdict::Gap(gap) => self.gap(gap)?,
         }
-        self.end.fresh += 1;
+        self.endpoint.fresh += 1;
         self.told_outdated = false;
         Ok(self.keep(text, Seen::Json)?)
     }
@@ -231,7 +231,7 @@ impl<I: Intake> Jetstream<I> {
         }
         self.keep(text, Seen::Bad(detail))?;
         let found = std::str::from_utf8(text).ok().and_then(Found::by_text);
-        match found.filter(|found| self.end.fresh == 0 && *found != Found::Jetstream) {
+        match found.filter(|found| self.endpoint.fresh == 0 && *found != Found::Jetstream) {
             Some(found) => {
                 Err(Ended::Lost(format!("its messages are another's: {}", found.in_place_of(Meant::Jetstream))))
             }
@@ -241,7 +241,7 @@ impl<I: Intake> Jetstream<I> {
 
     fn info(&mut self, text: &[u8], notice: &Notice<'_>) -> Result<(), Ended> {
         let (name, message) = (plain(&notice.name, WORD), plain(&notice.message, WORDS));
-        let host = &self.end.host.name;
+        let host = &self.endpoint.host.name;
         log::warn!(event = "info_frame", host = host, reason = name, error = message; "{host}: info {name}: {message}");
         match (name.as_str(), self.progress.asked) {
             // The oldest was asked for, or the gap was told when the cursor was refused.
@@ -249,7 +249,7 @@ impl<I: Intake> Jetstream<I> {
                 return Ok(());
             }
             ("OutdatedCursor", Asked::Since(_)) if self.progress.goes_on() => {
-                self.end.link.metrics.gap("outdated_cursor");
+                self.endpoint.link.metrics.gap("outdated_cursor");
             }
             ("FutureCursor", Asked::Seq(seq)) => {
                 let message = format!("the cursor {seq} is in the host's future ({message}): going on by the time");
@@ -262,22 +262,22 @@ impl<I: Intake> Jetstream<I> {
 
     fn error(&mut self, notice: &Notice<'_>) -> Result<(), Ended> {
         let (name, message) = (plain(&notice.name, WORD), plain(&notice.message, WORDS));
-        self.end.link.metrics.received_frames.inc();
-        self.end.link.metrics.error_frame(&name);
+        self.endpoint.link.metrics.received_frames.inc();
+        self.endpoint.link.metrics.error_frame(&name);
         if name == "ConsumerTooSlow" {
             let message = format!("the host says so ({message}); going on behind the last event");
             return Ok(self.gap(Gap { kind: "consumer_too_slow", message })?);
         }
         // The host closes next, if it means it.
-        let host = &self.end.host.name;
+        let host = &self.endpoint.host.name;
         log::warn!(event = "error_frame", host = host, reason = name, error = message; "{host}: error {name}: {message}");
         Ok(())
     }
 
     fn gap(&mut self, gap: Gap) -> Result<(), Stopped> {
-        let Some(notice) = self.gaps.tell(&self.end.link, gap) else { return Ok(()) };
+        let Some(notice) = self.gaps.tell(&self.endpoint.link, gap) else { return Ok(()) };
         self.hand_over()?;
-        self.end.intake.put(notice, None)
+        self.endpoint.intake.put(notice, None)
     }
 
     /// Adds a message to the next hand-over.
@@ -295,12 +295,12 @@ impl<I: Intake> Channel for Jetstream<I> {
     const MEANT: Meant = Meant::Jetstream;
     const MAX_MESSAGE: usize = MAX_MESSAGE;
 
-    fn end(&self) -> &Endpoint<I> {
-        &self.end
+    fn endpoint(&self) -> &Endpoint<I> {
+        &self.endpoint
     }
 
-    fn end_mut(&mut self) -> &mut Endpoint<I> {
-        &mut self.end
+    fn endpoint_mut(&mut self) -> &mut Endpoint<I> {
+        &mut self.endpoint
     }
 
     fn request(&mut self) -> Result<Request, Ended> {
@@ -330,7 +330,7 @@ impl<I: Intake> Channel for Jetstream<I> {
             }
             (400, "UnknownZstdDictionary") => self.dictionary.forget(),
             (414 | 431, _) if self.reading.wanted.forget_dids() => {
-                let host = &self.end.host.name;
+                let host = &self.endpoint.host.name;
                 log::warn!(
                     event = "filter", host = host;
                     "{host}: the list of accounts is too long for a request there; it sends those of all, which are filtered here"
@@ -343,7 +343,7 @@ impl<I: Intake> Channel for Jetstream<I> {
     }
 
     fn connected(&mut self) {
-        let host = &self.end.host.name;
+        let host = &self.endpoint.host.name;
         let version = if self.wire == Wire::One { 1 } else { 2 };
         let from = match self.progress.asked {
             Asked::Live => "live".into(),
@@ -362,11 +362,10 @@ impl<I: Intake> Channel for Jetstream<I> {
             Event::Text(text) => self.text(text.as_bytes()),
             Event::Binary(bytes) => self.binary(&bytes),
             Event::TooLong(size, _) => {
-                self.end.link.metrics.received_frames.inc();
-                self.end.link.metrics.dead_letter(Reason::OverLimit).inc();
-                let message =
-                    format!("a message of {size} bytes or more is over the limit of {MAX_MESSAGE}: it was not read");
-                Ok(self.gap(Gap { kind: "over_limit", message })?)
+                self.endpoint.link.metrics.received_frames.inc();
+                self.endpoint.link.metrics.dead_letter(Reason::OverLimit).inc();
+                let over = format!("a message of {size} bytes or more is over the limit of {MAX_MESSAGE}");
+                Ok(self.gap(Gap { kind: "over_limit", message: format!("{over}: it was not read") })?)
             }
             Event::Broken(reason) => Err(Ended::Lost(reason)),
             Event::Control | Event::Nothing | Event::Closed(_) => Ok(()),
@@ -380,14 +379,14 @@ impl<I: Intake> Channel for Jetstream<I> {
     fn hand_over(&mut self) -> Result<(), Stopped> {
         let Some(frames) = self.frames.take() else { return Ok(()) };
         let position = self.progress.take();
-        self.end.link.received(&frames, position.as_ref());
-        self.end.intake.put(Work::Frames(frames), position)
+        self.endpoint.link.received(&frames, position.as_ref());
+        self.endpoint.intake.put(Work::Frames(frames), position)
     }
 
     fn quiet(&mut self, idle: bool) -> Result<Duration, Ended> {
         self.progress.through();
         if idle {
-            self.silence.told(&self.end.link)?;
+            self.silence.told(&self.endpoint.link)?;
         }
         Ok(LOOK_UP)
     }

@@ -39,7 +39,7 @@ pub fn stranger(text: &str) -> Option<Ended> {
 impl<I: Intake> Relay<I> {
     pub(super) fn text(&mut self, text: &str) -> Result<(), Ended> {
         self.keep(text.as_bytes(), Seen::Text)?;
-        match stranger(text).filter(|_| self.end.fresh == 0) {
+        match stranger(text).filter(|_| self.endpoint.fresh == 0) {
             Some(ended) => Err(ended),
             None => Ok(()),
         }
@@ -47,23 +47,23 @@ impl<I: Intake> Relay<I> {
 
     pub(super) fn info(&mut self, body: &[u8]) {
         let Ok(info) = frame::body::<frame::Info<'_>>(body) else { return };
-        let host = &self.end.host.name;
-        let message = harmless(&self.end.host, info.message.unwrap_or_default());
+        let host = &self.endpoint.host.name;
+        let message = harmless(&self.endpoint.host, info.message.unwrap_or_default());
         log::warn!(
             event = "info_frame", host = host, reason = info.name, error = message;
             "{host}: #info {}: {message}", info.name
         );
         if info.name == "OutdatedCursor" && !self.begins_at_time {
-            self.end.link.metrics.gap("outdated_cursor");
-            self.end.link.health.examples.gap(host, "outdated_cursor", message);
+            self.endpoint.link.metrics.gap("outdated_cursor");
+            self.endpoint.link.health.examples.gap(host, "outdated_cursor", message);
             self.stream.resume.told_outdated();
         }
     }
 
     pub(super) fn error_frame(&mut self, body: &[u8]) -> Result<(), Ended> {
-        let metrics = &self.end.link.metrics;
+        let metrics = &self.endpoint.link.metrics;
         metrics.received_frames.inc();
-        let (name, message) = error_of(&self.end.host, body);
+        let (name, message) = error_of(&self.endpoint.host, body);
         metrics.error_frame(&name);
         match name.as_str() {
             // Our own step, not a host that counts anew.
@@ -89,7 +89,7 @@ impl<I: Intake> Relay<I> {
             }
             // The host closes next, if it means it.
             _ => {
-                let host = &self.end.host.name;
+                let host = &self.endpoint.host.name;
                 log::warn!(
                     event = "error_frame", host = host, reason = name, error = message;
                     "{host}: error frame {name}: {message}"

@@ -1,4 +1,5 @@
-//! How a transaction ends: committed, aborted, or with a client of which it is not known.
+//! How a transaction ends: committed, aborted, or with a client that broke, after which the cursor topic tells what became
+//! of it. On the producer's thread.
 
 use std::time::Instant;
 
@@ -7,19 +8,14 @@ use crossbeam_channel::Receiver;
 use super::super::flow::PAUSE;
 use super::{Held, Next, Once};
 use crate::checkpoint::Position;
-use crate::clock;
 use crate::decode::batch::Batch;
 use crate::pipeline::ledger;
 use crate::sink::transaction::Trouble;
-use crate::sink::{Background, End};
+use crate::sink::{End, State, Surroundings};
 
 impl Once {
     /// Commits what was sent, with the positions behind it.
-    pub(super) fn commit(
-        &mut self,
-        batches: &Receiver<Batch>,
-        start: &mut impl FnMut(Background),
-    ) -> Result<Next, End> {
+    pub(super) fn commit(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<Next, End> {
         let began = Instant::now();
         let whole = self.at.0;
         let mut moved: Vec<Option<Position>> = vec![None; self.p.lanes.len()];
@@ -32,15 +28,15 @@ impl Once {
             moved.iter().enumerate().filter_map(|(source, position)| Some((source, position.clone()?))).collect();
         self.saving = true;
         if let Err(refused) = self.ledger.save(self.p.sink.as_mut(), &saved) {
-            return self.abort(Some(ledger::reason(refused)), batches, start);
+            return self.abort(Some(ledger::reason(refused)), batches, around);
         }
         loop {
             match self.transactions(|t| t.commit()) {
                 Ok(()) => break,
                 Err(Trouble::Again(why)) => {
                     log::debug!("the commit goes on: {why}");
-                    if let Some(complaint) = self.p.sink.complaint() {
-                        self.p.health.sink(Err(complaint));
+                    if let State::Hindered(why) = self.p.sink.state() {
+                        self.p.health.sink(Err(why));
                     }
                     if self.look_around(batches) == Next::Stop {
                         return Ok(Next::Stop);
@@ -53,9 +49,9 @@ impl Once {
                         Some(known) => known,
                         None => Some(why),
                     };
-                    return self.abort(why, batches, start);
+                    return self.abort(why, batches, around);
                 }
-                Err(Trouble::Lost(why)) => return self.lost(&why, batches, start),
+                Err(Trouble::Lost(why)) => return self.lost(&why, batches, around),
             }
         }
         self.p.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
@@ -85,16 +81,8 @@ impl Once {
         self.p.metrics.produced_ok.inc_by(delivered);
         self.p.frontier.saved();
         for (source, reached) in reached.into_iter().enumerate() {
-            let lane = &mut self.p.lanes[source];
             let Some((time_ms, seq)) = reached else { continue };
-            if let Some(seq) = seq {
-                lane.last_seq_delivered.set(seq as i64);
-            }
-            if let Some(gauge) = lane.lag.as_ref().filter(|_| time_ms != 0) {
-                let lag = (clock::now_ms() - time_ms) as f64 / 1000.0;
-                gauge.set(lag);
-                self.p.health.delivered(source, lag);
-            }
+            self.p.has_reached(source, time_ms, seq);
             self.p.health.saved(source);
         }
         self.first += whole as u64;
@@ -114,7 +102,7 @@ impl Once {
         &mut self,
         why: Option<String>,
         batches: &Receiver<Batch>,
-        start: &mut impl FnMut(Background),
+        around: &mut Surroundings<'_>,
     ) -> Result<Next, End> {
         if let Some(why) = &why {
             self.p.metrics.produced_error.inc();
@@ -134,7 +122,7 @@ impl Once {
                         return Ok(Next::Stop);
                     }
                 }
-                Err(Trouble::Abort(why) | Trouble::Lost(why)) => return self.lost(&why, batches, start),
+                Err(Trouble::Abort(why) | Trouble::Lost(why)) => return self.lost(&why, batches, around),
             }
         }
         self.collect()?;
@@ -144,7 +132,7 @@ impl Once {
             return self.lost(
                 "a batch is too large for its topic, whose limit may be another one by now",
                 batches,
-                start,
+                around,
             );
         }
         Ok(Next::On)
@@ -163,7 +151,7 @@ impl Once {
         &mut self,
         why: &str,
         batches: &Receiver<Batch>,
-        start: &mut impl FnMut(Background),
+        around: &mut Surroundings<'_>,
     ) -> Result<Next, End> {
         log::warn!(
             at_most = 10, event = "output_error", error = why;
@@ -172,7 +160,7 @@ impl Once {
         self.p.metrics.produced_error.inc();
         self.p.health.sink(Err(why.into()));
         let whole = self.at.0;
-        match self.open(batches, start)? {
+        match self.open(batches, around)? {
             None => return Ok(Next::Stop),
             Some(true) if self.saving => self.committed(whole),
             Some(_) => {

@@ -10,7 +10,7 @@ mod records;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, bounded, select};
 
 use super::transaction::{Place, Plan};
 use super::{DRAIN, LOOK_UP, PREPARE_AGAIN, Producer};
@@ -18,9 +18,8 @@ use crate::checkpoint::Position;
 use crate::decode::batch::{Batch, Record};
 use crate::health::InFlight;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::permits::Failed;
 use crate::sink::transaction::Trouble;
-use crate::sink::{Background, Delivery, End, NotReady, Returned, Token};
+use crate::sink::{Background, Delivery, End, Returned, State, Surroundings, Token};
 
 /// A batch until it is committed.
 struct Held {
@@ -97,12 +96,9 @@ impl Once {
     }
 
     /// As [`Producer::run`].
-    pub fn run(
-        mut self,
-        batches: &Receiver<Batch>,
-        mut start_background: impl FnMut(Background),
-    ) -> Result<(), String> {
-        let ended = self.deliver(batches, &mut start_background);
+    pub fn run(mut self, batches: &Receiver<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
+        let (wake, woken) = bounded(1);
+        let ended = self.deliver(batches, &woken, &mut Surroundings { start: &mut start, wake });
         // Readers must not wait for permits that nobody gives back any more.
         self.p.permits.close();
         match ended {
@@ -112,34 +108,16 @@ impl Once {
     }
 
     /// Makes the client, at the start and after it broke. Whether the last transaction was committed.
-    fn open(&mut self, batches: &Receiver<Batch>, start: &mut impl FnMut(Background)) -> Result<Option<bool>, End> {
+    fn open(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<Option<bool>, End> {
         let mut said = None;
         loop {
             self.p.health.turn();
-            match self.ledger.open(self.p.sink.as_mut(), start) {
+            match self.ledger.open(self.p.sink.as_mut(), around) {
                 Ok(committed) => {
-                    if said.is_some() {
-                        log::info!(event = "output_ready"; "output: connected");
-                    }
-                    self.p.health.sink(Ok(()));
+                    self.p.is_ready(said);
                     return Ok(Some(committed));
                 }
-                Err(NotReady::Ever(reason)) => return Err(End::Failed(reason)),
-                Err(NotReady::Settings(reason)) => {
-                    self.p.permits.fail(Failed::Settings(reason.clone()));
-                    return Err(End::Failed(reason));
-                }
-                Err(NotReady::Yet(reason)) => {
-                    self.p.metrics.kafka_errors.inc();
-                    if said.as_ref() != Some(&reason) {
-                        log::warn!(
-                            event = "output_not_ready", reason = reason;
-                            "output: {reason} (it is tried again until it works)"
-                        );
-                        said = Some(reason.clone());
-                    }
-                    self.p.health.sink(Err(reason));
-                }
+                Err(why) => self.p.not_ready(why, &mut said)?,
             }
             let until = Instant::now() + PREPARE_AGAIN;
             while Instant::now() < until {
@@ -151,12 +129,16 @@ impl Once {
         }
     }
 
-    fn deliver(&mut self, batches: &Receiver<Batch>, start: &mut impl FnMut(Background)) -> Result<(), End> {
-        if self.open(batches, start)?.is_none() {
+    fn deliver(
+        &mut self,
+        batches: &Receiver<Batch>,
+        woken: &Receiver<()>,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), End> {
+        if self.open(batches, around)?.is_none() {
             self.undelivered();
             return Ok(());
         }
-        let ready = self.p.sink.ready();
         let mut looked = Instant::now();
         loop {
             let now = Instant::now();
@@ -174,20 +156,20 @@ impl Once {
                         std::thread::sleep(Duration::from_millis(5));
                     }
                 },
-                recv(ready) -> _ => {}
+                recv(woken) -> _ => {}
                 default(wait) => {}
             }
             self.collect()?;
             self.send()?;
             let next = match self.failed.take() {
-                Some(why) => self.abort(why, batches, start)?,
-                None if self.is_due() => self.commit(batches, start)?,
+                Some(why) => self.abort(why, batches, around)?,
+                None if self.is_due() => self.commit(batches, around)?,
                 None => Next::On,
             };
             if looked.elapsed() >= LOOK_UP {
                 looked = Instant::now();
-                if let Some(complaint) = self.p.sink.complaint() {
-                    self.p.health.sink(Err(complaint));
+                if let State::Hindered(why) = self.p.sink.state() {
+                    self.p.health.sink(Err(why));
                 } else if self.queue.is_empty() {
                     self.p.health.sink(Ok(()));
                 }

@@ -1,4 +1,5 @@
-//! Records on their way into the open transaction, what came back of them, and what is never taken.
+//! Records on their way into the open transaction, what came back of them, and what is never taken. It does not end a
+//! transaction; it notes that it has to be aborted. On the producer's thread.
 
 use std::time::Instant;
 
@@ -7,11 +8,9 @@ use super::super::transaction::Place;
 use super::{Held, Once};
 use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::event::Format;
-use crate::event::osprey;
 use crate::pipeline::ledger;
 use crate::sink::transaction::{POSITION, Trouble};
-use crate::sink::{Delivery, End, Failure, Outgoing, Refused, Returned, Topic, Verdict};
+use crate::sink::{Delivery, End, Failure, Refused, Returned, Verdict};
 
 impl Once {
     /// Counts a dead letter. The record for its topic, if there is one; else it goes to the log.
@@ -19,7 +18,7 @@ impl Once {
         let name = &self.p.lanes[source].name;
         self.p.health.examples.dead_letter(name, dead.reason.name(), dead.seq, &dead.detail, &dead.bytes);
         self.p.metrics.dead_letter(dead.reason).inc();
-        if self.p.dead_letter_topic {
+        if self.p.letters.have_topic() {
             let topic = topic.and_then(|topic| self.p.topics.get(usize::from(topic)));
             let topic = topic.map(|topic| topic.name.as_str());
             return Some(letter::record(name, dead, topic));
@@ -89,36 +88,9 @@ impl Once {
         let token = self.base + self.sent.len();
         let Held { batch, letters } = &mut self.queue[batch];
         if let Some(letter) = index.checked_sub(batch.records.len()) {
-            let letter = &letters[letter];
-            let headers: Vec<(&str, &[u8])> = letter.headers.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
-            let out = Outgoing {
-                topic: letter.topic,
-                key: &letter.key,
-                value: &letter.value,
-                time_ms: clock::now_ms(),
-                headers: &headers,
-            };
-            return self.p.sink.send(&out, token);
+            return self.p.send_own(&letters[letter], clock::now_ms(), token);
         }
-        let record = &batch.records[index];
-        if self.p.format == Format::Osprey {
-            osprey::stamp(&mut batch.bytes[record.value.clone()], self.p.snowflake.next(clock::now_ms()));
-        }
-        let bytes = &batch.bytes;
-        let mut seq = itoa::Buffer::new();
-        let headers = [
-            ("seq", seq.format(record.seq).as_bytes()),
-            ("action", record.action.name().as_bytes()),
-            ("collection", &bytes[record.collection.clone()]),
-        ];
-        let out = Outgoing {
-            topic: Topic::Events(record.topic),
-            key: &bytes[record.key.clone()],
-            value: &bytes[record.value.clone()],
-            time_ms: record.time_ms,
-            headers: if self.p.record_headers { &headers } else { &[] },
-        };
-        self.p.sink.send(&out, token)
+        self.p.send_event(batch, index, token)
     }
 
     /// A record that the broker never takes: an event becomes a dead letter, a dead letter a shorter one, or a log line.

@@ -101,6 +101,11 @@ elif [ -n "$left" ]; then
   die 'the demo leaves a broker unasked'
 fi
 
+say 'make demo-exactly-once'
+timed try 'make demo-exactly-once' >/tmp/once || { tail -n 40 /tmp/once; die 'make demo-exactly-once failed'; }
+not_compiled 'make demo-exactly-once'
+tail -n 12 /tmp/once
+
 say 'make kafka, events into it, make kafka-stop'
 timed try "make kafka KAFKA_PORT=$kafka"
 try "timeout -s INT 10 make run-relay RELAY_HOST=ws://127.0.0.1:$relay BOOTSTRAP_SERVERS=127.0.0.1:$kafka ARGS='--metrics-listen-address 127.0.0.1:$((relay + 1))'" >/dev/null || true

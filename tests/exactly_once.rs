@@ -7,6 +7,8 @@ mod cursor_tool;
 mod oracle;
 #[path = "support/own_broker.rs"]
 mod own_broker;
+#[path = "exactly_once/rights.rs"]
+mod rights;
 #[path = "exactly_once/sources.rs"]
 mod sources;
 #[path = "exactly_once/store.rs"]

@@ -10,6 +10,7 @@ http() (
   timeout 5 sed '1,/^\r$/d' <&3
 )
 
+# shellcheck disable=SC2154 # set by the demo
 metric() { http "$metrics_port" /metrics 2>/dev/null | awk -v m="$1" '$0 ~ "^"m"[{ ]" {n += $NF} END {print n + 0}'; }
 
 stop() { # stop PID: in order; a program that does not end in 10 s is killed

@@ -174,6 +174,16 @@ mod tests {
     }
 
     #[test]
+    fn a_consumer_that_cannot_read_transactions_is_warned_about() {
+        let base = "firehose relay --bootstrap-servers b:9092 --output-topic t --delivery exactly-once";
+        let warned = |line: &str| {
+            let warnings = parse(line).expect("valid").writing.warnings;
+            warnings.iter().any(|warning| warning.contains("kafka-python 1.4.7"))
+        };
+        assert!(!warned(base) && warned(&format!("{base} --osprey-compatible")));
+    }
+
+    #[test]
     fn kafka_properties_keep_commas_inside_values() {
         let given = ["a=1,b=x,y".to_string(), "c=d=e".to_string()];
         let want = [("a", "1"), ("b", "x,y"), ("c", "d=e")].map(|(k, v)| (k.to_string(), v.to_string()));

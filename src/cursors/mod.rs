@@ -11,9 +11,7 @@ mod topic;
 
 use crate::checkpoint::topic::Key;
 use crate::clock;
-use crate::config::Cursor;
-use crate::config::Kept;
-use crate::config::{Chosen, CursorAction, To};
+use crate::config::{Chosen, Cursor, CursorAction, Kept, To};
 use crate::sink::kafka_options::Kafka;
 use position::Position;
 
@@ -32,6 +30,13 @@ struct Found {
     /// Fails with what is wrong with it, as a predicate.
     position: Result<Position, String>,
     place: Place,
+}
+
+impl Found {
+    /// Whether there is a position. One that cannot be read is there.
+    fn is_saved(&self) -> bool {
+        self.position.as_ref().map_or(true, |position| !position.saved_at.is_empty())
+    }
 }
 
 /// Where a position was found.
@@ -67,7 +72,7 @@ pub fn run(cursor: Cursor, print: &mut dyn FnMut(&str)) -> Result<(), Failed> {
     }
 }
 
-/// The chosen positions, and whether there are more than are taken.
+/// The chosen positions, with those that are deleted, and whether there are more than are taken.
 fn found(kept: &Kept, chosen: &Chosen) -> Result<(Vec<Found>, bool), Failed> {
     match kept {
         Kept::Files(dir) => files::all(dir, chosen).map(|all| (all, false)).map_err(Failed::Run),
@@ -76,7 +81,8 @@ fn found(kept: &Kept, chosen: &Chosen) -> Result<(Vec<Found>, bool), Failed> {
 }
 
 fn show(kept: &Kept, chosen: &Chosen, json: bool, print: &mut dyn FnMut(&str)) -> Result<(), Failed> {
-    let (all, more) = found(kept, chosen)?;
+    let (mut all, more) = found(kept, chosen)?;
+    all.retain(Found::is_saved);
     if all.is_empty() && *chosen != Chosen::default() {
         return Err(Failed::Run(none(kept, chosen)));
     }
@@ -95,7 +101,8 @@ fn show(kept: &Kept, chosen: &Chosen, json: bool, print: &mut dyn FnMut(&str)) -
 }
 
 /// The only position that is chosen; for a new one, what it would be.
-fn the_one(mut all: Vec<Found>, kept: &Kept, chosen: &Chosen, change: &Change) -> Result<Found, Failed> {
+fn the_one(all: Vec<Found>, kept: &Kept, chosen: &Chosen, change: &Change) -> Result<Found, Failed> {
+    let (mut all, deleted): (Vec<Found>, Vec<Found>) = all.into_iter().partition(Found::is_saved);
     if all.len() > 1 {
         // Without a name that of the default instance is meant, where it is there.
         let is_default = |found: &Found| chosen.instance.is_none() && found.key.instance.is_empty();
@@ -119,6 +126,10 @@ fn the_one(mut all: Vec<Found>, kept: &Kept, chosen: &Chosen, change: &Change) -
         (Change::Set(_), Some((source, host)), Some(output)) => {
             let instance = chosen.instance.clone().unwrap_or_default();
             let key = Key { source: source.clone(), host: host.clone(), output: output.clone(), instance };
+            // An instance that runs, and has none of this host yet, has written that.
+            if let Some(found) = deleted.into_iter().find(|found| found.key == key) {
+                return Ok(found);
+            }
             let place = match kept {
                 Kept::Files(_) => Place::File { path: String::new(), in_use: false },
                 Kept::Topic { topic, .. } => Place::Record { topic: topic.clone(), writer: None },

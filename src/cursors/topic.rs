@@ -25,7 +25,7 @@ const MOST: usize = 10_000;
 const PATIENCE: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// Those that are chosen, by key, and whether there are more than [`MOST`].
+/// Those that are chosen, by key, deleted ones as well: they say who had them; and whether there are more than [`MOST`].
 pub fn all(kafka: Kafka, topic: &str, chosen: &Chosen) -> Result<(Vec<Found>, bool), String> {
     let inspector = Inspector::connect(kafka)?;
     if inspector.topic(topic).is_none() {
@@ -34,10 +34,11 @@ pub fn all(kafka: Kafka, topic: &str, chosen: &Chosen) -> Result<(Vec<Found>, bo
         ));
     }
     let (mut all, mut more) = (BTreeMap::<Key, Found>::new(), false);
-    inspector.positions(topic, &|key| chosen.takes(key), &mut |_, entry| match entry.value {
-        None => drop(all.remove(&entry.key)),
-        Some(_) if all.len() >= MOST && !all.contains_key(&entry.key) => more = true,
-        Some(_) => drop(all.insert(entry.key.clone(), found(topic, entry))),
+    inspector.positions(topic, &|key| chosen.takes(key), &mut |_, entry| match all.len() >= MOST
+        && !all.contains_key(&entry.key)
+    {
+        true => more = true,
+        false => drop(all.insert(entry.key.clone(), found(topic, entry))),
     })?;
     Ok((all.into_values().collect(), more))
 }

@@ -97,7 +97,14 @@ impl Ledger {
             return self.outcome(&entries);
         }
         self.choose(&entries)?;
-        self.claim(sink)?;
+        let claimed = self.claim(sink);
+        if let (Err(_), Some(transactions)) = (&claimed, sink.transactions()) {
+            // Everything of it is reported now, and not to the client of a later attempt.
+            let _ = transactions.abort();
+        }
+        // Reports say nothing that the commit does not say.
+        let _ = sink.poll(&mut Vec::new());
+        claimed?;
         self.claimed = true;
         for slot in self.slots.iter_mut().flatten() {
             let Place { key, file, found } = &mut slot.place;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use atkafka_fixtures::relay::Relay;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminOptions;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sonic_rs::{JsonValueTrait, Value};
 
@@ -148,6 +149,18 @@ fn of_several_positions_in_a_topic_one_is_chosen() {
     assert!(code == Some(0) && out.contains("before: seq 7"), "{out}");
     let (_, table, _) = cursor(&["show"]);
     assert!(table.lines().count() == 2 && table.contains("2026-01-01T00:00:00.000Z"), "{table}");
+    // Who had a position that is deleted is fenced for a new one: an instance with several hosts has another identity.
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &broker).create().expect("a producer");
+    let key = "{\"source\":\"relay\",\"host\":\"c.example\",\"output\":\"events\",\"instance\":\"\"}";
+    let headers = OwnedHeaders::new().insert(Header { key: "writer", value: Some("atkafka-of-many") });
+    let record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&topic).partition(0).key(key).headers(headers);
+    producer.send(record).map_err(|(e, _)| e).expect("queued");
+    producer.flush(SOON).expect("delivered");
+    assert_eq!(cursor(&["show"]).1.lines().count(), 2, "none of them is shown");
+    let new = ["set", "--position", "relay/c.example", "--output-topic", "events", "--to", "9"];
+    let (code, out, err) = cursor(&new);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("the transactional id atkafka-of-many is fenced") && out.contains("before: none"), "{out}");
 }
 
 /// Records of others in the cursor topic, also such as look like positions of ours, cost no memory.

@@ -138,3 +138,45 @@ fn a_running_topic_of_at_kafka_goes_on_with_the_same_keys_on_the_same_partitions
     let used: HashSet<i32> = places.values().map(|p| p[0]).collect();
     assert_eq!(used.len(), PARTITIONS as usize, "all partitions have accounts");
 }
+
+/// What the documents say of consumers of transactions, for those that are here: kcat and Java.
+#[test]
+fn kcat_reads_committed_records_by_default_and_java_when_it_is_asked() {
+    for (variable, version) in [(KAFKA, "4.3.1"), (KAFKA_39, "3.9.1")] {
+        let Some(broker) = broker(variable) else { continue };
+        let topic = unique("transactions");
+        create_topic(&broker, &topic, 1, &[]);
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &broker)
+            .set("transactional.id", &topic)
+            .create()
+            .expect("a producer");
+        producer.init_transactions(SOON).expect("an id");
+        let begin = |value: &str| {
+            producer.begin_transaction().expect("begun");
+            producer.send(BaseRecord::to(&topic).key("k").payload(value)).map_err(|(e, _)| e).expect("queued");
+            producer.flush(SOON).expect("sent");
+        };
+        begin("aborted");
+        producer.abort_transaction(SOON).expect("aborted");
+        begin("committed");
+        producer.commit_transaction(SOON).expect("committed");
+        begin("open");
+        let said = |program: &str, args: &[&str]| {
+            let out = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+            let text = String::from_utf8(out.stdout).expect("UTF-8");
+            text.lines().map(|line| line.rsplit('\t').next().unwrap_or_default().to_string()).collect::<Vec<_>>()
+        };
+        let kcat = |more: &[&str]| said("kcat", &[&["-b", &broker, "-t", &topic, "-C", "-e", "-q"], more].concat());
+        assert_eq!(kcat(&[]), ["committed"]);
+        assert_eq!(kcat(&["-X", "isolation.level=read_uncommitted"]), ["aborted", "committed", "open"]);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
+        let port = broker.rsplit_once(':').expect("a port").1;
+        let base = ["consume", "--version", version, "--port", port, "--topic", &topic, "--from-beginning"];
+        let java = |more: &[&str]| said(script, &[&base[..], more].concat());
+        // As many as there are: it waits for more.
+        assert_eq!(java(&["--max", "3"]), ["aborted", "committed", "open"]);
+        assert_eq!(java(&["--max", "1", "--isolation-level", "read_committed"]), ["committed"]);
+        producer.abort_transaction(SOON).expect("aborted");
+    }
+}

@@ -55,6 +55,13 @@ pub(super) fn all(input: &Input<'_>, lists: &Lists) -> Vec<String> {
     if let Some(url) = input.value("--sasl-oauth-token-url").filter(|url| url.starts_with("http://")) {
         out.push(format!("--sasl-oauth-token-url {url}: the client's secret goes over the network as it is"));
     }
+    if input.has("--osprey-compatible")
+        && input.value("--delivery").is_some_and(|how| how.eq_ignore_ascii_case("exactly-once"))
+    {
+        out.push(
+            "--osprey-compatible with --delivery exactly-once: Osprey's stock consumer (kafka-python 1.4.7) cannot read committed records only, and takes each end of a transaction for an event that it cannot read; --delivery at-least-once has none".into(),
+        );
+    }
     let limit = input.value("--memory-limit").and_then(|text| values::memory(text).ok());
     let machine = rustix::system::sysinfo();
     let has = machine.totalram as u128 * u128::from(machine.mem_unit.max(1));

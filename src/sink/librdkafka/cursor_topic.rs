@@ -51,9 +51,16 @@ impl ClientContext for Reading {
         }
     }
 
+    /// Whoever reads is told them, too: the end of the topic is one, and what counts of the others is said there.
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        log::debug!("librdkafka {error}: {reason}");
     }
+}
+
+/// The client asks for the coordinator of the group that it is named after. It takes no part in it, so that no right to it is
+/// needed.
+fn is_of_the_group(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }
 
 impl ConsumerContext for Reading {}
@@ -76,7 +83,13 @@ impl Librdkafka {
             Ok(answers) => match answers.into_iter().next() {
                 Some(Ok(resource)) => {
                     let setting = |name| resource.get(name).and_then(|entry| entry.value.clone());
-                    return checked(name, setting("cleanup.policy"), setting("max.message.bytes"), identity.largest);
+                    match setting("cleanup.policy") {
+                        Some(policy) => {
+                            return checked(name, &policy, setting("max.message.bytes"), identity.largest);
+                        }
+                        // Without the right to read them the answer is empty.
+                        None => "the answer does not name them".into(),
+                    }
                 }
                 Some(Err(code)) => code.to_string(),
                 None => "no answer".into(),
@@ -110,7 +123,11 @@ impl Librdkafka {
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
             Some(Err((_, code))) => {
-                Err(NotReady::Yet(format!("topic {name} does not exist and cannot be created: {code}")))
+                let hidden = match code {
+                    RDKafkaErrorCode::TopicAuthorizationFailed => ", or this client may not see it (Describe),",
+                    _ => "",
+                };
+                Err(NotReady::Yet(format!("topic {name} does not exist{hidden} and cannot be created: {code}")))
             }
             None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
         }
@@ -171,6 +188,7 @@ impl Librdkafka {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(e)) if is_of_the_group(&e) => {}
                 Some(Err(e)) => return Err(failed(e)),
                 None if heard.elapsed() > SILENCE => {
                     return Err(NotReady::Yet(format!("topic {topic} cannot be read: no answer")));
@@ -210,10 +228,10 @@ fn entry(key: Key, message: &BorrowedMessage<'_>) -> Entry {
 }
 
 /// Whether a topic keeps positions of `largest` bytes for ever.
-fn checked(topic: &str, policy: Option<String>, limit: Option<String>, largest: usize) -> Result<(), NotReady> {
-    match policy.as_deref() {
-        Some("compact") | None => {}
-        Some(policy) => {
+fn checked(topic: &str, policy: &str, limit: Option<String>, largest: usize) -> Result<(), NotReady> {
+    match policy {
+        "compact" => {}
+        policy => {
             return Err(NotReady::Settings(format!(
                 "--cursor-topic {topic}: it has cleanup.policy={policy}, so that positions would be deleted some day; kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact, or another topic"
             )));
@@ -233,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_topic_that_would_lose_positions_is_refused() {
-        let ask = |policy: &str, limit: &str| match checked("t", Some(policy.into()), Some(limit.into()), 1_000) {
+        let ask = |policy: &str, limit: &str| match checked("t", policy, Some(limit.into()), 1_000) {
             Ok(()) => String::new(),
             Err(NotReady::Settings(why)) => why,
             Err(other) => panic!("{other:?}"),
@@ -244,6 +262,6 @@ mod tests {
             assert!(why.contains("--cursor-topic t") && why.contains("cleanup.policy=compact"), "{why}");
         }
         assert!(ask("compact", "999").contains("max.message.bytes=1000"));
-        assert!(checked("t", None, None, 1_000).is_ok());
+        assert!(checked("t", "compact", None, 1_000).is_ok());
     }
 }

@@ -44,6 +44,11 @@ fn transactional(config: &mut ClientConfig, identity: &Identity, memory_limit: u
 }
 
 fn trouble(fatal: bool, retriable: bool, text: String) -> Trouble {
+    // How long it took differs each time, and the same trouble is to be said once.
+    let text = match text.rsplit_once(" (after ") {
+        Some((words, took)) if took.ends_with(" ms)") => words.to_string(),
+        _ => text,
+    };
     match (fatal, retriable) {
         (true, _) => Trouble::Lost(text),
         (false, true) => Trouble::Again(text),

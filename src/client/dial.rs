@@ -2,7 +2,7 @@
 //! TLS nor proxies. The thread that calls waits.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -129,8 +129,21 @@ pub fn wait(fds: &mut [PollFd<'_>], longest: Duration) -> rustix::io::Result<usi
     poll(fds, Some(&timeout))
 }
 
+/// Has the kernel call the socket readable only when `bytes` are there, the connection is over, or the other side can send no
+/// more before something is read. Reading is the same as ever.
+pub fn set_low_water(socket: &TcpStream, bytes: usize) -> std::io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let length = size_of_val(&value) as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value` during the call, and `socket` is open for as long.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const value).cast(), length)
+    };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
 
     use super::*;
@@ -194,5 +207,35 @@ mod tests {
         assert!(resolve("localhost", 7).is_ok_and(|all| all.iter().all(|a| a.ip().is_loopback())));
         let error = resolve("no-such-host.invalid", 7).expect_err("there is none");
         assert!(error.starts_with("no-such-host.invalid: "), "{error}");
+    }
+
+    #[test]
+    fn a_low_water_mark_holds_a_wait_until_there_is_enough_or_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let reader = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+        let (mut writer, _) = listener.accept().expect("the same");
+        let readable = |longest| {
+            let mut fds = [PollFd::new(&reader, PollFlags::IN)];
+            wait(&mut fds, longest).expect("a wait");
+            !fds[0].revents().is_empty()
+        };
+        let (brief, long) = (Duration::from_millis(200), Duration::from_secs(20));
+        set_low_water(&reader, 64 << 10).expect("taken");
+        writer.write_all(&[7; 1_000]).expect("written");
+        assert!(!readable(brief), "a little is not enough");
+        reader.set_nonblocking(true).expect("a socket");
+        let mut buffer = vec![0; 100];
+        assert_eq!((&reader).read(&mut buffer).ok(), Some(100), "but it can be read");
+        writer.write_all(&[7; 70 << 10]).expect("written");
+        assert!(readable(long), "enough");
+        buffer.resize(80 << 10, 0);
+        while (&reader).read(&mut buffer).is_ok() {}
+        writer.write_all(&[7]).expect("written");
+        assert!(!readable(brief));
+        set_low_water(&reader, 1).expect("taken");
+        assert!(readable(long), "from the first byte on");
+        set_low_water(&reader, 64 << 10).expect("taken");
+        drop(writer);
+        assert!(readable(long), "the end is told");
     }
 }

@@ -25,9 +25,9 @@ pub struct Job {
     pub decode: Decode,
     /// Where upstream stands behind it, where it is known.
     pub position: Option<Position>,
-    /// When the reader handed it over.
+    /// When the reader read the first message of it.
     pub received: Instant,
-    /// The same by the clock, in milliseconds since 1970: decoders read no clock.
+    /// When it was handed over, in milliseconds since 1970: decoders read no clock.
     pub arrived_ms: i64,
     /// What it holds of the memory limit, in bytes.
     pub cost: usize,
@@ -107,7 +107,7 @@ pub struct Batch {
     pub unreadable: usize,
     /// Where upstream stands once all records and dead letters of the batch are acknowledged.
     pub position: Option<Position>,
-    /// When the reader handed it over.
+    /// When the reader read the first message of it.
     pub received: Instant,
     /// When its job arrived, in milliseconds since 1970.
     pub arrived_ms: i64,

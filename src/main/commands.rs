@@ -72,7 +72,7 @@ pub(crate) fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
             resumed += usize::from(matches!(saved, Saved::Known(Some(_))));
             let level = run.of_a_host();
             let name = host.name.clone();
-            let (start, silence) = (relay.start, relay.silence);
+            let (start, silence, linger) = (relay.start, relay.silence, relay.linger);
             let (metrics, health) = (run.metrics.source.clone(), run.health.clone());
             let read = Box::new(move |intake| {
                 let Ok(saved) = going_on(level, &host.name, saved) else { return };
@@ -84,7 +84,7 @@ pub(crate) fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                         host.name
                     );
                 }
-                Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).run()
+                Relay::new(host, index, start, saved, intake, metrics, health).silence(silence).linger(linger).run()
             });
             sources.push(Source { name, keep, is_live: true, decode: decode::relay::message, read });
         }
@@ -117,7 +117,9 @@ pub(crate) fn firehose_tap(tap: config::Tap) -> Result<(), Failure> {
             let keep = acks.clone().map_or(Keep::Nowhere, Keep::Acks);
             let (host, called, metrics, health) =
                 (tap.host.clone(), name.clone(), run.metrics.source.clone(), run.health.clone());
-            let read = Box::new(move |intake| Tap::new(host, &called, index, acks, intake, metrics, health).run());
+            let read = Box::new(move |intake| {
+                Tap::new(host, &called, index, acks, intake, metrics, health).linger(tap.linger).run()
+            });
             sources.push(Source { name, keep, is_live: true, decode: decode::tap::message, read });
         }
         Ok(sources)

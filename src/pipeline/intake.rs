@@ -53,7 +53,7 @@ impl job::Intake for Intake {
     fn put(&mut self, work: Work, position: Option<Position>) -> Result<(), Stopped> {
         let frames = work.frames();
         let cost = work.bytes() + position.as_ref().map_or(0, Position::bytes) + PER_FRAME * (frames + 1);
-        let (received, arrived_ms) = (Instant::now(), clock::now_ms());
+        let (received, arrived_ms) = (work.since().unwrap_or_else(Instant::now), clock::now_ms());
         let room = batch::room(&work, self.permits.share());
         self.permits.acquire(frames, cost + room)?;
         let (source, ordinal, decode) = (self.source, self.ordinal, self.decode);

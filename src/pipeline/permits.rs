@@ -84,9 +84,8 @@ impl Permits {
                 return Err(Stopped);
             }
             if state.admit(ticket, frames, bytes, self.limit) {
-                drop(state);
                 // There may be room for the next one, too.
-                self.freed.notify_all();
+                self.tell(state);
                 return Ok(());
             }
             // The timeout only guards against a wake-up that somebody forgot.
@@ -124,8 +123,16 @@ impl Permits {
         debug_assert!(state.bytes >= bytes && state.frames >= frames);
         state.bytes -= bytes;
         state.frames -= frames;
+        self.tell(state);
+    }
+
+    /// Wakes who waits, if anybody does: it is a system call, also where nobody hears it.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        let somebody = state.tickets != state.turn;
         drop(state);
-        self.freed.notify_all();
+        if somebody {
+            self.freed.notify_all();
+        }
     }
 
     /// From now on nothing is given out: what is in flight only gets less.

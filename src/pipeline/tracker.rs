@@ -14,7 +14,7 @@ pub struct Pending {
     pub unacknowledged: usize,
     /// Where upstream stands behind it, where it is known.
     pub position: Option<Position>,
-    /// When the reader handed it over.
+    /// When the reader read the first message of it.
     pub received: Instant,
     /// Messages of the batch.
     pub frames: usize,

@@ -2,6 +2,7 @@
 //! and a trait; which thread does the work is not known here.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::atproto::frame::Kind;
 use crate::checkpoint::Position;
@@ -35,6 +36,14 @@ impl Work {
             Work::Notice { message, .. } => message.len(),
         }
     }
+
+    /// When the first message was read; `None`: just now.
+    pub fn since(&self) -> Option<Instant> {
+        match self {
+            Work::Frames(frames) => frames.since,
+            Work::Notice { .. } => None,
+        }
+    }
 }
 
 /// A hand-over is due at so many frames or bytes, or when the socket has nothing more.
@@ -51,6 +60,8 @@ pub struct Frames {
     pub list: Vec<FrameAt>,
     /// Bytes of the last hand-over: the next one will need as much.
     usual: usize,
+    /// When the first of them was read.
+    since: Option<Instant>,
 }
 
 impl Frames {
@@ -63,6 +74,7 @@ impl Frames {
     pub fn push(&mut self, bytes: &[u8], seen: Seen) {
         if self.list.is_empty() {
             self.bytes.reserve(bytes.len().max(self.usual));
+            self.since = Some(Instant::now());
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);

@@ -28,6 +28,7 @@ pub mod tap;
 pub mod transport;
 mod trim;
 pub mod websocket;
+pub mod window;
 
 use data_encoding::BASE64;
 

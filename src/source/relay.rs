@@ -94,6 +94,12 @@ impl<I: Intake> Relay<I> {
         self
     }
 
+    /// How long a first message waits for more of them.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.endpoint.linger = linger;
+        self
+    }
+
     /// Reads until the end is asked for. Whatever happens to the connection, it comes back.
     pub fn run(mut self) {
         if let Start::Time(since_ms) = self.start {

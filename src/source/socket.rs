@@ -31,6 +31,9 @@ const READ_BUFFER: usize = 32 << 10;
 
 /// No cursor helps against this.
 const COMPRESSED: &str = "the host, or a proxy before it, compresses its messages (permessage-deflate), which was not asked for: it has to stop that";
+/// Received bytes that end [`Socket::gather`] early: half of a hand-over (see [`job`](super::job)). Above this the kernel would make
+/// its buffer for the connection larger than it otherwise does at first.
+const ENOUGH: usize = 64 << 10;
 /// Bytes that wait to be written at most; then the connection ends.
 const MAX_UNWRITTEN: usize = 16 << 20;
 
@@ -97,6 +100,8 @@ pub struct Socket {
     cut: Option<u64>,
     /// Something waits in the buffer that the socket did not take.
     unwritten: bool,
+    /// The kernel calls the socket readable from [`ENOUGH`] on, not from the first byte.
+    gathers: bool,
 }
 
 impl Socket {
@@ -173,6 +178,7 @@ impl Socket {
             last_tick: Instant::now(),
             cut: None,
             unwritten: false,
+            gathers: false,
         })
     }
 
@@ -209,7 +215,29 @@ impl Socket {
     }
 
     /// Waits for bytes, `longest` at most; also for room where something waits to be written, and for `wake`.
-    pub fn wait(&self, longest: Duration, wake: Option<&dyn AsFd>) {
+    pub fn wait(&mut self, longest: Duration, wake: Option<&dyn AsFd>) {
+        self.readable_from(false);
+        self.poll(longest, wake);
+    }
+
+    /// Waits `longest` for much to read, or for `wake`, and gives whether it ended for what the socket has: a second wait would
+    /// end at once. What comes meanwhile does not wake the thread.
+    pub fn gather(&mut self, longest: Duration, wake: Option<&dyn AsFd>) -> bool {
+        self.readable_from(true);
+        self.poll(longest, wake)
+    }
+
+    /// Has the kernel call the socket readable only when [`ENOUGH`] is there, or with the first byte. If it cannot, a wait
+    /// only ends early.
+    fn readable_from(&mut self, enough: bool) {
+        if self.gathers != enough {
+            self.gathers = enough;
+            let _ = dial::set_low_water(&self.fd, if enough { ENOUGH } else { 1 });
+        }
+    }
+
+    /// Whether the socket has something to read, is closed or failed.
+    fn poll(&self, longest: Duration, wake: Option<&dyn AsFd>) -> bool {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.unwritten);
         let mut fds = vec![PollFd::new(&self.fd, flags)];
@@ -217,6 +245,7 @@ impl Socket {
         fds.extend(wake.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         // An error here (a signal) only ends the wait early.
         let _ = dial::wait(&mut fds, longest);
+        fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
     }
 
     /// Puts a text message behind what waits to be written.

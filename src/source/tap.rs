@@ -49,6 +49,12 @@ impl<I: Intake> Tap<I> {
         Tap { endpoint, acks, frames: Frames::default(), connection: 0 }
     }
 
+    /// How long a first message waits for more of them.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.endpoint.linger = linger;
+        self
+    }
+
     /// Reads until the end is asked for, and a moment longer: what is in flight is still acknowledged.
     pub fn run(mut self) {
         websocket::run(&mut self);

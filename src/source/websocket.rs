@@ -14,6 +14,7 @@ use super::job::{Intake, Stopped};
 use super::link::{self, LOOK_UP, Link};
 use super::ozone_answer::{HIDDEN, repeats};
 use super::socket::{ConnectError, Event, Request, Socket};
+use super::window::Window;
 use crate::health::Health;
 use crate::metrics::source::SourceMetrics;
 
@@ -52,6 +53,8 @@ pub struct Endpoint<I> {
     pub link: Link,
     /// New messages of this connection: with some, the next one follows soon.
     pub fresh: u64,
+    /// How long a first message waits for more, at most. Zero: not at all.
+    pub linger: Duration,
 }
 
 impl<I: Intake> Endpoint<I> {
@@ -64,7 +67,8 @@ impl<I: Intake> Endpoint<I> {
         metrics: Arc<SourceMetrics>,
         health: Arc<Health>,
     ) -> Endpoint<I> {
-        Endpoint { host, intake, link: Link::new(name, index, metrics, health), fresh: 0 }
+        let link = Link::new(name, index, metrics, health);
+        Endpoint { host, intake, link, fresh: 0, linger: Duration::ZERO }
     }
 }
 
@@ -211,11 +215,12 @@ fn connection<C: Channel>(channel: &mut C) -> Ended {
 
 fn read<C: Channel>(channel: &mut C, socket: &mut Socket) -> Ended {
     let mut looked = Instant::now();
+    let mut window = Window::new(channel.endpoint().linger);
     loop {
         let before = channel.waiting();
         let step = match socket.read() {
             Event::Control => Ok(()),
-            Event::Nothing => nothing(channel, socket),
+            Event::Nothing => nothing(channel, socket, &mut window),
             Event::Closed(reason) => Err(Ended::Lost(reason)),
             event => channel.message(event),
         };
@@ -243,15 +248,33 @@ fn in_between<C: Channel>(channel: &mut C, socket: &mut Socket, looked: &mut Ins
     socket.tick().map_err(Ended::Lost)
 }
 
-/// Nothing is there to be read now: hands over, runs the timers, and waits.
-fn nothing<C: Channel>(channel: &mut C, socket: &mut Socket) -> Result<(), Ended> {
-    let idle = channel.waiting() == 0;
+/// Nothing is there to be read now: waits for company of what was read, or hands it over, runs the timers, and waits.
+fn nothing<C: Channel>(channel: &mut C, socket: &mut Socket, window: &mut Window) -> Result<(), Ended> {
+    let waiting = channel.waiting();
+    if let Some(rest) = window.rest(waiting, Instant::now()) {
+        channel.speak(socket)?;
+        if channel.endpoint().intake.stopped() {
+            return Err(Ended::Stopped);
+        }
+        gather(channel, socket, window, rest);
+        return Ok(());
+    }
     channel.pass_on()?;
     channel.speak(socket)?;
     if channel.endpoint().intake.stopped() {
         return Err(Ended::Stopped);
     }
-    let longest = channel.quiet(idle)?;
-    socket.wait(longest, channel.wake());
+    let longest = channel.quiet(waiting == 0)?;
+    match window.handed_over(waiting - channel.waiting(), Instant::now()) {
+        Some(linger) => gather(channel, socket, window, linger),
+        None => socket.wait(longest, channel.wake()),
+    }
     socket.tick().map_err(Ended::Lost)
+}
+
+/// Waits for the end of the window, or for so much that a hand-over is worth it.
+fn gather<C: Channel>(channel: &C, socket: &mut Socket, window: &mut Window, rest: Duration) {
+    if socket.gather(rest, channel.wake()) {
+        window.enough();
+    }
 }

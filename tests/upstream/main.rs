@@ -1,6 +1,7 @@
 //! The way to a relay, a Tap or a PDS: what answers in their place, TLS, proxies, and the secrets that none of it may show.
 
 mod foreign;
+mod gathering;
 mod proxies;
 #[path = "../support/proxy.rs"]
 mod proxy;

@@ -20,6 +20,8 @@ pub struct Flags {
 }
 
 /// The commands that can be checked.
+// Parsed once, so that its size costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(FromArgs, ArgsInfo, Debug)]
 #[argh(subcommand)]
 pub enum Words {

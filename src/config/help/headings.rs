@@ -8,6 +8,7 @@ pub(super) const HEADINGS: &[(&str, &[&str])] = &[
             "--relay-host",
             "--cursor",
             "--silence",
+            "--linger",
             "--tap-host",
             "--tap-connections",
             "--tap-workers",

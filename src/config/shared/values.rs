@@ -10,6 +10,7 @@ use crate::config::dotenv::{SMALL, Takes, limited_file, text_file};
 use crate::config::{Checked, invalid};
 use crate::source::Host;
 use crate::source::pace::PATIENCE;
+use crate::source::window::LONGEST;
 
 /// A frame may be 5.5 MB, and each connection holds one while the others wait.
 const LEAST_MEMORY: usize = 16 << 20;
@@ -128,6 +129,15 @@ pub(crate) fn silence(text: Option<&str>) -> Checked<Option<Duration>> {
         Some(Duration::ZERO) => Ok(None),
         Some(d) if (Duration::from_secs(1)..=Duration::from_secs(86_400)).contains(&d) => Ok(Some(d)),
         _ => Err(invalid("--silence", text, "from 1s to 24h, such as 90s or 5m, or off")),
+    }
+}
+
+/// `--linger`.
+pub(crate) fn linger(text: Option<&str>, default: Duration) -> Checked<Duration> {
+    let Some(text) = text else { return Ok(default) };
+    match duration(text) {
+        Some(linger) if linger <= LONGEST => Ok(linger),
+        _ => Err(invalid("--linger", text, "from 0ms to 100ms, such as 10ms")),
     }
 }
 

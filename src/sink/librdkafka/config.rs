@@ -55,7 +55,8 @@ pub(super) fn config(options: &Kafka) -> ClientConfig {
         .set("enable.gapless.guarantee", "true")
         // Nothing is given up: the default of five minutes would drop records.
         .set("message.timeout.ms", "0")
-        .set("linger.ms", "5")
+        // The reader has gathered already.
+        .set("linger.ms", "1")
         .set("compression.type", options.codec.name())
         // The default of Java and franz-go: an account stays on the partition where other producers put it.
         .set("partitioner", "murmur2_random")

@@ -59,6 +59,8 @@ pub struct Reading {
     pub packed: bool,
     /// How long a busy host may be silent before a new connection; `None`: for ever.
     pub silence: Option<Duration>,
+    /// How long a first message waits for more of them.
+    pub linger: Duration,
 }
 
 /// The reader.
@@ -95,8 +97,8 @@ impl<I: Intake> Jetstream<I> {
     ) -> Self {
         let name = host.name.clone();
         let endpoint = Endpoint::new(host, &name, index, intake, metrics, health);
-        let seq = saved.as_ref().map_or(0, |saved| saved.seq.unwrap_or(0));
-        if seq > 0 {
+        let endpoint = Endpoint { linger: reading.linger, ..endpoint };
+        if let Some(seq) = saved.as_ref().and_then(|saved| saved.seq).filter(|seq| *seq > 0) {
             // Until the first new event that is where we are.
             endpoint.link.gauges.last_seq_received.set(seq as i64);
             endpoint.link.gauges.last_seq_delivered.set(seq as i64);

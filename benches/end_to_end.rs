@@ -1,0 +1,224 @@
+//! What an event costs from a relay to a broker: CPU, context switches, latency and memory of the whole process.
+//!
+//! It starts the program itself, a relay on the loopback interface, and writes to the broker that `ATKAFKA_BENCH_KAFKA`
+//! names; without one it says so and ends. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka` measures several programs in
+//! turn, which is the way to compare two versions: noise of the machine meets both. `ATKAFKA_BENCH_ONLY` names parts of the
+//! rows to measure, with commas between; `ATKAFKA_BENCH_SECONDS` and `ATKAFKA_BENCH_ROUNDS` change how long and how often.
+
+#[path = "end_to_end/process.rs"]
+mod process;
+#[path = "end_to_end/tls.rs"]
+mod tls;
+#[path = "end_to_end/topic.rs"]
+mod topic;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atkafka_fixtures::directory::Directory;
+use atkafka_fixtures::frames;
+use atkafka_fixtures::relay::{Relay, RelayConfig};
+use process::{Program, Usage};
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
+/// Frames of a run at full speed.
+const BACKLOG: u64 = 300_000;
+/// Nothing is measured until so long after the first delivery: connections and buffers are there by then.
+const WARM_UP: Duration = Duration::from_secs(5);
+/// Until everything is delivered.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// How fast events come.
+#[derive(Clone, Copy, PartialEq)]
+enum Speed {
+    /// As fast as they are taken.
+    Full,
+    /// So many a second.
+    Rate(f64),
+    /// Not at all.
+    Idle,
+}
+
+/// One row of the table.
+struct Row {
+    name: &'static str,
+    speed: Speed,
+    tls: bool,
+    args: &'static [&'static str],
+}
+
+const ENRICHED: &[&str] = &["--plc-host", "DIRECTORY"];
+const ROWS: &[Row] = &[
+    Row { name: "full speed, ws, plain", speed: Speed::Full, tls: false, args: &[] },
+    Row { name: "full speed, ws, osprey", speed: Speed::Full, tls: false, args: &["--osprey-compatible"] },
+    Row { name: "full speed, ws, enriched", speed: Speed::Full, tls: false, args: ENRICHED },
+    Row { name: "full speed, wss, plain", speed: Speed::Full, tls: true, args: &[] },
+    Row { name: "500/s, ws, plain", speed: Speed::Rate(500.0), tls: false, args: &[] },
+    Row { name: "500/s, ws, osprey", speed: Speed::Rate(500.0), tls: false, args: &["--osprey-compatible"] },
+    Row { name: "500/s, ws, enriched", speed: Speed::Rate(500.0), tls: false, args: ENRICHED },
+    Row { name: "500/s, wss, plain", speed: Speed::Rate(500.0), tls: true, args: &[] },
+    Row { name: "50/s, ws, plain", speed: Speed::Rate(50.0), tls: false, args: &[] },
+    Row { name: "idle, ws, plain", speed: Speed::Idle, tls: false, args: &[] },
+];
+
+/// What one run gave.
+#[derive(Clone, Default)]
+struct Figures {
+    /// Microseconds of CPU and context switches for each frame; when idle, for each second.
+    cpu: f64,
+    switches: f64,
+    frames_per_second: f64,
+    /// Milliseconds from the relay to the broker's log.
+    p50: f64,
+    p99: f64,
+    peak_mb: f64,
+}
+
+fn main() {
+    // Not when cargo only lists the benches or tries them out.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return;
+    }
+    let Ok(broker) = std::env::var("ATKAFKA_BENCH_KAFKA") else {
+        println!("end to end: skipped, ATKAFKA_BENCH_KAFKA names no broker (make kafka starts one)");
+        return;
+    };
+    let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let programs: Vec<PathBuf> = match std::env::var("ATKAFKA_BENCH_PROGRAMS") {
+        Ok(list) => list.split(',').map(PathBuf::from).collect(),
+        Err(_) => vec![env!("CARGO_BIN_EXE_atkafka").into()],
+    };
+    let only = std::env::var("ATKAFKA_BENCH_ONLY").unwrap_or_default();
+    let wanted = |row: &&Row| only.split(',').any(|part| row.name.contains(part.trim()));
+    let path = std::env::var("ATKAFKA_BENCH_FRAMES").unwrap_or_else(|_| FIXTURE.into());
+    let bench = Bench {
+        broker,
+        frames: Arc::new(frames::read(&path).unwrap_or_else(|e| panic!("ATKAFKA_BENCH_FRAMES={path}: {e}"))),
+        seconds: Duration::from_secs(number("ATKAFKA_BENCH_SECONDS", 20)),
+        backlog: number("ATKAFKA_BENCH_BACKLOG", BACKLOG),
+    };
+    let rounds = number("ATKAFKA_BENCH_ROUNDS", 3) as usize;
+    println!("| from a relay into Kafka | CPU | context switches | frames/s | p50 | p99 | peak memory |");
+    println!("|---|---|---|---|---|---|---|");
+    for row in ROWS.iter().filter(wanted) {
+        let mut all = vec![Vec::new(); programs.len()];
+        for _ in 0..rounds {
+            for (program, runs) in programs.iter().zip(&mut all) {
+                runs.push(bench.run(row, program));
+            }
+        }
+        for (program, runs) in programs.iter().zip(&all) {
+            let program = if programs.len() == 1 { String::new() } else { format!(", {}", program.display()) };
+            print_row(&format!("{}{program}", row.name), row.speed, runs);
+        }
+    }
+}
+
+/// The median of the runs; of CPU the least and the greatest as well, which is the noise.
+fn print_row(name: &str, speed: Speed, runs: &[Figures]) {
+    let sorted = |part: fn(&Figures) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(part).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let median = |part| {
+        let values = sorted(part);
+        values[values.len() / 2]
+    };
+    let cpu = sorted(|f| f.cpu);
+    let (low, high) = (cpu[0], cpu[cpu.len() - 1]);
+    let (cpu, switches) = (median(|f| f.cpu), median(|f| f.switches));
+    let peak = median(|f| f.peak_mb);
+    if speed == Speed::Idle {
+        println!("| {name} | {:.3} % of a core | {switches:.1} a second | | | | {peak:.0} MB |", cpu / 1e4);
+        return;
+    }
+    let rate = median(|f| f.frames_per_second);
+    let latency = match speed {
+        Speed::Rate(_) => format!("{:.0} ms | {:.0} ms", median(|f| f.p50), median(|f| f.p99)),
+        _ => " | ".into(),
+    };
+    println!(
+        "| {name} | {cpu:.2} µs a frame ({low:.2} to {high:.2}) | {switches:.2} a frame | {rate:.0} | {latency} | {peak:.0} MB |"
+    );
+}
+
+struct Bench {
+    broker: String,
+    frames: Arc<Vec<Vec<u8>>>,
+    seconds: Duration,
+    backlog: u64,
+}
+
+impl Bench {
+    fn run(&self, row: &Row, program: &std::path::Path) -> Figures {
+        let config = match row.speed {
+            Speed::Full => RelayConfig::looped(self.frames.clone(), self.backlog),
+            Speed::Rate(rate) => {
+                RelayConfig { rate, now: true, ..RelayConfig::looped(self.frames.clone(), 10_000_000) }
+            }
+            // One event, so that everything is connected.
+            Speed::Idle => RelayConfig::looped(self.frames.clone(), 1),
+        };
+        let relay = Relay::start(config).expect("a relay");
+        let front = row.tls.then(|| tls::Front::start(relay.port()));
+        let url = front.as_ref().map_or(relay.url(), |front| front.url());
+        let directory = row.args.contains(&"DIRECTORY").then(|| {
+            let directory = Directory::start().expect("a directory");
+            directory.make(|did| Some((format!("{}.example", did.replace(':', "-")), "https://pds.example".into())));
+            directory
+        });
+        let plc = directory.as_ref().map(Directory::url).unwrap_or_default();
+        let topic = topic::Topic::make(&self.broker, row.speed != Speed::Full);
+        let mut args = vec!["firehose", "relay", "--relay-host", &url, "--cursor", "oldest"];
+        args.extend(["--bootstrap-servers", &self.broker, "--output-topic", topic.name()]);
+        args.extend(row.args.iter().map(|arg| if *arg == "DIRECTORY" { plc.as_str() } else { arg }));
+        if let Some(front) = &front {
+            args.extend(["--ca-file", front.ca()]);
+        }
+        let program = Program::start(program, &args);
+        let figures = match row.speed {
+            Speed::Full => self.backlog(&program),
+            _ => self.steady(row.speed, &program),
+        };
+        drop(program);
+        let mut figures = figures;
+        if let Speed::Rate(_) = row.speed {
+            (figures.p50, figures.p99) = topic.latencies(WARM_UP);
+        }
+        figures
+    }
+
+    /// From the start of the process to the delivery of the last frame.
+    fn backlog(&self, program: &Program) -> Figures {
+        let began = Instant::now();
+        program.wait_delivered(self.backlog, PATIENCE);
+        let (used, took) = (program.usage(), began.elapsed());
+        let mut figures = figures(used, self.backlog as f64, program);
+        figures.frames_per_second = self.backlog as f64 / took.as_secs_f64();
+        figures
+    }
+
+    fn steady(&self, speed: Speed, program: &Program) -> Figures {
+        program.wait_delivered(1, PATIENCE);
+        std::thread::sleep(WARM_UP);
+        let (frames, before, began) = (program.metric("atkafka_received_frames"), program.usage(), Instant::now());
+        std::thread::sleep(self.seconds);
+        let (after, took) = (program.usage(), began.elapsed().as_secs_f64());
+        let frames = program.metric("atkafka_received_frames") - frames;
+        let count = if speed == Speed::Idle { took } else { frames };
+        let mut figures = figures(after.since(&before), count, program);
+        figures.frames_per_second = frames / took;
+        figures
+    }
+}
+
+fn figures(used: Usage, count: f64, program: &Program) -> Figures {
+    Figures {
+        cpu: used.cpu_us / count,
+        switches: used.switches / count,
+        peak_mb: program.peak_mb(),
+        ..Figures::default()
+    }
+}

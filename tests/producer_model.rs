@@ -4,6 +4,7 @@
 //! - per partition, first deliveries are in the order of each source;
 //! - every record is delivered or a dead letter, and only a record that the sink never takes is a dead letter;
 //! - the frontier never passes a record that is neither;
+//! - a topic that refuses until everything of the other one is delivered does not hold that up;
 //! - all permits come back, and it ends.
 //!
 //! A schedule that fails prints its seed; `ATKAFKA_MODEL_SEED=N cargo test --test producer_model` runs that one alone.
@@ -101,6 +102,8 @@ struct Scripted {
     seen: Vec<i64>,
     dead_letter_topic: bool,
     broken: bool,
+    /// This topic refuses everything until these, which are all of the other topic, are delivered.
+    refuses: Option<(u16, Vec<Id>)>,
     /// It takes nothing more and delivers what it holds, as a client whose files were renewed.
     retired: bool,
     /// Wakes the producer, once it is prepared.
@@ -142,16 +145,14 @@ impl Scripted {
     /// One batch of one partition.
     fn step(&mut self) {
         let partition = self.rng.usize(0..PARTITIONS);
-        let most = self.held[partition].len();
-        if most == 0 {
-            return;
-        }
+        let Some(topic) = self.held[partition].front().map(|held| held.record.topic) else { return };
+        let most = self.held[partition].iter().take_while(|held| held.record.topic == topic).count();
         let size = self.rng.usize(1..=most.min(12));
         let batch: Vec<Held> = self.held[partition].drain(..size).collect();
         let bad = |h: &Held| matches!(h.record.topic, Topic::Events(_)) && parse(&h.record.value).1;
         let verdict = if batch.iter().any(bad) {
             Some(Verdict::Never(Reason::Refused))
-        } else if self.chance(self.odds.passing) {
+        } else if self.is_refused(topic) || self.chance(self.odds.passing) {
             Some(Verdict::Later)
         } else {
             None
@@ -174,14 +175,20 @@ impl Scripted {
         self.break_down(partition);
     }
 
+    fn is_refused(&mut self, topic: Topic) -> bool {
+        let world = self.world.lock().expect("no panic");
+        self.refuses.take_if(|(_, until)| until.iter().all(|id| world.reported.contains(id)));
+        self.refuses.as_ref().is_some_and(|(refuses, _)| topic == Topic::Events(*refuses))
+    }
+
     fn break_down(&mut self, refused: usize) {
         self.broken = true;
         for partition in 0..PARTITIONS {
             // What other partitions had on their way may still be taken.
             if partition != refused {
-                while self.held[partition]
-                    .front()
-                    .is_some_and(|h| !parse(&h.record.value).1 || h.record.topic == Topic::DeadLetters)
+                while let Some(held) = self.held[partition].front()
+                    && (!parse(&held.record.value).1 || held.record.topic == Topic::DeadLetters)
+                    && !self.is_refused(held.record.topic)
                     && self.chance(500)
                 {
                     let held = self.held[partition].pop_front().expect("a front");
@@ -370,6 +377,11 @@ fn schedule(seed: u64) {
         }
     }
     rng.shuffle(&mut batches);
+    let other = |topic: u16| {
+        let ids = want.iter().enumerate().filter(|(partition, _)| (partition % 2) as u16 != topic);
+        ids.flat_map(|(_, ids)| ids.values().flatten().copied()).collect::<Vec<Id>>()
+    };
+    let refuses = (rng.u8(0..8) == 0).then(|| rng.u16(0..2)).map(|topic| (topic, other(topic)));
     let all = Arc::new(all);
     let stop_at = if rng.u32(0..4) == 0 { rng.usize(1..200) } else { usize::MAX };
     let sink = Scripted {
@@ -388,6 +400,7 @@ fn schedule(seed: u64) {
         seen: vec![0; sources],
         dead_letter_topic,
         broken: false,
+        refuses,
         retired: false,
         wake: None,
         rng,

@@ -61,6 +61,18 @@ pub struct Returned {
     pub headers: Vec<(String, Vec<u8>)>,
 }
 
+impl Returned {
+    /// A copy, for later.
+    pub fn of(record: &Outgoing<'_>) -> Returned {
+        Returned {
+            topic: record.topic,
+            key: record.key.to_vec(),
+            value: record.value.to_vec(),
+            headers: record.headers.iter().map(|(key, value)| (key.to_string(), value.to_vec())).collect(),
+        }
+    }
+}
+
 /// What became of one record.
 #[derive(Debug)]
 pub struct Delivery {

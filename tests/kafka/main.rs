@@ -3,6 +3,7 @@
 mod consumers;
 mod diagnosis;
 mod figures;
+mod held;
 mod oauth;
 mod options;
 #[path = "../support/oracle.rs"]

@@ -32,7 +32,7 @@ fn set(broker: &str, topic: &str, property: &str, value: &str) {
 
 struct Flowing {
     traffic: Traffic,
-    _relay: Relay,
+    relay: Relay,
     bridge: Bridge,
 }
 
@@ -48,7 +48,7 @@ fn start_with(broker: &str, topic: &str, more: &[&str]) -> Flowing {
     let state = state.to_string_lossy();
     let args = ["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", broker, "--output-topic", topic];
     let bridge = Bridge::start(&[&args[..], &["--state-dir", &state, "--cursor", "oldest"], more].concat());
-    Flowing { traffic, _relay: relay, bridge }
+    Flowing { traffic, relay, bridge }
 }
 
 /// One topic, whose limit falls below some of the events while 2,000 a second flow, and rises again. What is over the limit
@@ -134,7 +134,7 @@ fn a_time_that_the_topic_refuses_is_moved_and_nothing_is_lost() {
 }
 
 /// Changes what the user `limited` may do on a topic.
-fn acl(broker: &str, topic: &str, change: &str, operation: &str) {
+pub fn acl(broker: &str, topic: &str, change: &str, operation: &str) {
     let port = broker.rsplit_once(':').expect("a port").1;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
     let args =
@@ -163,9 +163,12 @@ fn rights_come_and_go(broker: &str, sasl: &str, times_are_limited: bool) {
     acl(broker, &topic, "--add", "Write");
     let login = ["--sasl-mechanism", "PLAIN", "--sasl-username", "limited", "--sasl-password", "secret"];
     let run = start_with(sasl, &topic, &login);
+    // The script takes as long as it likes.
+    run.relay.set_live_limit(FRAMES / 2);
     run.bridge.wait_delivered(FRAMES / 6, SOON);
     assert!(run.bridge.log_contains("the limits of topic"), "{:?}", run.bridge.log());
     acl(broker, &topic, "--remove", "Write");
+    run.relay.set_live_limit(FRAMES);
     run.bridge.wait("it says so", SOON, |b| {
         b.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("authoriz"))
     });

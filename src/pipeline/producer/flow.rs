@@ -4,7 +4,7 @@
 //! the sink has reported everything that it holds; then what came back is sent again in the original order, before anything
 //! new, a limited number at a time. Pure: no clock is read here, and no sink is known.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The first window, at the start and after a passing error.
 const FIRST: usize = 100;
@@ -18,9 +18,9 @@ pub const PAUSE: Duration = Duration::from_millis(250);
 enum State {
     /// As much as the sink takes.
     Free,
-    /// Nothing, until the sink has reported everything it holds and this time has come. The next window is smaller than the
-    /// one that was refused, so that in the end a record is alone.
-    Draining { not_before: Instant, limit: usize },
+    /// Nothing, until the sink has reported everything it holds. The next window is smaller than the one that was refused, so
+    /// that in the end a record is alone.
+    Draining { limit: usize },
     /// `left` more of a window, then nothing until the sink has reported everything. While there are suspects, the window
     /// is half of them, which finds the record that the broker refuses in few steps; else it doubles each time.
     Window { size: usize, left: usize },
@@ -56,13 +56,11 @@ impl Flow {
     }
 
     /// A record came back: what else the sink holds comes first.
-    pub fn refused(&mut self, not_before: Instant) {
+    pub fn refused(&mut self) {
         self.0 = match self.0 {
-            State::Free => State::Draining { not_before, limit: usize::MAX },
-            State::Window { size, .. } => State::Draining { not_before, limit: (size / 2).max(1) },
-            State::Draining { not_before: earlier, limit } => {
-                State::Draining { not_before: earlier.max(not_before), limit }
-            }
+            State::Free => State::Draining { limit: usize::MAX },
+            State::Window { size, .. } => State::Draining { limit: (size / 2).max(1) },
+            draining @ State::Draining { .. } => draining,
         };
     }
 
@@ -76,19 +74,11 @@ impl Flow {
         self.0 == State::Free
     }
 
-    /// Whether the pause after a refusal is over.
-    pub fn pause_is_over(&self, now: Instant) -> bool {
-        match self.0 {
-            State::Draining { not_before, .. } => now >= not_before,
-            _ => true,
-        }
-    }
-
-    /// The sink holds nothing, and the pause is over: what comes next. `suspects` of the records that came back were in a
+    /// The sink holds nothing: what comes next. `suspects` of the records that came back were in a
     /// batch that the broker refused for good, for at least one of them.
     pub fn empty(&mut self, suspects: usize) {
         let size = match (suspects, self.0) {
-            (1.., State::Draining { limit, .. }) => suspects.div_ceil(2).min(limit),
+            (1.., State::Draining { limit }) => suspects.div_ceil(2).min(limit),
             (1.., _) => suspects.div_ceil(2),
             (0, State::Draining { .. }) => FIRST,
             (0, State::Window { size, .. }) => size.saturating_mul(2).max(FIRST),
@@ -107,10 +97,9 @@ mod tests {
     fn a_bad_record_is_found_by_halves() {
         for (total, bad) in [(1usize, 0usize), (2, 1), (7, 0), (1000, 0), (1000, 613), (1000, 999)] {
             let mut flow = Flow::default();
-            let now = Instant::now();
             // Records that are left, and whether each is a suspect.
             let mut left: Vec<(usize, bool)> = (0..total).map(|i| (i, true)).collect();
-            flow.refused(now);
+            flow.refused();
             let mut rounds = 0;
             while left.iter().any(|(i, _)| *i == bad) {
                 rounds += 1;
@@ -125,7 +114,7 @@ mod tests {
                     for (i, record) in left.iter_mut().enumerate() {
                         record.1 = i < window;
                     }
-                    flow.refused(now);
+                    flow.refused();
                 } else {
                     left.drain(..window);
                 }
@@ -136,11 +125,9 @@ mod tests {
 
     #[test]
     fn after_a_passing_error_the_window_grows_until_nothing_is_limited() {
-        let now = Instant::now();
         let mut flow = Flow::default();
-        flow.refused(now + PAUSE);
-        flow.refused(now);
-        assert!(!flow.pause_is_over(now) && flow.pause_is_over(now + PAUSE), "the later pause counts");
+        flow.refused();
+        flow.refused();
         assert_eq!(flow.allowance(), 0);
         flow.empty(0);
         let mut seen = Vec::new();

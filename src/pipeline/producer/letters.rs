@@ -36,6 +36,9 @@ impl Run {
         detail: String,
         excess: Option<usize>,
     ) {
+        if let Some(topic) = self.aside.tried(token) {
+            self.release(topic);
+        }
         let Some(owner) = self.outstanding.settle(token) else { return };
         match record.topic {
             Topic::Events(_) => {

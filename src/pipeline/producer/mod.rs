@@ -2,9 +2,10 @@
 //! of one thread.
 //!
 //! This file is the loop. `sending` hands records to the sink, `returns` takes in what became of them, [`flow`] says how
-//! much may be sent, `outstanding` numbers what was sent, `letters` disposes of what the broker never takes. [`once`] delivers in
-//! transactions instead; what both ways do alike is in `output`.
+//! much may be sent, `outstanding` numbers what was sent, `aside` keeps what a topic refuses for now, `letters` disposes of what
+//! the broker never takes. [`once`] delivers in transactions instead; what both ways do alike is in `output`.
 
+mod aside;
 pub mod flow;
 mod letter;
 mod letters;
@@ -33,6 +34,7 @@ use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::pipeline::{PipelineMetrics, TopicMetrics};
 use crate::sink::{Background, Delivery, End, Returned, Sink, State, Surroundings, Token};
+use aside::Aside;
 use flow::Flow;
 use outstanding::{Outstanding, Owner};
 use prometheus::{Gauge, IntGauge};
@@ -143,6 +145,8 @@ struct Run {
     outstanding: Outstanding,
     /// Records that came back, by the number of their first sending: they are sent again in that order, before anything new.
     again: BTreeMap<Token, Again>,
+    /// Records of topics that refuse for now.
+    aside: Aside,
     /// Dead letters on their way to their topic.
     letters: VecDeque<(Owner, Returned)>,
     /// Records that the sink has taken and not reported.
@@ -163,6 +167,7 @@ impl Producer {
         let (wake, woken) = bounded(1);
         let around = &mut Surroundings { start: &mut start, wake };
         let mut run = Run {
+            aside: Aside::new(self.topics.len() + usize::from(self.letters.have_topic())),
             p: self,
             outbox: VecDeque::new(),
             outstanding: Outstanding::default(),
@@ -215,6 +220,7 @@ impl Run {
         }
         self.prepared = true;
         self.p.is_ready(said);
+        self.tell_aside();
         Ok(())
     }
 
@@ -331,7 +337,7 @@ impl Run {
 
     /// The sink holds nothing: after a refusal, what comes next. `false` when the end was asked for meanwhile.
     fn empty(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<bool, End> {
-        if self.flow.is_free() || !self.flow.pause_is_over(Instant::now()) {
+        if self.flow.is_free() {
             return Ok(true);
         }
         if self.flow.is_draining() && self.p.sink.state() == State::Broken {

@@ -7,11 +7,26 @@ use crate::decode::batch::Batch;
 use crate::event::Format;
 use crate::event::osprey;
 use crate::pipeline::permits::Failed;
-use crate::sink::{End, NotReady, Outgoing, Refused, Returned, Token, Topic};
+use crate::sink::{End, NotReady, Outgoing, Refused, Returned, Sink, Token, Topic};
 
 impl Producer {
-    /// Hands the record of the batch with this index to the sink. Osprey's envelope gets its id here.
+    /// Hands the record of the batch with this index to the sink.
     pub(super) fn send_event(&mut self, batch: &mut Batch, index: usize, token: Token) -> Result<(), Refused> {
+        self.with_event(batch, index, |sink, out| sink.send(out, token))
+    }
+
+    /// The record of the batch with this index, to be sent later.
+    pub(super) fn kept_event(&mut self, batch: &mut Batch, index: usize) -> Returned {
+        self.with_event(batch, index, |_, out| Returned::of(out))
+    }
+
+    /// Osprey's envelope gets its id here.
+    fn with_event<T>(
+        &mut self,
+        batch: &mut Batch,
+        index: usize,
+        f: impl FnOnce(&mut dyn Sink, &Outgoing<'_>) -> T,
+    ) -> T {
         let record = &batch.records[index];
         if self.format == Format::Osprey {
             osprey::stamp(&mut batch.bytes[record.value.clone()], self.snowflake.next(clock::now_ms()));
@@ -30,7 +45,18 @@ impl Producer {
             time_ms: record.time_ms,
             headers: if self.record_headers { &headers } else { &[] },
         };
-        self.sink.send(&out, token)
+        f(&mut *self.sink, &out)
+    }
+
+    /// What a topic is called in the log.
+    pub(super) fn name(&self, topic: Topic) -> String {
+        match topic {
+            Topic::Events(index) => {
+                let name = self.topics.get(usize::from(index)).map_or("", |topic| topic.name.as_str());
+                format!("topic {name}")
+            }
+            Topic::DeadLetters => "the topic of dead letters".into(),
+        }
     }
 
     /// Hands a record to the sink that came back, or that we made.

@@ -1,8 +1,5 @@
 //! Deliveries back: what became of each record, and how far the frontiers move. On the producer's thread.
 
-use std::time::Instant;
-
-use super::flow::PAUSE;
 use super::outstanding::Owner;
 use super::{Again, Run};
 use crate::sink::{Delivery, End, Failure, Token, Topic, Verdict};
@@ -20,12 +17,15 @@ impl Run {
         let mut delivered = 0;
         for Delivery { token, result } in done.drain(..) {
             // A report that comes again says nothing new.
-            if self.outstanding.is_settled(token) || self.again.contains_key(&token) {
+            if self.outstanding.is_settled(token) || self.again.contains_key(&token) || self.aside.contains(token) {
                 continue;
             }
             self.with_sink -= 1;
             match result {
                 Ok(()) => {
+                    if let Some(topic) = self.aside.tried(token) {
+                        self.release(topic);
+                    }
                     if let Some(owner) = self.outstanding.settle(token) {
                         if let Some(topic) = owner.topic.and_then(|topic| self.p.topics.get(usize::from(topic))) {
                             topic.ok.inc();
@@ -40,7 +40,7 @@ impl Run {
         self.done = done;
         if delivered > 0 {
             self.p.metrics.produced_ok.inc_by(delivered);
-            if self.again.is_empty() {
+            if self.again.is_empty() && self.aside.is_empty() {
                 self.p.health.sink(Ok(()));
             }
         }
@@ -65,8 +65,8 @@ impl Run {
 
     /// A record was not delivered: it is sent again in its place, or it is what its batch was refused for.
     fn came_back(&mut self, token: Token, failure: Failure) {
-        let now = Instant::now();
-        if let Topic::Events(index) = failure.record.topic
+        let topic = failure.record.topic;
+        if let Topic::Events(index) = topic
             && let Some(topic) = self.p.topics.get(usize::from(index))
             && failure.verdict != Verdict::Collateral
         {
@@ -80,21 +80,23 @@ impl Run {
                     "output: {}; the batch is sent again in halves, to find the record that is meant",
                     failure.error
                 );
-                self.flow.refused(now);
+                // The topic takes others.
+                self.release(topic);
+                self.flow.refused();
                 self.refused += 1;
                 self.refusal = Some((token, reason, failure.error));
                 true
             }
             Verdict::Later => {
-                self.trouble(&failure.error);
-                self.flow.refused(now + PAUSE);
+                self.wait(topic, token, &failure.error);
+                self.flow.refused();
                 false
             }
             Verdict::Collateral => {
-                self.flow.refused(now);
+                self.flow.refused();
                 false
             }
         };
-        self.again.insert(token, Again { record: failure.record, suspect });
+        self.come_again(token, Again { record: failure.record, suspect });
     }
 }

@@ -3,16 +3,18 @@
 
 use std::time::Instant;
 
-use super::flow::PAUSE;
 use super::outstanding::Owner;
-use super::{Run, Sending};
+use super::{Again, Run, Sending};
 use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
-use crate::sink::{End, Refused};
+use crate::sink::{End, Refused, Returned, Token, Topic};
 
 impl Run {
     /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
     pub(super) fn send(&mut self) -> Result<(), End> {
+        if !self.aside.is_empty() && self.flow.allowance() > 0 {
+            self.again.extend(self.aside.due(Instant::now()));
+        }
         while self.flow.allowance() > 0 {
             // Sent again under its number, so that it keeps its place if it comes back again.
             let Some((token, again)) = self.again.pop_first() else { break };
@@ -22,6 +24,10 @@ impl Run {
                 None => {}
                 Some(Refused::TooLarge { detail, excess }) => {
                     self.never(token, again.record, Reason::TooLarge, detail, Some(excess));
+                }
+                Some(Refused::Error(reason)) => {
+                    self.wait(again.record.topic, token, &reason);
+                    self.aside.keep(token, again);
                 }
                 Some(_) => {
                     self.again.insert(token, again);
@@ -33,10 +39,18 @@ impl Run {
             && let Some((owner, letter)) = self.letters.pop_front()
         {
             let (token, now) = (self.outstanding.next(), clock::now_ms());
+            if self.aside.waits(Topic::DeadLetters) {
+                self.set_aside(owner, now, letter);
+                continue;
+            }
             let result = self.p.send_own(&letter, now, token);
             match self.sort(result)? {
                 None => self.outstanding.add(owner, now),
                 Some(Refused::TooLarge { detail, excess }) => self.shorten(owner, letter, excess, &detail),
+                Some(Refused::Error(reason)) => {
+                    self.wait(Topic::DeadLetters, token, &reason);
+                    self.set_aside(owner, now, letter);
+                }
                 Some(_) => {
                     self.letters.push_front((owner, letter));
                     return Ok(());
@@ -60,26 +74,66 @@ impl Run {
             Ok(()) => {
                 self.with_sink += 1;
                 self.flow.sent();
-                return Ok(None);
+                Ok(None)
             }
-            Err(Refused::Ended(end)) => return Err(end),
-            Err(Refused::Error(reason)) => {
-                self.trouble(&reason);
-                self.flow.refused(Instant::now() + PAUSE);
+            Err(Refused::Ended(end)) => Err(end),
+            Err(refused) => {
+                if matches!(refused, Refused::Broken) {
+                    self.flow.refused();
+                }
+                Ok(Some(refused))
             }
-            Err(Refused::Broken) => self.flow.refused(Instant::now()),
-            Err(refused) => return Ok(Some(refused)),
         }
-        Ok(Some(Refused::Full))
     }
 
-    pub(super) fn trouble(&mut self, reason: &str) {
+    /// The topic refused the record `token` for now: all of its records wait aside, so that the other topics flow on.
+    pub(super) fn wait(&mut self, topic: Topic, token: Token, reason: &str) {
         self.p.metrics.produced_error.inc();
+        let reason = match topic {
+            Topic::Events(_) if self.p.topics.len() < 2 => reason.into(),
+            _ => format!("{}: {reason}", self.p.name(topic)),
+        };
         log::warn!(
             at_most = 1, event = "output_error", error = reason;
             "output: {reason}; it is sent again until it is taken"
         );
-        self.p.health.sink(Err(reason.into()));
+        if self.aside.refused(topic, token, &reason, Instant::now()) {
+            let all = std::mem::take(&mut self.again);
+            for (token, again) in all {
+                self.come_again(token, again);
+            }
+        }
+        self.tell_aside();
+    }
+
+    /// Keeps a record that came back until it is sent again: aside, where its topic waits.
+    pub(super) fn come_again(&mut self, token: Token, again: Again) {
+        match self.aside.waits(again.record.topic) {
+            true => self.aside.keep(token, again),
+            false => drop(self.again.insert(token, again)),
+        }
+    }
+
+    /// A new record whose topic waits.
+    fn set_aside(&mut self, owner: Owner, time_ms: i64, record: Returned) {
+        let token = self.outstanding.next();
+        self.outstanding.add(owner, time_ms);
+        self.aside.keep(token, Again { record, suspect: false });
+    }
+
+    /// Says what waits, if anything does: the other topics may be well.
+    pub(super) fn tell_aside(&self) {
+        if let Some(reason) = self.aside.reason() {
+            self.p.health.sink(Err(reason.into()));
+        }
+    }
+
+    /// The topic takes records again: what waited is sent, as carefully as after any refusal.
+    pub(super) fn release(&mut self, topic: Topic) {
+        let Some(records) = self.aside.release(topic) else { return };
+        log::info!(event = "output_ready"; "output: {} takes records again", self.p.name(topic));
+        self.again.extend(records);
+        self.flow.refused();
     }
 
     /// `true` when all of the batch was taken, or disposed of.
@@ -90,10 +144,21 @@ impl Run {
                 return Ok(false);
             }
             let owner = Owner { source, ordinal, topic: Some(record.topic) };
+            let (topic, time_ms) = (Topic::Events(record.topic), record.time_ms);
+            if self.aside.waits(topic) {
+                let event = self.p.kept_event(&mut sending.batch, sending.record);
+                self.set_aside(owner, time_ms, event);
+                sending.record += 1;
+                continue;
+            }
             let result = self.p.send_event(&mut sending.batch, sending.record, self.outstanding.next());
             let record = &sending.batch.records[sending.record];
             match self.sort(result)? {
-                None => self.outstanding.add(owner, record.time_ms),
+                None => self.outstanding.add(owner, time_ms),
+                Some(Refused::Error(reason)) => {
+                    self.wait(topic, self.outstanding.next(), &reason);
+                    continue;
+                }
                 Some(Refused::TooLarge { detail, .. }) => {
                     let letter = DeadLetter {
                         reason: Reason::TooLarge,

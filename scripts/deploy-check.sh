@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What is shipped beside the program, by the programs that read it: the compose files by compose's own loader, a Kafka by
-# their settings, the alerts by promtool, and each query of dashboard and alerts by a Prometheus that scrapes atkafka.
+# What is shipped beside the program, by the programs that read it: the compose files by compose's own loader, the manifests
+# for Kubernetes by its schemas, a Kafka by the settings of the compose files, the alerts by promtool, and each query of
+# dashboard and alerts by a Prometheus that scrapes atkafka.
 set -euo pipefail
 
 case ${1:-} in
@@ -105,6 +106,16 @@ else
     die 'the Ozone file is taken without the variables that it requires'
   fi
   grep -q 'ATKAFKA_OZONE_' "$out/ozone.err" || die "no variable is named in $out/ozone.err"
+fi
+
+title 'manifests for Kubernetes'
+# By the schemas that the validator brings along: no cluster, no internet. Of the oldest version that it has, too.
+if ! python3 -m venv "$out/venv" >"$out/venv.log" 2>&1 || ! "$out/venv/bin/pip" install --quiet 'kubernetes-validate>=1.31' >>"$out/venv.log" 2>&1; then
+  echo 'skipped: python3 with venv and pip is not here, or has no kubernetes-validate'
+else
+  for version in '' 1.29; do
+    "$out/venv/bin/kubernetes-validate" --strict ${version:+-k "$version"} packaging/kubernetes/*.yml || die 'a manifest is not valid'
+  done
 fi
 
 title 'Kafka by the settings of docker-compose.tap.yml'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The program, its unit, settings, manual page, completions, documents, compose files, dashboard and alerts into the system,
-# or out of it again.
+# The program, its unit, settings, manual page, completions, documents, files for compose and Kubernetes, dashboard and
+# alerts into the system, or out of it again.
 set -euo pipefail
 
 usage() {
@@ -31,7 +31,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 files() {
   printf '%s\n' CHANGELOG.md LICENSE README.md docker-compose*.yml packaging/services.yml packaging/third-party-notices.txt
-  find docs schema packaging/grafana packaging/prometheus -type f ! -name '*.test.yml'
+  find docs schema packaging/grafana packaging/kubernetes packaging/prometheus -type f ! -name '*.test.yml'
 }
 
 # stale PROGRAM: whether a source is newer. Cargo knows better, but need not be there.
@@ -65,7 +65,7 @@ unit=$root$UNITDIR/atkafka@.service
 # place FILE: where it goes. The compose files find what they mount beside them.
 place() {
   case $1 in
-    docker-compose* | packaging/grafana/* | packaging/prometheus/* | packaging/services.yml) echo "$share/atkafka/$1" ;;
+    docker-compose* | packaging/grafana/* | packaging/kubernetes/* | packaging/prometheus/* | packaging/services.yml) echo "$share/atkafka/$1" ;;
     packaging/*) echo "$doc/${1##*/}" ;;
     *) echo "$doc/$1" ;;
   esac

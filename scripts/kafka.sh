@@ -32,6 +32,8 @@ options:
         SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512; user atkafka, password secret. SASL_PLAINTEXT
         also OAUTHBEARER, with tokens without a signature.
         TLS: the server's CA is DIR/ca.pem
+  --nodes N   start: N brokers that are one cluster, with N replicas of everything. The first has the ports from --port
+        on, the next ones from P+10, P+20 on. The other commands take the port of one of them
 
 environment: KAFKA_WAIT (seconds to wait for a start, default 90), KAFKA_JVM_OPTS (replaces the
 default of a quick start: -Xms128m -Xmx512m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC)
@@ -48,7 +50,7 @@ user=atkafka password=secret
 
 command=${1:-help}
 [ $# -eq 0 ] || shift
-version='' port=9092 dir='' listeners='' clean=0
+version='' port=9092 dir='' listeners='' clean=0 nodes=1 member=''
 topic='' partitions='' max='' timeout_ms='' rest=() configs=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -56,6 +58,8 @@ while [ $# -gt 0 ]; do
     --port) need "$@"; port=$2; shift 2 ;;
     --dir) need "$@"; dir=$2; shift 2 ;;
     --listeners) need "$@"; listeners=$2; shift 2 ;;
+    --nodes) need "$@"; nodes=$2; shift 2 ;;
+    --member) need "$@"; member=$2; shift 2 ;; # of start --nodes: which one of how many
     --clean) clean=1; shift ;;
     --topic) need "$@"; topic=$2; shift 2 ;;
     --partitions) need "$@"; partitions=$2; shift 2 ;;
@@ -67,6 +71,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 [[ $port =~ ^[0-9]+$ ]] || die "--port is a number, not '$port'"
+[[ $nodes =~ ^[1-9]$ ]] || die "--nodes is 1 to 9, not '$nodes'"
 mkdir -p "$cache"
 data=${dir:-$cache/data-$port}
 [[ $data = /* ]] || data=$PWD/$data
@@ -76,6 +81,7 @@ log=$data/broker.log
 made_with() { [ -f "$data/$1" ] && cat "$data/$1" || echo "$2"; }
 version=${version:-$(made_with version "$default_version")}
 listeners=${listeners:-$(made_with listeners plain)}
+member=${member:-$(made_with member 1/1)}
 case $listeners in plain | all) ;; *) die "--listeners is plain or all, not '$listeners'" ;; esac
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] || die "--version is like 4.3.1, not '$version'"
 lib=$cache/$version/lib
@@ -175,13 +181,15 @@ make_certificates() {
 
 write_config() {
   local host=127.0.0.1 names=PLAINTEXT://127.0.0.1:$port
+  local node=${member%/*} of=${member#*/} voters='' i
+  for ((i = 1; i <= of; i++)); do voters+=${voters:+,}$i@$host:$((port + 10 * (i - node) + 4)); done
   [ "$listeners" = plain ] ||
     names+=,SASL_PLAINTEXT://$host:$((port + 1)),SSL://$host:$((port + 2)),SASL_SSL://$host:$((port + 3))
   {
     cat <<CONF
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@$host:$((port + 4))
+node.id=$node
+controller.quorum.voters=$voters
 controller.listener.names=CONTROLLER
 listeners=$names,CONTROLLER://$host:$((port + 4))
 advertised.listeners=$names
@@ -189,12 +197,14 @@ listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLA
 inter.broker.listener.name=PLAINTEXT
 log.dirs=$data/logs
 group.initial.rebalance.delay.ms=0
-# One node: one replica of everything.
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
+# A replica of everything on each node.
+default.replication.factor=$of
+offsets.topic.replication.factor=$of
+transaction.state.log.replication.factor=$of
+share.coordinator.state.topic.replication.factor=$of
+min.insync.replicas=$((of / 2 + 1))
+transaction.state.log.min.isr=$((of / 2 + 1))
+share.coordinator.state.topic.min.isr=$((of / 2 + 1))
 # Small, so that it is soon up and leaves the cores to others.
 offsets.topic.num.partitions=4
 transaction.state.log.num.partitions=4
@@ -229,11 +239,20 @@ CONF
   } >"$data/server.properties"
 }
 
+# Nodes of one cluster must agree on it without talking: it is made of their first port.
+cluster_id() {
+  if [ "$member" = 1/1 ]; then
+    head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | cut -c 1-22
+  else
+    printf 'atkafkaCluster%08d' "$((port - 10 * (${member%/*} - 1)))"
+  fi
+}
+
 format() {
   [ -f "$data/formatted" ] && return
   rm -rf "$data/logs" # what an interrupted format left
   (TOOL_LOG_LEVEL=WARN tool kafka.tools.StorageTool format --config "$data/server.properties" \
-    --cluster-id "$(head -c 16 /dev/urandom | base64 | tr '+/' 'ab' | cut -c 1-22)" \
+    --cluster-id "$(cluster_id)" \
     --add-scram "SCRAM-SHA-256=[name=$user,password=$password]" \
     --add-scram "SCRAM-SHA-512=[name=$user,password=$password]") >"$data/format.log" 2>&1 ||
     die "kafka-storage format failed, see $data/format.log"
@@ -306,6 +325,7 @@ launch() {
   mkdir -p "$data"
   echo "$version" >"$data/version"
   echo "$listeners" >"$data/listeners"
+  echo "$member" >"$data/member"
   [ "$listeners" = plain ] || make_certificates
   write_config
   format
@@ -385,7 +405,23 @@ each_broker() {
   done
 }
 
+# Together, since the first ones serve only when most of them are there.
+start_nodes() {
+  local i pids=()
+  fetch
+  for ((i = 1; i <= nodes; i++)); do
+    "$0" start --member "$i/$nodes" --version "$version" --listeners "$listeners" --port "$((port + 10 * (i - 1)))" \
+      ${dir:+--dir "$dir-$i"} &
+    pids+=($!)
+  done
+  for i in "${pids[@]}"; do wait "$i" || die 'a node did not start'; done
+}
+
 start() {
+  if [ "$nodes" -gt 1 ]; then
+    start_nodes
+    return
+  fi
   check_ports
   fetch
   locked launch

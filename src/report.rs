@@ -18,6 +18,7 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 const MEAN: Duration = Duration::from_secs(3);
 /// After so long without an event upstream, or one that passes the filters, that is said.
 const QUIET: Duration = Duration::from_secs(10);
+const STANDBY: &str = "standby: another instance works";
 /// Columns of a status line that a cause takes at most, where the numbers would not fit otherwise.
 const BRIEF: usize = 52;
 
@@ -171,6 +172,7 @@ impl Report {
     /// Why nothing is delivered although nothing is wrong.
     fn quiet(&self, now: Instant, filters: bool) -> Option<Cause> {
         let (what, since) = match filters {
+            _ if self.health.is_standby() => return Some(Cause { what: STANDBY.into(), since: None }),
             true => ("nothing passes the filters", self.delivered_at),
             false => ("nothing comes from upstream", self.received_at),
         };

@@ -55,11 +55,12 @@ impl Systemd {
         Ok(Systemd { socket, address, watchdog, ready: false, stopping: false, turns: 0, alive: None })
     }
 
-    /// Says that all is connected, once, and that we live, as long as the producer comes round: whether it delivers then
+    /// Says that all is connected, or that another instance works, once, and that we live, as long as the producer comes round: whether it delivers then
     /// does not matter, since no restart brings a broker or a relay back.
     pub fn tick(&mut self, health: &Health) {
         if !self.ready && !self.stopping && health.ready().is_ok() {
-            self.ready = self.tell("READY=1\nSTATUS=connected");
+            let status = if health.is_standby() { "standby" } else { "connected" };
+            self.ready = self.tell(&format!("READY=1\nSTATUS={status}"));
         }
         let every = self.watchdog.map_or(ALIVE_EVERY, |w| ALIVE_EVERY.min(w / 4));
         let turns = health.turns();

@@ -1,8 +1,12 @@
 //! `--delivery exactly-once` and `--cursor-store kafka`: what a consumer that reads committed records sees over kills, broker
 //! restarts and second instances, and where the position stands in the end.
 
+#[path = "exactly_once/cluster.rs"]
+mod cluster;
 #[path = "exactly_once/cursor_tool.rs"]
 mod cursor_tool;
+#[path = "exactly_once/failover.rs"]
+mod failover;
 #[path = "support/oracle.rs"]
 mod oracle;
 #[path = "support/own_broker.rs"]
@@ -49,9 +53,9 @@ fn admin(broker: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", broker).create().expect("an admin client")
 }
 
-/// A topic that keeps the old events of the tests.
+/// A topic that keeps the old events of the tests, with as many replicas as the broker gives by default.
 fn create_topic(broker: &str, topic: &str, partitions: i32, more: &[(&str, &str)]) {
-    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1)).set("retention.ms", "-1");
     let new = more.iter().fold(new, |new, (key, value)| new.set(key, value));
     let answer = pollster::block_on(admin(broker).create_topics([&new], &AdminOptions::new())).expect("an answer");
     answer.into_iter().for_each(|created| drop(created.expect("created")));

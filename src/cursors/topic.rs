@@ -77,7 +77,13 @@ pub fn change(
     print(&format!(
         "an atkafka that runs with the transactional id {transactional_id} is fenced by this: it says so and ends with 1\n"
     ));
-    let identity = Identity { transactional_id, cursor_topic: topic.into(), largest: 0, positions_only: true };
+    let identity = Identity {
+        transactional_id,
+        cursor_topic: topic.into(),
+        largest: 0,
+        positions_only: true,
+        takeover_after: None,
+    };
     let client = Librdkafka::new(kafka, Metrics::default().sink)
         .map_err(|e| Failed::Usage(format!("--kafka-config: {e}")))?
         .transactional(identity);

@@ -18,6 +18,10 @@ const SOME: usize = 3;
 impl State {
     /// The nearest cause first. None when events flow.
     pub(super) fn causes(&self) -> Vec<Cause> {
+        // That nothing flows is as it should be.
+        if self.stands_by {
+            return Vec::new();
+        }
         let mut causes: Vec<Cause> = self.of_sources();
         causes.extend(self.sink.as_ref().map(|why| why.of("output")));
         let oldest = self.sources.iter().filter_map(|source| source.in_flight).map(|oldest| oldest.received).min();

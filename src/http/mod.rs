@@ -64,6 +64,7 @@ fn answer(request: &Request<'_>, from_here: bool, shown: &Shown) -> Vec<u8> {
             "/metrics" => (200, "text/plain; version=0.0.4; charset=utf-8", shown.metrics.text()),
             "/healthz" => (200, TEXT, "ok\n".into()),
             "/readyz" => match shown.health.ready() {
+                Ok(()) if shown.health.is_standby() => (200, TEXT, "standby\n".into()),
                 Ok(()) => (200, TEXT, "ok\n".into()),
                 Err(why) => (503, TEXT, format!("{}\n", plain(&why, REASONS))),
             },

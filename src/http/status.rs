@@ -47,6 +47,7 @@ struct Status<'p> {
     started: String,
     uptime_seconds: u64,
     ready: bool,
+    standby: bool,
     reasons: Vec<String>,
     output: &'p str,
     sources: Vec<Source>,
@@ -161,7 +162,7 @@ struct Samples {
 /// `/status`. `local`: whoever asks is on this machine, and may see settings and the bytes of dead letters.
 pub fn json(metrics: &Metrics, health: &Health, history: &History, process: &Process, local: bool) -> String {
     let values = Values(metrics.values());
-    let causes = health.causes();
+    let (causes, standby) = (health.causes(), health.is_standby());
     let stands = health.stands();
     let frames: Vec<u64> = stands.iter().map(|stand| stand.frames).collect();
     let status = Status {
@@ -170,9 +171,10 @@ pub fn json(metrics: &Metrics, health: &Health, history: &History, process: &Pro
         started: time::format_ms(history.started_ms),
         uptime_seconds: history.started.elapsed().as_secs(),
         ready: causes.is_empty(),
+        standby,
         reasons: causes.iter().map(|cause| plain(&cause.to_string(), TEXT)).collect(),
         output: &process.output,
-        sources: stands.into_iter().zip(history.frame_rates(&frames)).map(source).collect(),
+        sources: stands.into_iter().zip(history.frame_rates(&frames)).map(|of| source(of, standby)).collect(),
         waiting: Waiting {
             frames: values.sum("atkafka_frames_in_flight"),
             bytes: values.sum("atkafka_bytes_in_flight"),
@@ -238,9 +240,11 @@ impl Values {
     }
 }
 
-fn source((stand, frames_per_second): (Stand, f64)) -> Source {
+fn source((stand, frames_per_second): (Stand, f64), standby: bool) -> Source {
     let seconds = |since: std::time::Instant| since.elapsed().as_secs();
-    let (state, since) = match (&stand.away, stand.silent) {
+    let away = stand.away.as_ref().filter(|_| !standby);
+    let (state, since) = match (away, stand.silent) {
+        _ if standby => ("standby", None),
         (Some(away), _) => ("away", away.since),
         (None, Some(since)) => ("silent", Some(since)),
         (None, None) => ("connected", None),
@@ -248,9 +252,9 @@ fn source((stand, frames_per_second): (Stand, f64)) -> Source {
     Source {
         name: plain(&stand.name, TEXT),
         state,
-        reason: stand.away.as_ref().map(|Cause { what, .. }| plain(what, TEXT)),
+        reason: away.map(|Cause { what, .. }| plain(what, TEXT)),
         since_seconds: since.map(seconds),
-        lag_seconds: stand.lag.map(rounded),
+        lag_seconds: stand.lag.filter(|_| !standby).map(rounded),
         frames: stand.frames,
         frames_per_second: rounded(frames_per_second),
     }

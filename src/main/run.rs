@@ -75,10 +75,10 @@ impl Run {
         host: &str,
         output: &str,
     ) -> Result<(Keep, Saved<T>), Failure> {
-        if let Some(CursorTopic { topic, .. }) = &writing.cursor_topic {
+        if let Some(CursorTopic { topic, instance, .. }) = &writing.cursor_topic {
             let existing = |dir: &PathBuf| StateFile::existing::<T>(dir, kind, host, output).map_err(Failure::Run);
             let file = writing.state_dir.as_ref().map(existing).transpose()?.flatten();
-            let key = Key { source: kind.into(), host: host.into(), output: output.into(), instance: String::new() };
+            let key = Key { source: kind.into(), host: host.into(), output: output.into(), instance: instance.clone() };
             log::log!(self.of_a_host(), event = "position", host = host, topic = topic; "{host}: position in topic {topic}");
             return Ok(Saved::in_topic(key, file));
         }
@@ -219,7 +219,9 @@ fn with_store(
     sources: &[Source],
     metrics: &Arc<Metrics>,
 ) -> Result<(Box<dyn Sink>, Store), Failure> {
-    let (Some(CursorTopic { topic, interval }), Output::Kafka(kafka)) = (&writing.cursor_topic, &writing.output) else {
+    let (Some(CursorTopic { topic, interval, takeover_after, .. }), Output::Kafka(kafka)) =
+        (&writing.cursor_topic, &writing.output)
+    else {
         return Ok((sink, Store::None));
     };
     let key = |source: &Source| match &source.keep {
@@ -232,6 +234,7 @@ fn with_store(
         cursor_topic: topic.clone(),
         largest: keys.iter().map(topic::largest).max().unwrap_or(0),
         positions_only: interval.is_none(),
+        takeover_after: *takeover_after,
     };
     let topic = topic.clone();
     let client = Librdkafka::new(Kafka::clone(kafka), metrics.sink.clone())

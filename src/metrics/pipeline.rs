@@ -33,6 +33,8 @@ pub struct PipelineMetrics {
     pub transactions_aborted: IntCounter,
     /// Seconds that a commit takes.
     pub commit_seconds: Histogram,
+    /// 1 while another instance works and this one waits to take over.
+    pub standby: IntGauge,
     /// Shared with the sink: errors of the client that the producer sees.
     pub kafka_errors: IntCounter,
 }
@@ -72,6 +74,10 @@ impl PipelineMetrics {
                 "atkafka_commit_seconds",
                 "Time to commit a transaction, from its last record on",
                 &[1e-3, 2e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0],
+            ),
+            standby: r.gauge(
+                "atkafka_standby",
+                "1 while another instance works and this one waits to take over (--standby), else 0",
             ),
             produced_ok: produced.with_label_values(&["ok"]),
             produced_error: produced.with_label_values(&["error"]),

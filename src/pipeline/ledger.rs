@@ -77,6 +77,11 @@ impl Ledger {
         self.slots[source].is_some()
     }
 
+    /// Whether the positions are ours, as far as we know: the first [`Ledger::open`] has succeeded.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed
+    }
+
     /// Makes the sink ready, fences, and reads the positions. The first time it tells the readers theirs, and makes them ours by
     /// writing them again; later it finds out whether the last transaction was committed, and gives that.
     pub fn open(&mut self, sink: &mut dyn Sink, around: &mut Surroundings<'_>) -> Result<bool, NotReady> {
@@ -92,11 +97,12 @@ impl Ledger {
         };
         sink.prepare(&note, around)?;
         self.cluster = cluster.into_inner().or(self.cluster.take());
-        let entries = look(sink, &self.keys)?;
         if self.claimed {
-            return self.outcome(&entries);
+            return self.outcome(&look(sink, &self.keys)?);
         }
-        self.choose(&entries)?;
+        let unnamed = self.keys.iter().map(|key| Key { instance: String::new(), ..key.clone() });
+        let wanted: Vec<Key> = self.keys.iter().cloned().chain(unnamed).collect();
+        self.choose(&look(sink, &wanted)?)?;
         let claimed = self.claim(sink);
         if let (Err(_), Some(transactions)) = (&claimed, sink.transactions()) {
             // Everything of it is reported now, and not to the client of a later attempt.
@@ -130,11 +136,16 @@ impl Ledger {
         match topic::outcome(entries, &self.keys, &self.run, self.number) {
             Outcome::Committed => Ok(true),
             Outcome::Aborted => Ok(false),
-            Outcome::TakenOver => Err(NotReady::Ever(format!(
-                "fenced: another atkafka with the same identity has taken over the positions in topic {}; this process ends, and what it has not committed is delivered by the other",
-                self.topic
-            ))),
+            Outcome::TakenOver => Err(self.taken_over()),
         }
+    }
+
+    /// Another instance goes on in place of this one.
+    pub fn taken_over(&self) -> NotReady {
+        NotReady::Ever(format!(
+            "fenced: another atkafka with the same identity has taken over the positions in topic {}; this process ends, and what it has not committed is delivered by the other",
+            self.topic
+        ))
     }
 
     /// Takes each position from the topic, or from a state file that is newer.
@@ -151,6 +162,14 @@ impl Ledger {
                     );
                     slot.value = Some(text.clone());
                 }
+            }
+            let has_one = |of: &Key| entries.iter().any(|entry| entry.key == *of && entry.value.is_some());
+            if slot.value.is_none() && has_one(&Key { instance: String::new(), ..key.clone() }) {
+                log::warn!(
+                    event = "position", topic = self.topic.as_str();
+                    "{key}: it has no position yet, and begins anew. Topic {} has one without a name: to go on there, leave out --instance-id",
+                    self.topic
+                );
             }
             let before = slot.value.as_deref().map(topic::routes);
             if let Some(before) = before.filter(|before| *before != self.routes) {

@@ -19,6 +19,20 @@ pub struct Identity {
     pub largest: usize,
     /// Whether the client writes nothing but positions.
     pub positions_only: bool,
+    /// Instances with the same identity take turns: the next one has it when the one at work is not heard of for so long.
+    /// `None`: they do not, and the newest one works.
+    pub takeover_after: Option<Duration>,
+}
+
+/// Whose turn it is to work, of the instances that share an identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// This one's.
+    Ours,
+    /// Another one's: this one is ready to take over.
+    Others,
+    /// Kafka has not said it yet.
+    Unknown,
 }
 
 /// The token of positions. Records have small ones.
@@ -37,6 +51,12 @@ pub enum Trouble {
 
 /// A sink with transactions. One transaction at a time, between [`Transactions::begin`] and a successful commit or abort.
 pub trait Transactions {
+    /// Whose turn it is. Called a few times a second for as long as the process runs, by which it stays one of those who have
+    /// turns. It waits for the brokers only as long as [`super::Sink::prepare`] has not succeeded, some seconds at most.
+    fn turn(&mut self) -> Result<Turn, NotReady> {
+        Ok(Turn::Ours)
+    }
+
     /// The newest committed record of each of these positions, in the order in which they were written. Once
     /// [`super::Sink::prepare`] has fenced, nothing of an earlier client can come behind them. Blocks some seconds, or for as long
     /// as the topic is being read.

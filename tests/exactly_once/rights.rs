@@ -78,6 +78,13 @@ fn needs_no_more(version: &'static str, port: u16) {
     assert_eq!(bridge.stop().0, Some(0));
     compare(&TRAFFIC.served(1, 0..TOTAL), &committed(&plain, &topic)).once();
 
+    // Those that take turns need their group besides.
+    let standby = Bridge::start_with(&[&args[..], &["--standby"]].concat(), &env);
+    let group = ["--group", "atkafka-", "--resource-pattern-type", "prefixed"];
+    without(&standby, "no right to the consumer group atkafka-relay-", "Read", &group);
+    standby.wait("it works", SOON, |b| b.get("/readyz").is_some_and(|(status, _)| status == 200));
+    assert_eq!(standby.stop().0, Some(0));
+
     // The commands about positions need the same.
     for action in [&["show"][..], &["set", "--to", "7"], &["delete"]] {
         let (code, out, err) = run(&[&["cursor"], action, &login].concat(), &env);

@@ -1,9 +1,10 @@
-//! What comes with the program: compose files, image, dashboard and alerts, units of systemd, and a release that is whole. They
+//! What comes with the program: compose files, image, manifests, dashboard and alerts, units of systemd, and a release that is whole. They
 //! do what they say and name only what is there.
 
 mod compose;
 mod dashboard;
 mod image;
+mod kubernetes;
 mod release;
 #[path = "../support/mod.rs"]
 mod support;

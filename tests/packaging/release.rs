@@ -205,6 +205,7 @@ fn taken_along() -> Vec<String> {
         "docker-compose.yml",
         "docs/operating.md",
         "packaging/grafana/dashboards/atkafka.json",
+        "packaging/kubernetes/atkafka.yml",
         "packaging/prometheus/alerts.yml",
         "packaging/services.yml",
         "packaging/third-party-notices.txt",

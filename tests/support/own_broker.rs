@@ -38,7 +38,8 @@ impl Drop for Broker {
     }
 }
 
-fn script(args: &[&str]) -> String {
+/// `scripts/kafka.sh ARGS`: what it prints.
+pub fn script(args: &[&str]) -> String {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
     let out = Command::new(script).args(args).stdin(Stdio::null()).output().expect("scripts/kafka.sh runs");
     assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));

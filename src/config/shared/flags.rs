@@ -135,6 +135,15 @@ macro_rules! writing_flags {
                 /// how long a transaction of exactly-once stays open, 10ms..10s (default 1s)
                 #[argh(option, arg_name = "time")]
                 commit_interval: Option<String>,
+                /// whose cursors these are in the cursor topic, and the name of its transactions: an instance of the same name ends this one (default: from the source's hosts and the output topic)
+                #[argh(option, arg_name = "name")]
+                instance_id: Option<String>,
+                /// wait while another instance of the same name works, and take over when it stops or is not heard of; needs --delivery exactly-once
+                #[argh(switch)]
+                standby: bool,
+                /// with --standby: how long the instance that works may be silent before another one takes over, 6s..5m (default 10s)
+                #[argh(option, arg_name = "time")]
+                takeover_after: Option<String>,
                 /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
                 #[argh(option, arg_name = "n")]
                 workers: Option<String>,

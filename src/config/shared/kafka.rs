@@ -37,6 +37,9 @@ pub(super) const KAFKA_ONLY: &[&str] = &[
     "--commit-interval",
     "--cursor-store",
     "--cursor-topic",
+    "--instance-id",
+    "--standby",
+    "--takeover-after",
 ];
 
 /// Without servers events go to standard output, and flags that only Kafka has are a mistake.

@@ -17,6 +17,12 @@ const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer, and `/readyz` would take the wait for a stop of delivery.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(10);
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+const DEFAULT_TAKEOVER: Duration = Duration::from_secs(10);
+/// What brokers take for the session timeout of a group by default: `group.min.session.timeout.ms`.
+const SHORTEST_TAKEOVER: Duration = Duration::from_secs(6);
+const LONGEST_TAKEOVER: Duration = Duration::from_secs(300);
+/// Characters of an instance's name at most: a transactional id is made of it.
+const LONGEST_INSTANCE: usize = 200;
 
 /// Positions that are kept in Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +31,10 @@ pub struct CursorTopic {
     pub topic: String,
     /// Events are delivered exactly once, in transactions of this length. `None`: at least once.
     pub interval: Option<Duration>,
+    /// The name of the instance. Empty: the identity is made of the hosts and the output topic.
+    pub instance: String,
+    /// Instances of the same identity take turns: the next one takes over when the one at work is silent for so long.
+    pub takeover_after: Option<Duration>,
 }
 
 /// Where the commands about positions find them.
@@ -53,6 +63,19 @@ pub(super) fn cursor_topic(f: &Writing, kafka: &Kafka) -> Checked<Option<CursorT
     if !exactly_once && f.commit_interval.is_some() {
         return Err(invalid("--commit-interval", "", "goes with --delivery exactly-once"));
     }
+    if !exactly_once && f.standby {
+        return Err(invalid(
+            "--standby",
+            "",
+            "needs --delivery exactly-once: without it, what the last instance had delivered and not yet saved would come twice",
+        ));
+    }
+    if !f.standby && f.takeover_after.is_some() {
+        return Err(invalid("--takeover-after", "", "goes with --standby"));
+    }
+    if !exactly_once && store != Some(true) && f.instance_id.is_some() {
+        return Err(invalid("--instance-id", "", "goes with --cursor-store kafka"));
+    }
     if !exactly_once && store != Some(true) {
         return match &f.cursor_topic {
             Some(_) => Err(invalid("--cursor-topic", "", "goes with --cursor-store kafka")),
@@ -77,7 +100,22 @@ pub(super) fn cursor_topic(f: &Writing, kafka: &Kafka) -> Checked<Option<CursorT
             .filter(|d| (SHORTEST_INTERVAL..=LONGEST_INTERVAL).contains(d))
             .ok_or_else(|| invalid("--commit-interval", text, "from 10ms to 10s, such as 100ms or 1s"))?,
     };
-    Ok(Some(CursorTopic { topic, interval: exactly_once.then_some(interval) }))
+    let takeover_after = match &f.takeover_after {
+        None => DEFAULT_TAKEOVER,
+        Some(text) => duration(text)
+            .filter(|d| (SHORTEST_TAKEOVER..=LONGEST_TAKEOVER).contains(d))
+            .ok_or_else(|| invalid("--takeover-after", text, "from 6s to 5m, such as 10s"))?,
+    };
+    let instance = f.instance_id.clone().unwrap_or_default();
+    if f.instance_id.is_some() && (!is_topic(&instance) || instance.len() > LONGEST_INSTANCE) {
+        return Err(invalid("--instance-id", &instance, "1 to 200 letters, digits, dots, underscores and hyphens"));
+    }
+    Ok(Some(CursorTopic {
+        topic,
+        interval: exactly_once.then_some(interval),
+        instance,
+        takeover_after: f.standby.then_some(takeover_after),
+    }))
 }
 
 /// Whether delivery is exactly once, and what `--cursor-store` says: `true` for Kafka.

@@ -136,7 +136,7 @@ function mean(column) {
 
 function show(s) {
   const h = s.history;
-  text(at('state'), s.ready ? 'ready' : 'not ready');
+  text(at('state'), s.standby ? 'standby' : s.ready ? 'ready' : 'not ready');
   classes(at('state'), s.ready ? 'pill good' : 'pill bad');
   text(at('about'), `version ${s.version}, into ${s.output}, up ${seconds(s.uptime_seconds)}, ${size(s.resident_bytes)} of memory`);
   const reasons = at('reasons');
@@ -166,12 +166,12 @@ function show(s) {
   delivery([h.delivery_seconds], h.time.length, h.seconds);
 
   // Those that need attention first; a page of hundreds is not read.
-  const order = { away: 0, silent: 1, connected: 2 };
+  const order = { away: 0, silent: 1, connected: 2, standby: 3 };
   const sources = s.sources.slice().sort((a, b) => order[a.state] - order[b.state] || (b.lag_seconds || 0) - (a.lag_seconds || 0));
   fill('sources', sources.slice(0, 50).map((source) => [
     [source.name],
     [source.state + (source.since_seconds === null ? '' : ' for ' + seconds(source.since_seconds)) + (source.reason ? ': ' + source.reason : ''),
-      source.state === 'connected' ? 'good' : 'bad'],
+      ['connected', 'standby'].includes(source.state) ? 'good' : 'bad'],
     [seconds(source.lag_seconds), 'n'],
     [number(source.frames_per_second), 'n'],
     [number(source.frames), 'n wide'],

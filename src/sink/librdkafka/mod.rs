@@ -8,6 +8,7 @@ mod config;
 mod context;
 mod delivery;
 mod figures;
+mod group;
 pub mod inspect;
 mod renewal;
 mod cursor_topic;
@@ -21,7 +22,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -40,9 +40,11 @@ use super::{
 use crate::clock;
 use crate::metrics::sink::SinkMetrics;
 use config::{broken_promise, config, refused};
-use context::{AdminContext, Context, Shared};
+use context::{Context, Shared};
 use delivery::Serving;
+use group::Member;
 use renewal::Renewal;
+use topics::Topics;
 
 /// How long one question to the brokers may take.
 pub(super) const ASK: Duration = Duration::from_secs(5);
@@ -71,6 +73,8 @@ pub struct Librdkafka {
     wake: Option<Sender<()>>,
     shared: Arc<Shared>,
     open: Option<Open>,
+    /// With turns.
+    member: Option<Member>,
     /// The last attempt to make a client did not get that far.
     failed: bool,
     /// The files of the flags, and what was in them when they were last read for a client.
@@ -142,6 +146,7 @@ impl Librdkafka {
             wake: None,
             shared: Arc::default(),
             open: None,
+            member: None,
             failed: false,
             time_refused: false,
             said_moved_time: HashSet::new(),
@@ -169,44 +174,30 @@ impl Librdkafka {
         }
     }
 
+    /// Takes what the files of secrets have now, where no client works with what they had. Where a login failed, the file may
+    /// have another password by now. One that broke otherwise is made with what worked.
+    fn read_files_again(&mut self) {
+        if self.failed || self.open.as_ref().is_none_or(Open::is_retired) {
+            // Before they are read, so that a change meanwhile shows.
+            self.seen = self.files.look();
+            // What cannot be read is as it was.
+            if let Ok(Some(options)) = files::read_again(&self.options) {
+                self.adopt(options);
+            }
+        }
+    }
+
     /// Makes the client with which records are sent.
     fn connect(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
-        // A file may be half written just now.
-        let again = self.open.is_some();
-        let ever = |e: KafkaError| if again { NotReady::Yet(e.to_string()) } else { NotReady::Ever(e.to_string()) };
-        locked(&self.shared.words).clear();
-        // Of the records themselves it is only said that they are not valid.
-        let fatal = self.open.as_ref().and_then(|open| open.producer.client().fatal_error());
-        self.time_refused |= fatal.is_some_and(|(_, why)| why.contains(TIME_REFUSED));
-        let admin =
-            AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
-        let probe: BaseProducer<Context> =
-            BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
-        self.authorize(admin.inner())?;
-        self.authorize(probe.client())?;
-        // With its answer the client has the cluster's id, too; very old brokers have none.
-        self.metadata(&probe)?;
-        if let Some(id) = probe.client().fetch_cluster_id(ASK) {
-            same_cluster(&id).map_err(NotReady::Settings)?;
-        }
-        let positions_only = self.identity.as_ref().is_some_and(|identity| identity.positions_only);
-        let events = self.options.topics.iter().filter(|_| !positions_only);
-        let events = events.map(|name| self.topic(&probe, &admin, name));
-        let events: Vec<Limits> = events.collect::<Result<_, _>>()?;
-        let dead_letters = match &self.options.dead_letter_topic {
-            Some(name) if !positions_only => Some(self.topic(&probe, &admin, name)?),
-            _ => None,
-        };
-        if let Some(identity) = &self.identity {
-            self.cursor_topic(&probe, &admin, identity)?;
-        }
+        let Topics { events, dead_letters } = self.ask(same_cluster)?;
         let mut config = self.config.clone();
         // A batch over the topic's limit would be refused whole, with the innocent records in it.
         let smallest = events.iter().chain(&dead_letters).map(|limits| limits.bytes).min().unwrap_or(BATCH);
         if !self.options.config.iter().any(|(key, _)| key == "batch.size") {
             config.set("batch.size", BATCH.min(smallest.saturating_sub(RECORD_OVERHEAD)).max(1).to_string());
         }
-        let producer = BaseProducer::from_config_and_context(&config, self.context(true)).map_err(ever)?;
+        let producer =
+            BaseProducer::from_config_and_context(&config, self.context(true)).map_err(|e| self.unusable(e))?;
         self.authorize(producer.client())?;
         if let Some(identity) = &self.identity {
             self.fence(&producer, identity)?;
@@ -215,9 +206,7 @@ impl Librdkafka {
         self.open = Some(Open { producer, events, dead_letters, asked: HashMap::new(), retired });
         Ok(())
     }
-}
 
-impl Librdkafka {
     /// The work that `open` needs threads for.
     fn work(&self, open: &Open) -> Vec<Background> {
         let mut serving = Serving::of(self, open);
@@ -233,15 +222,7 @@ impl Librdkafka {
 impl Sink for Librdkafka {
     fn prepare(&mut self, same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
         self.wake = Some(around.wake.clone());
-        // Where a login failed, the file may have another password by now. One that broke otherwise is made with what worked.
-        if self.failed || self.open.as_ref().is_none_or(Open::is_retired) {
-            // Before they are read, so that a change meanwhile shows.
-            self.seen = self.files.look();
-            // What cannot be read is as it was.
-            if let Ok(Some(options)) = files::read_again(&self.options) {
-                self.adopt(options);
-            }
-        }
+        self.read_files_again();
         let result = self.connect(same_cluster);
         self.failed = result.is_err();
         if let (Ok(()), Some(open)) = (&result, &self.open) {

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{Client as RdClient, ClientContext};
 use rdkafka::config::FromClientConfigAndContext;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::Metadata;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::context::{AdminContext, Context};
-use super::{ASK, CLIENT_MAX_MESSAGE, Librdkafka};
+use super::{ASK, CLIENT_MAX_MESSAGE, Librdkafka, TIME_REFUSED};
 use crate::sink::limits::{self, Limits};
-use crate::sink::{NotReady, created, diagnosis, locked};
+use crate::sink::{NotReady, SameCluster, created, diagnosis, locked};
 
 /// By then it is mostly clear whether a broker can be reached at all.
 const FIRST_ASK: Duration = Duration::from_secs(1);
@@ -24,7 +24,52 @@ const FIRST_ASK: Duration = Duration::from_secs(1);
 /// them (control characters); a dead letter has up to 5.5 MB.
 const CREATED_MAX_MESSAGE: &str = "8388608";
 
+/// What the topics take.
+pub(super) struct Topics {
+    /// Of each topic of events.
+    pub(super) events: Vec<Limits>,
+    /// `None`: there is no topic for them.
+    pub(super) dead_letters: Option<Limits>,
+}
+
 impl Librdkafka {
+    /// Asks the brokers who they are, and what the topics take.
+    pub(super) fn ask(&mut self, same_cluster: SameCluster<'_>) -> Result<Topics, NotReady> {
+        locked(&self.shared.words).clear();
+        // Of the records themselves it is only said that they are not valid.
+        let fatal = self.open.as_ref().and_then(|open| open.producer.client().fatal_error());
+        self.time_refused |= fatal.is_some_and(|(_, why)| why.contains(TIME_REFUSED));
+        let ever = |e| self.unusable(e);
+        let admin =
+            AdminClient::from_config_and_context(&self.config, AdminContext(self.context(false))).map_err(ever)?;
+        let probe: BaseProducer<Context> =
+            BaseProducer::from_config_and_context(&self.config, self.context(false)).map_err(ever)?;
+        self.authorize(admin.inner())?;
+        self.authorize(probe.client())?;
+        // With its answer the client has the cluster's id, too; very old brokers have none.
+        self.metadata(&probe)?;
+        if let Some(id) = probe.client().fetch_cluster_id(ASK) {
+            same_cluster(&id).map_err(NotReady::Settings)?;
+        }
+        let positions_only = self.identity.as_ref().is_some_and(|identity| identity.positions_only);
+        let events = self.options.topics.iter().filter(|_| !positions_only);
+        let events = events.map(|name| self.topic(&probe, &admin, name));
+        let events: Vec<Limits> = events.collect::<Result<_, _>>()?;
+        let dead_letters = match &self.options.dead_letter_topic {
+            Some(name) if !positions_only => Some(self.topic(&probe, &admin, name)?),
+            _ => None,
+        };
+        if let Some(identity) = &self.identity {
+            self.cursor_topic(&probe, &admin, identity)?;
+        }
+        Ok(Topics { events, dead_letters })
+    }
+
+    /// No client can be made. A file may be half written just now.
+    pub(super) fn unusable(&self, e: KafkaError) -> NotReady {
+        if self.open.is_some() { NotReady::Yet(e.to_string()) } else { NotReady::Ever(e.to_string()) }
+    }
+
     /// Gives a new client its token, where there are any: it would ask for one by a callback that nobody serves yet.
     pub(super) fn authorize(&self, client: &RdClient<impl ClientContext>) -> Result<(), NotReady> {
         let Some(tokens) = &self.tokens else { return Ok(()) };

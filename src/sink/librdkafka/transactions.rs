@@ -19,7 +19,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use super::context::Context;
 use super::{ASK, Librdkafka};
 use crate::checkpoint::topic::{Entry, Key, Mark};
-use crate::sink::transaction::{Identity, POSITION, TIMEOUT, Transactions, Trouble, client_memory};
+use crate::sink::transaction::{Identity, POSITION, TIMEOUT, Transactions, Trouble, Turn, client_memory};
 use crate::sink::{NotReady, Refused};
 
 /// One call of commit or abort.
@@ -121,6 +121,10 @@ impl Librdkafka {
 }
 
 impl Transactions for Librdkafka {
+    fn turn(&mut self) -> Result<Turn, NotReady> {
+        self.take_turn()
+    }
+
     fn look(&mut self, wanted: &[Key]) -> Result<Vec<Entry>, NotReady> {
         self.read_positions(wanted)
     }

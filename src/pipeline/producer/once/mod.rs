@@ -18,8 +18,8 @@ use crate::checkpoint::Position;
 use crate::decode::batch::{Batch, Record};
 use crate::health::InFlight;
 use crate::pipeline::ledger::Ledger;
-use crate::sink::transaction::Trouble;
-use crate::sink::{Background, Delivery, End, Returned, State, Surroundings, Token};
+use crate::sink::transaction::{Trouble, Turn};
+use crate::sink::{Background, Delivery, End, NotReady, Returned, State, Surroundings, Token};
 
 /// A batch until it is committed.
 struct Held {
@@ -107,19 +107,57 @@ impl Once {
         }
     }
 
+    /// Makes the client, if it is our turn. `None`: it is not.
+    fn attempt(&mut self, around: &mut Surroundings<'_>) -> Result<Option<bool>, NotReady> {
+        let turn = self.p.sink.transactions().map_or(Ok(Turn::Ours), |transactions| transactions.turn());
+        let turn = match (self.ledger.is_claimed(), turn) {
+            (false, turn) => turn?,
+            // Its client broke: it would fence whoever works in its place.
+            (true, Ok(Turn::Others)) => return Err(self.ledger.taken_over()),
+            // As long as nobody does, it goes on, whatever the group says.
+            (true, _) => Turn::Ours,
+        };
+        self.stands_by(turn == Turn::Others);
+        match turn {
+            Turn::Ours => self.ledger.open(self.p.sink.as_mut(), around).map(Some),
+            Turn::Others => Ok(None),
+            Turn::Unknown => {
+                self.p.health.sink(Err("joining the consumer group of the instances".into()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn stands_by(&mut self, stands_by: bool) {
+        self.p.metrics.standby.set(stands_by.into());
+        match (self.p.health.stands_by(stands_by), stands_by) {
+            (false, true) => log::info!(
+                event = "standby";
+                "standby: another instance works; this one takes over when it stops or is not heard of"
+            ),
+            (true, false) => log::info!(event = "active"; "standby: it is the turn of this instance now"),
+            _ => {}
+        }
+    }
+
     /// Makes the client, at the start and after it broke. Whether the last transaction was committed.
     fn open(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<Option<bool>, End> {
         let mut said = None;
         loop {
             self.p.health.turn();
-            match self.ledger.open(self.p.sink.as_mut(), around) {
-                Ok(committed) => {
+            let mut again = PREPARE_AGAIN;
+            match self.attempt(around) {
+                Ok(None) => again = LOOK_UP,
+                Ok(Some(committed)) => {
                     self.p.is_ready(said);
                     return Ok(Some(committed));
                 }
-                Err(why) => self.p.not_ready(why, &mut said)?,
+                Err(why) => {
+                    self.stands_by(false);
+                    self.p.not_ready(why, &mut said)?;
+                }
             }
-            let until = Instant::now() + PREPARE_AGAIN;
+            let until = Instant::now() + again;
             while Instant::now() < until {
                 if self.look_around(batches) == Next::Stop || (self.p.permits.is_closed() && self.queue.is_empty()) {
                     return Ok(None);
@@ -199,6 +237,8 @@ impl Once {
     /// What is done now and then whatever else goes on: batches are taken in, and health is told.
     fn look_around(&mut self, batches: &Receiver<Batch>) -> Next {
         self.p.health.turn();
+        // To stay in the group.
+        let _ = self.p.sink.transactions().map(|transactions| transactions.turn());
         for batch in batches.try_iter() {
             self.accept(batch);
         }

@@ -80,7 +80,7 @@ pub(crate) fn firehose_relay(relay: config::Relay) -> Result<(), Failure> {
                     log::log!(
                         if level == log::Level::Info { log::Level::Warn } else { level },
                         event = "position", host = host.name;
-                        "{}: --cursor is not used, since a position is saved: without it (another --cursor-topic, or the file deleted) it would begin there",
+                        "{}: --cursor is not used, since a position is saved; atkafka cursor delete deletes it",
                         host.name
                     );
                 }
@@ -142,7 +142,7 @@ pub(crate) fn firehose_jetstream(jetstream: config::Jetstream) -> Result<(), Fai
                 if jetstream.reading.start != Start::Live {
                     log::warn!(
                         event = "position", host = host.name;
-                        "{}: --cursor is not used, since a position is saved: without it (another --cursor-topic, or the file deleted) it would begin there", host.name
+                        "{}: --cursor is not used, since a position is saved; atkafka cursor delete deletes it", host.name
                     );
                 }
             }

@@ -24,7 +24,7 @@ pub use report::{json, summary, text};
 use crate::checkpoint::file::Stored;
 use crate::checkpoint::topic::Key;
 use crate::checkpoint::{OzonePosition, SeqPosition};
-use crate::config::{Check, Command, Output, Writing};
+use crate::config::{Check, Command, CursorTopic, Output, Writing};
 use crate::http::status::Setting;
 use crate::pipeline;
 use crate::source::Start;
@@ -274,8 +274,10 @@ fn key(kind: &str, host: String, output: String) -> Key {
 
 /// `None`: they are kept in files, or nowhere.
 fn positions(writing: &Writing, keys: impl FnOnce(String) -> Vec<Key> + Send + 'static) -> Option<Positions> {
-    let (topic, output) = (writing.cursor_topic.as_ref()?.topic.clone(), output(writing));
-    Some(Positions { topic, keys: Box::new(move || keys(output)) })
+    let CursorTopic { topic, instance, .. } = writing.cursor_topic.clone()?;
+    let output = output(writing);
+    let keys = move || keys(output).into_iter().map(|key| Key { instance: instance.clone(), ..key }).collect();
+    Some(Positions { topic, keys: Box::new(keys) })
 }
 
 /// What is written, and the positions of these hosts.

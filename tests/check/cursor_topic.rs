@@ -40,6 +40,7 @@ fn of_a_broker(broker: &str) {
     assert_eq!(bridge.stop().0, Some(0));
     let there = ask(&[]);
     there.is_well(0).says("ok", "positions", &[&cursors, "compacted, takes records of up to 33554432 bytes"]);
+    ask(&["--instance-id", "blue"]).says("not checked", "identity", &["TransactionalId atkafka-blue"]);
     there.says("ok", "rights", &[&cursors, "Read"]).says("ok", "position", &["goes on from what was saved at 2"]);
 }
 

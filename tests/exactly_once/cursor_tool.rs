@@ -124,6 +124,25 @@ fn a_change_ends_the_instance_that_runs() {
     }
 }
 
+/// A standby goes on from where the position was set to.
+#[test]
+fn a_change_hands_over_to_the_standby() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let relay = Relay::start(looped(200_000)).expect("a relay");
+    let place = Place::new(&broker, "cursor-standby");
+    let flags = ["--delivery", "exactly-once", "--standby", "--takeover-after", "6s", "--instance-id", &place.topic];
+    let mut first = place.relay(&relay, &flags);
+    first.wait_delivered(2_000, SOON);
+    let second = place.relay(&relay, &flags);
+    second.wait("a standby", SOON, |b| b.metric("atkafka_standby") == 1.0);
+    let (code, out, err) = place.cursor(&["set", "--to", "1000", "--instance-id", &place.topic]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains(&format!("the transactional id atkafka-{} is fenced", place.topic)), "{out}");
+    assert_eq!(first.end(SOON).code(), Some(1), "{}", first.log().join("\n"));
+    second.wait("it goes on", SOON, |b| b.log_contains("going on behind the saved seq 1000"));
+    second.wait_delivered(2_000, SOON);
+}
+
 #[test]
 fn of_several_positions_in_a_topic_one_is_chosen() {
     let Some(broker) = broker(KAFKA) else { return };

@@ -33,8 +33,10 @@ pub struct Place {
 
 struct Slot {
     place: Place,
-    /// The newest value that we have written, or taken over.
+    /// The newest committed value.
     value: Option<Vec<u8>>,
+    /// What the transaction has that is not known to be committed.
+    written: Option<Vec<u8>>,
 }
 
 /// See the module.
@@ -50,6 +52,8 @@ pub struct Ledger {
     routes: Vec<String>,
     /// The positions are ours, as far as we know.
     claimed: bool,
+    /// [`GRACE`], but for tests of thousands of broken clients.
+    pub(super) grace: Duration,
 }
 
 impl Ledger {
@@ -58,12 +62,13 @@ impl Ledger {
         Ledger {
             topic: topic.into(),
             keys: places.iter().flatten().map(|place| place.key.clone()).collect(),
-            slots: places.into_iter().map(|place| Some(Slot { place: place?, value: None })).collect(),
+            slots: places.into_iter().map(|place| Some(Slot { place: place?, value: None, written: None })).collect(),
             run: format!("{:016x}", fastrand::u64(..)),
             number: 0,
             cluster: None,
             routes: routes.to_vec(),
             claimed: false,
+            grace: GRACE,
         }
     }
 
@@ -86,7 +91,7 @@ impl Ledger {
     /// writing them again; later it finds out whether the last transaction was committed, and gives that.
     pub fn open(&mut self, sink: &mut dyn Sink, around: &mut Surroundings<'_>) -> Result<bool, NotReady> {
         if self.claimed {
-            std::thread::sleep(GRACE);
+            std::thread::sleep(self.grace);
             // Before we fence anybody: whoever has taken over goes on undisturbed.
             self.outcome(&look(sink, &self.keys)?)?;
         }
@@ -132,9 +137,19 @@ impl Ledger {
         Ok(true)
     }
 
-    fn outcome(&self, entries: &[Entry]) -> Result<bool, NotReady> {
+    /// The positions of the last [`Ledger::save`] are committed.
+    pub fn committed(&mut self) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.value = slot.written.take().or(slot.value.take());
+        }
+    }
+
+    fn outcome(&mut self, entries: &[Entry]) -> Result<bool, NotReady> {
         match topic::outcome(entries, &self.keys, &self.run, self.number) {
-            Outcome::Committed => Ok(true),
+            Outcome::Committed => {
+                self.committed();
+                Ok(true)
+            }
             Outcome::Aborted => Ok(false),
             Outcome::TakenOver => Err(self.taken_over()),
         }
@@ -216,10 +231,11 @@ impl Ledger {
     }
 
     /// Puts the positions that have moved into the open transaction, by source. Each transaction has one at least, by which its
-    /// outcome can be found.
+    /// outcome can be found; where none has moved, that is a committed one. To be followed by [`Ledger::committed`] once it is.
     pub fn save(&mut self, sink: &mut dyn Sink, moved: &[(usize, Position)]) -> Result<(), Refused> {
         self.number += 1;
         let mark = Mark { run: self.run.clone(), number: self.number };
+        self.slots.iter_mut().flatten().for_each(|slot| slot.written = None);
         let transactions = sink.transactions().ok_or_else(|| Refused::Error("no transactions".into()))?;
         let mut written = false;
         for (source, position) in moved {
@@ -227,7 +243,7 @@ impl Ledger {
             let key = &slot.place.key;
             let value = topic::value(key, self.cluster.as_deref(), &self.routes, position).map_err(Refused::Error)?;
             transactions.save(&key.bytes(), Some(&value), &mark)?;
-            slot.value = Some(value);
+            slot.written = Some(value);
             written = true;
         }
         match self.slots.iter().flatten().next() {

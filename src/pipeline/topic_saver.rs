@@ -189,7 +189,10 @@ impl TopicSaver {
         // Reports say nothing that the commit does not say.
         let _ = self.sink.poll(&mut Vec::new());
         let committed = match written {
-            Ok(()) => true,
+            Ok(()) => {
+                self.ledger.committed();
+                true
+            }
             Err(Trouble::Lost(why)) => {
                 log::warn!(
                     at_most = 10, event = "not_saved", topic = self.ledger.topic(), error = why;

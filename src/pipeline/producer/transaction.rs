@@ -171,6 +171,13 @@ impl Plan {
         culprit
     }
 
+    /// The client is gone, and the transaction is to be sent again from batch `first` on. Not all reports may have come, so that
+    /// a record which seems to be refused alone may be one of many: what was refused shows again.
+    pub fn lost(&mut self, first: u64) {
+        self.refused.clear();
+        self.aborted(first);
+    }
+
     /// The transaction is committed; `first` is the first batch behind it.
     pub fn committed(&mut self, first: u64) {
         self.begun = None;

@@ -54,6 +54,7 @@ impl Once {
                 Err(Trouble::Lost(why)) => return self.lost(&why, batches, around),
             }
         }
+        self.ledger.committed();
         self.p.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
         self.committed(whole);
         Ok(Next::On)
@@ -165,8 +166,8 @@ impl Once {
             Some(true) if self.saving => self.committed(whole),
             Some(_) => {
                 self.p.metrics.transactions_aborted.inc();
-                self.collect()?;
-                self.restart();
+                self.plan.lost(self.first);
+                self.again();
             }
         }
         Ok(Next::On)

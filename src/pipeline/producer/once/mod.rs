@@ -286,7 +286,8 @@ impl Once {
 
     fn is_due(&self) -> bool {
         let (batch, index) = self.at;
-        if !self.plan.is_open() || index > 0 {
+        // Never with nothing in it: the output may have taken none of the first batch yet.
+        if !self.plan.is_open() || index > 0 || batch == 0 {
             return false;
         }
         let ending = (self.finished || self.p.permits.is_closed()) && batch == self.queue.len();
@@ -316,3 +317,6 @@ fn kept(held: &Held) -> usize {
         + held.letters.iter().map(letter).sum::<usize>()
         + held.batch.position.as_ref().map_or(0, Position::bytes)
 }
+
+#[cfg(test)]
+mod tests;

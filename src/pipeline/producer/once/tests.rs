@@ -92,6 +92,7 @@ fn schedule(seed: u64) {
         reports: VecDeque::new(),
         open: None,
         is_lost: false,
+        claimed: false,
         told_all: false,
         wake: None,
         rng,

@@ -78,6 +78,8 @@ pub(super) struct Scripted {
     pub(super) reports: VecDeque<Delivery>,
     pub(super) open: Option<Open>,
     pub(super) is_lost: bool,
+    /// A record was sent, which is only after the positions are ours.
+    pub(super) claimed: bool,
     /// The next poll gives all reports.
     pub(super) told_all: bool,
     pub(super) wake: Option<Sender<()>>,
@@ -148,12 +150,12 @@ impl Scripted {
         world.check();
     }
 
-    /// The client breaks; sometimes because another instance has fenced it, once there is something to take over.
+    /// The client breaks; sometimes because another instance has fenced it, once the positions are ours.
     fn lose(&mut self) -> Trouble {
         self.is_lost = true;
         let fenced = self.chance(self.odds.taken_over);
         let mut world = self.world.lock().expect("no panic");
-        if fenced && !world.positions.is_empty() {
+        if fenced && self.claimed {
             let mine = world.positions.iter().map(|entry| entry.key.clone()).collect::<Vec<_>>();
             for key in mine {
                 let value = world.positions.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.clone());
@@ -165,6 +167,7 @@ impl Scripted {
         }
         drop(world);
         if fenced {
+            // Fencing ends what is open.
             self.open = None;
         }
         Trouble::Lost("scripted".into())
@@ -207,6 +210,7 @@ impl Sink for Scripted {
 
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused> {
         assert!(self.open.is_some() || self.is_lost, "sent outside of a transaction");
+        self.claimed = true;
         if self.is_lost {
             return Err(Refused::Broken);
         }

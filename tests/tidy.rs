@@ -42,8 +42,13 @@ fn rust_files(dir: &str) -> Vec<PathBuf> {
     files
 }
 
-/// The code of a file line by line, with its numbers: without comments, and without its tests, which stand at its end.
+/// The code of a file line by line, with its numbers: without comments, and without its tests, which stand at its end or in
+/// files of their own.
 fn code(path: &Path) -> Vec<(usize, String)> {
+    let is_test = name(path).starts_with("src/") && path.components().any(|part| part.as_os_str() == "tests");
+    if is_test || path.file_name().is_some_and(|name| name == "tests.rs") {
+        return Vec::new();
+    }
     let text = read(path);
     let tests = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
     assert!(!text[..tests].contains("#[cfg(test)]"), "{}: a test part that this does not know", path.display());

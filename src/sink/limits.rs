@@ -53,10 +53,26 @@ pub struct Unknown {
     pub is_silence: bool,
 }
 
-/// Asks the brokers for the limits of a topic.
-pub fn read<C: ClientContext>(admin: &AdminClient<C>, topic: &str) -> Result<Limits, Unknown> {
-    let resource = describe(admin, &ResourceSpecifier::Topic(topic))?;
-    of(&resource).ok_or_else(|| Unknown { text: "the answer does not name it".into(), is_silence: false })
+/// Asks the brokers for the limits of topics, in one request. The answers are in the order of the topics.
+pub fn read<C: ClientContext>(
+    admin: &AdminClient<C>,
+    topics: &[&str],
+) -> Result<Vec<Result<Limits, Unknown>>, Unknown> {
+    let what: Vec<ResourceSpecifier<'_>> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+    let options = AdminOptions::new().request_timeout(Some(ASK));
+    let answers = pollster::block_on(admin.describe_configs(&what, &options))
+        .map_err(|e| Unknown { text: e.to_string(), is_silence: true })?;
+    let said = |text: String| Unknown { text, is_silence: false };
+    let mut all: Vec<_> = answers
+        .into_iter()
+        .map(|answer| {
+            let resource = answer.map_err(|code| said(code.to_string()))?;
+            of(&resource).ok_or_else(|| said("the answer does not name it".into()))
+        })
+        .collect();
+    // Each has one, whatever the broker does.
+    all.resize_with(topics.len(), || Err(said("no answer".into())));
+    Ok(all)
 }
 
 /// Asks the brokers for the settings of a topic, or of a broker.

@@ -12,7 +12,8 @@ use crate::sink::{End, Refused, Returned, Token, Topic};
 impl Run {
     /// Hands records to the sink, as many as may be sent and it takes: first those that came back.
     pub(super) fn send(&mut self) -> Result<(), End> {
-        if !self.aside.is_empty() && self.flow.allowance() > 0 {
+        // Not while little may be sent: a try may take long, where the topic does not exist.
+        if !self.aside.is_empty() && self.flow.is_free() {
             self.again.extend(self.aside.due(Instant::now()));
         }
         while self.flow.allowance() > 0 {

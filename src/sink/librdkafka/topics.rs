@@ -2,6 +2,7 @@
 //!
 //! The producer thread runs it. It sends no record.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::context::{AdminContext, Context};
 use super::{ASK, CLIENT_MAX_MESSAGE, Librdkafka, TIME_REFUSED};
-use crate::sink::limits::{self, Limits};
+use crate::sink::limits::{self, Limits, Unknown};
 use crate::sink::{NotReady, SameCluster, created, diagnosis, locked};
 
 /// By then it is mostly clear whether a broker can be reached at all.
@@ -47,18 +48,15 @@ impl Librdkafka {
         self.authorize(admin.inner())?;
         self.authorize(probe.client())?;
         // With its answer the client has the cluster's id, too; very old brokers have none.
-        self.metadata(&probe)?;
+        let metadata = self.metadata(&probe)?;
         if let Some(id) = probe.client().fetch_cluster_id(ASK) {
             same_cluster(&id).map_err(NotReady::Settings)?;
         }
         let positions_only = self.identity.as_ref().is_some_and(|identity| identity.positions_only);
-        let events = self.options.topics.iter().filter(|_| !positions_only);
-        let events = events.map(|name| self.topic(&probe, &admin, name));
-        let events: Vec<Limits> = events.collect::<Result<_, _>>()?;
-        let dead_letters = match &self.options.dead_letter_topic {
-            Some(name) if !positions_only => Some(self.topic(&probe, &admin, name)?),
-            _ => None,
-        };
+        let names = self.options.topics.iter().chain(&self.options.dead_letter_topic).filter(|_| !positions_only);
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        let mut events = if names.is_empty() { Vec::new() } else { self.topics(&probe, &admin, &metadata, &names)? };
+        let dead_letters = if events.len() > self.options.topics.len() { events.pop() } else { None };
         if let Some(identity) = &self.identity {
             self.cursor_topic(&probe, &admin, identity)?;
         }
@@ -125,55 +123,75 @@ impl Librdkafka {
         Err(self.yet(&format!("no answer from {}: {error}", self.options.servers.join(",")), &[]))
     }
 
-    /// What the topic takes, after making the topic where it is absent and may be made.
-    pub(super) fn topic(
+    /// What these topics take, in their order, after making those that are absent and may be made: one request of each kind
+    /// for all of them.
+    pub(super) fn topics(
         &self,
         probe: &BaseProducer<Context>,
         admin: &AdminClient<AdminContext>,
-        name: &str,
-    ) -> Result<Limits, NotReady> {
-        let metadata = self.metadata(probe)?;
+        metadata: &Metadata,
+        names: &[&str],
+    ) -> Result<Vec<Limits>, NotReady> {
         let brokers: Vec<String> = metadata.brokers().iter().map(|b| format!("{}:{}", b.host(), b.port())).collect();
-        if !metadata.topics().iter().any(|t| t.name() == name) {
-            self.create(probe, admin, name, &brokers)?;
-        }
-        match limits::read(admin, name) {
-            Ok(limits) => Ok(limits),
-            Err(why) => {
-                // Where nobody answered, it may be that no broker can be reached at the address that it goes by.
-                let words = locked(&self.shared.words).clone();
-                if why.is_silence
-                    && let Some(line) = diagnosis::of(&self.client, &words, &brokers)
-                {
-                    return Err(NotReady::Yet(line));
-                }
-                // Not again for each client that is made.
-                let is_new = self.said_unknown.borrow_mut().insert(name.to_string());
-                let level = if is_new { log::Level::Warn } else { log::Level::Debug };
-                log::log!(
-                    level, event = "limits_unknown", topic = name, error = why.text;
-                    "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
-                    why.text
-                );
-                let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
-                // Which times it takes is not known, but that it takes the present one.
-                Ok(if self.time_refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown })
+        let is_there = |name: &&str| metadata.topics().iter().any(|t| t.name() == *name);
+        let mut absent: Vec<&str> = names.iter().copied().filter(|name| !is_there(name)).collect();
+        absent.sort_unstable();
+        absent.dedup();
+        if !absent.is_empty() {
+            match self.create(probe, admin, &absent, &brokers) {
+                // One that was there before: its records wait until it is again, and those of the others do not.
+                Err(NotReady::Yet(why)) if self.open.is_some() && absent.len() < names.len() => log::debug!("{why}"),
+                other => other?,
             }
         }
+        let silence = |why: &str| {
+            // Where nobody answered, it may be that no broker can be reached at the address that it goes by.
+            let words = locked(&self.shared.words).clone();
+            diagnosis::of(&self.client, &words, &brokers).ok_or_else(|| why.to_string())
+        };
+        let answers = match limits::read(admin, names) {
+            Ok(answers) => answers,
+            Err(unknown) => match silence(&unknown.text) {
+                Ok(line) => return Err(NotReady::Yet(line)),
+                Err(text) => names.iter().map(|_| Err(Unknown { text: text.clone(), is_silence: true })).collect(),
+            },
+        };
+        Ok(names
+            .iter()
+            .zip(answers)
+            .map(|(name, answer)| answer.unwrap_or_else(|why| self.unknown(name, &why)))
+            .collect())
     }
 
-    /// How many partitions a topic has that was just made: the brokers may need a moment to know it. `None`: not known by then.
-    fn partitions(&self, probe: &BaseProducer<Context>, name: &str) -> Option<usize> {
+    /// What is taken for the limits of a topic that cannot be read.
+    fn unknown(&self, name: &str, why: &Unknown) -> Limits {
+        // Not again for each client that is made.
+        let is_new = self.said_unknown.borrow_mut().insert(name.to_string());
+        let level = if is_new { log::Level::Warn } else { log::Level::Debug };
+        log::log!(
+            level, event = "limits_unknown", topic = name, error = why.text;
+            "the limits of topic {name} cannot be read ({}): records of any size and time are sent, and the broker decides; the right DescribeConfigs on the topic lets atkafka know them",
+            why.text
+        );
+        let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
+        // Which times it takes is not known, but that it takes the present one.
+        if self.time_refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown }
+    }
+
+    /// How many partitions topics have that were just made: the brokers may need a moment to know it. Without those of which it
+    /// is not known by then.
+    fn partitions(&self, probe: &BaseProducer<Context>, names: &[&str]) -> HashMap<String, usize> {
         let until = Instant::now() + FIRST_ASK;
-        while Instant::now() < until {
-            let metadata = probe.client().fetch_metadata(Some(name), FIRST_ASK).ok()?;
-            let found = metadata.topics().iter().find(|t| t.name() == name).map_or(0, |t| t.partitions().len());
-            if found > 0 {
-                return Some(found);
+        let mut found = HashMap::new();
+        while Instant::now() < until && found.len() < names.len() {
+            let Ok(metadata) = probe.client().fetch_metadata(None, FIRST_ASK) else { break };
+            let made = metadata.topics().iter().filter(|t| names.contains(&t.name()) && !t.partitions().is_empty());
+            found.extend(made.map(|t| (t.name().to_string(), t.partitions().len())));
+            if found.len() < names.len() {
+                std::thread::sleep(Duration::from_millis(50));
             }
-            std::thread::sleep(Duration::from_millis(50));
         }
-        None
+        found
     }
 
     /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
@@ -181,39 +199,56 @@ impl Librdkafka {
     pub(super) fn limits_now(&self, name: &str) -> Option<Limits> {
         let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
         self.authorize(admin.inner()).ok()?;
-        limits::read(&admin, name).ok()
+        limits::read(&admin, &[name]).ok()?.pop()?.ok()
     }
 
     fn create(
         &self,
         probe: &BaseProducer<Context>,
         admin: &AdminClient<AdminContext>,
-        name: &str,
+        names: &[&str],
         brokers: &[String],
     ) -> Result<(), NotReady> {
         let new = &self.options.new_topic;
+        let all = names.join(", ");
+        let (noun, verb) = if names.len() == 1 { ("topic", "does") } else { ("topics", "do") };
         if !new.create {
-            return Err(NotReady::Yet(format!("topic {name} does not exist, and --no-create-topic is given")));
+            return Err(NotReady::Yet(format!("{noun} {all} {verb} not exist, and --no-create-topic is given")));
         }
-        let topic =
-            NewTopic::new(name, new.partitions.unwrap_or(-1), TopicReplication::Fixed(new.replication.unwrap_or(-1)))
-                .set("max.message.bytes", CREATED_MAX_MESSAGE);
+        let topics: Vec<NewTopic<'_>> = names
+            .iter()
+            .map(|name| {
+                NewTopic::new(
+                    name,
+                    new.partitions.unwrap_or(-1),
+                    TopicReplication::Fixed(new.replication.unwrap_or(-1)),
+                )
+                .set("max.message.bytes", CREATED_MAX_MESSAGE)
+            })
+            .collect();
         let options = AdminOptions::new().request_timeout(Some(ASK)).operation_timeout(Some(ASK));
-        let answer = pollster::block_on(admin.create_topics([&topic], &options))
-            .map_err(|e| self.yet(&format!("topic {name} cannot be created: {e}"), brokers))?;
-        match answer.into_iter().next() {
-            Some(Ok(_)) => {
-                log::info!(
-                    event = "topic_created", topic = name;
-                    "{}", created(name, self.partitions(probe, name), new.partitions.is_none())
-                );
-                Ok(())
+        let answers = pollster::block_on(admin.create_topics(&topics, &options))
+            .map_err(|e| self.yet(&format!("{noun} {all} cannot be created: {e}"), brokers))?;
+        let (mut made, mut failed) = (Vec::new(), None);
+        for answer in &answers {
+            match answer {
+                Ok(name) => made.push(name.as_str()),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    failed.get_or_insert_with(|| format!("topic {name} does not exist and cannot be created: {code}"));
+                }
             }
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => {
-                Err(NotReady::Yet(format!("topic {name} does not exist and cannot be created: {code}")))
-            }
-            None => Err(NotReady::Yet(format!("no answer about topic {name}"))),
         }
+        let partitions = if made.is_empty() { HashMap::new() } else { self.partitions(probe, &made) };
+        for name in made {
+            log::info!(
+                event = "topic_created", topic = name;
+                "{}", created(name, partitions.get(name).copied(), new.partitions.is_none())
+            );
+        }
+        if answers.len() < names.len() {
+            failed.get_or_insert_with(|| format!("no answer about some of the topics {all}"));
+        }
+        failed.map_or(Ok(()), |why| Err(NotReady::Yet(why)))
     }
 }

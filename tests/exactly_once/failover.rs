@@ -12,7 +12,7 @@ use sonic_rs::JsonValueTrait;
 use crate::cluster::Cluster;
 use crate::oracle::compare;
 use crate::support::*;
-use crate::{Place, SOON, TRAFFIC, end, looped};
+use crate::{Place, SOON, TRAFFIC, create_topic, end, looped};
 
 const FRAMES: u64 = 30_000;
 /// So many are there for the first instance: some are left for whoever takes over, however slow the machine is.
@@ -197,6 +197,20 @@ fn what_cannot_stand_by_is_refused_with_the_reason() {
     }
     let (code, _, err) = run(&["firehose", "relay", "--standby"], &[]);
     assert!(code == Some(2) && err.contains("--standby: needs --bootstrap-servers"), "{err}");
+}
+
+/// Each of two instances would have one partition, and take itself for the one that works.
+#[test]
+fn a_standby_needs_a_cursor_topic_of_one_partition() {
+    let Some(broker) = broker(KAFKA) else { return };
+    let (relay, place) = (relay(), Place::new(&broker, "standby-partitions"));
+    create_topic(&broker, &format!("{}.cursor", place.topic), 2, &[("cleanup.policy", "compact")]);
+    let mut bridge = place.relay(&relay, STANDBY);
+    assert_eq!(bridge.end(SOON).code(), Some(2), "{}", bridge.log().join("\n"));
+    assert!(bridge.log_contains("has 2 partitions"), "{}", bridge.log().join("\n"));
+    // Without a standby only the first one is used.
+    let bridge = place.relay(&relay, &["--delivery", "exactly-once"]);
+    bridge.wait_delivered(1_000, SOON);
 }
 
 /// The broker that coordinates `id`, which is a group or a transactional id: the leader of a partition of `topic`.

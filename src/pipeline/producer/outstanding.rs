@@ -1,9 +1,12 @@
 //! What was handed to the sink and is not settled: each record has a number, in the order in which it was sent first. A
 //! value of the producer's thread; it does not send.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::sink::Token;
+
+/// Longer than this the list does not grow behind records that are not settled for long. Above what one source has in flight.
+const LISTED: usize = 1 << 18;
 
 /// Whose record it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +25,8 @@ pub struct Outstanding {
     first: Token,
     /// Owner and time, in milliseconds since 1970, of each. `None`: settled.
     list: VecDeque<Option<(Owner, i64)>>,
+    /// Those before the list that are not settled: the topic of one may refuse for hours, while others go on.
+    before: BTreeMap<Token, (Owner, i64)>,
 }
 
 impl Outstanding {
@@ -33,25 +38,47 @@ impl Outstanding {
     /// The sink has taken the next record.
     pub fn add(&mut self, owner: Owner, time_ms: i64) {
         self.list.push_back(Some((owner, time_ms)));
+        if self.list.len() > LISTED {
+            if let Some(Some(first)) = self.list.pop_front() {
+                self.before.insert(self.first, first);
+            }
+            self.first = self.first.wrapping_add(1);
+            self.skip();
+        }
     }
 
-    /// The time of a record that is not settled. librdkafka does not give it back with a record that failed.
-    pub fn time_ms(&self, token: Token) -> Option<i64> {
-        self.list.get(token.wrapping_sub(self.first))?.map(|(_, time_ms)| time_ms)
-    }
-
-    /// Whether the record is done with.
-    pub fn is_settled(&self, token: Token) -> bool {
-        !matches!(self.list.get(token.wrapping_sub(self.first)), Some(Some(_)))
-    }
-
-    /// The record is done with. Gives its owner; `None` for a report that comes again.
-    pub fn settle(&mut self, token: Token) -> Option<Owner> {
-        let settled = self.list.get_mut(token.wrapping_sub(self.first))?.take();
+    /// The list begins with a record that is not settled.
+    fn skip(&mut self) {
         while let Some(None) = self.list.front() {
             self.list.pop_front();
             self.first = self.first.wrapping_add(1);
         }
+    }
+
+    fn get(&self, token: Token) -> Option<&(Owner, i64)> {
+        match self.list.get(token.wrapping_sub(self.first)) {
+            Some(listed) => listed.as_ref(),
+            None => self.before.get(&token),
+        }
+    }
+
+    /// The time of a record that is not settled. librdkafka does not give it back with a record that failed.
+    pub fn time_ms(&self, token: Token) -> Option<i64> {
+        self.get(token).map(|(_, time_ms)| *time_ms)
+    }
+
+    /// Whether the record is done with.
+    pub fn is_settled(&self, token: Token) -> bool {
+        self.get(token).is_none()
+    }
+
+    /// The record is done with. Gives its owner; `None` for a report that comes again.
+    pub fn settle(&mut self, token: Token) -> Option<Owner> {
+        let settled = match self.list.get_mut(token.wrapping_sub(self.first)) {
+            Some(listed) => listed.take(),
+            None => self.before.remove(&token),
+        };
+        self.skip();
         settled.map(|(owner, _)| owner)
     }
 }
@@ -79,5 +106,22 @@ mod tests {
         assert_eq!(all.settle(tokens[0]), None, "a late second report");
         assert_eq!(all.next(), 5);
         assert_eq!(all.settle(99), None, "a number that was never given");
+    }
+
+    /// One topic refuses for hours, and its record stays at the front.
+    #[test]
+    fn a_record_that_waits_for_long_does_not_keep_those_behind_it() {
+        let mut all = Outstanding::default();
+        let owner = Owner { source: 0, ordinal: 0, topic: Some(0) };
+        all.add(owner, 41);
+        for _ in 0..3 * LISTED {
+            let token = all.next();
+            all.add(Owner { source: 1, ..owner }, 1);
+            assert!(all.settle(token).is_some());
+        }
+        assert!(all.list.len() <= LISTED && all.before.len() <= 1, "{} {}", all.list.len(), all.before.len());
+        assert!(!all.is_settled(0) && all.is_settled(1) && all.is_settled(3 * LISTED));
+        assert_eq!((all.time_ms(0), all.settle(0), all.settle(0)), (Some(41), Some(owner), None));
+        assert_eq!(all.next(), 3 * LISTED + 1);
     }
 }

@@ -4,9 +4,11 @@
 //! says is the matter of [`crate::checkpoint::topic`].
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::bindings::{rd_kafka_get_watermark_offsets, rd_kafka_resp_err_t};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -74,8 +76,16 @@ impl Librdkafka {
         identity: &Identity,
     ) -> Result<(), NotReady> {
         let name = &identity.cursor_topic;
-        if !self.metadata(probe)?.topics().iter().any(|topic| topic.name() == name) {
-            self.create_cursor_topic(admin, name)?;
+        match self.metadata(probe)?.topics().iter().find(|topic| topic.name() == name) {
+            None => self.create_cursor_topic(admin, name)?,
+            Some(topic) if topic.partitions().len() > 1 && identity.takeover_after.is_some() => {
+                // Each of two instances would get one, and take itself for the one that works.
+                return Err(NotReady::Settings(format!(
+                    "--standby: topic {name} has {} partitions, and whoever has its only one works: give another --cursor-topic, which is created with one",
+                    topic.partitions().len()
+                )));
+            }
+            Some(_) => {}
         }
         let options = AdminOptions::new().request_timeout(Some(ASK));
         let unknown = match pollster::block_on(admin.describe_configs([&ResourceSpecifier::Topic(name)], &options)) {
@@ -187,7 +197,9 @@ impl Librdkafka {
                         found(message.offset(), entry(key, &message));
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(KafkaError::PartitionEOF(_))) if high_watermark(&consumer, topic) >= end => return Ok(()),
+                // A leader that was only just chosen may not know yet how far the records are that it has.
+                Some(Err(KafkaError::PartitionEOF(_))) => {}
                 Some(Err(e)) if is_of_the_group(&e) => {}
                 Some(Err(e)) => return Err(failed(e)),
                 None if heard.elapsed() > SILENCE => {
@@ -216,6 +228,17 @@ impl Librdkafka {
         self.authorize(consumer.client())?;
         Ok(consumer)
     }
+}
+
+/// The high watermark of the first partition, as the last fetch had it; 0 before there was one.
+fn high_watermark(consumer: &BaseConsumer<Reading>, topic: &str) -> i64 {
+    let Ok(topic) = CString::new(topic) else { return 0 };
+    let (mut low, mut high) = (0, 0);
+    // SAFETY: the client and the text live until the call returns, which writes two numbers of ours.
+    let code = unsafe {
+        rd_kafka_get_watermark_offsets(consumer.client().native_ptr(), topic.as_ptr(), 0, &raw mut low, &raw mut high)
+    };
+    if code == rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR { high } else { 0 }
 }
 
 fn entry(key: Key, message: &BorrowedMessage<'_>) -> Entry {

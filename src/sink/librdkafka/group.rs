@@ -30,6 +30,8 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const HANGS: Duration = Duration::from_secs(300);
 /// To leave, a member waits for a rebalance that is under way, but no longer.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Between two questions which partitions there are.
+const REFRESH_MS: &str = "5000";
 /// Between two looks at the files of certificates and secrets.
 const LOOK: Duration = Duration::from_secs(2);
 
@@ -102,9 +104,13 @@ impl Member {
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "latest")
             .set("statistics.interval.ms", "0")
+            // Whoever assigns the partition may not know yet of a topic that was only just created, and gives it to nobody.
+            .set("topic.metadata.refresh.interval.ms", REFRESH_MS)
             // With it the place would be kept for a member that has left.
             .remove("group.instance.id")
             .remove("transactional.id");
+        // Before they are used, so that a change meanwhile shows.
+        let seen = sink.files.look();
         let seat = Seat { context: sink.context(false), turn: Mutex::new(Turn::Unknown) };
         let consumer = BaseConsumer::from_config_and_context(&config, seat)
             .map_err(|e| NotReady::Ever(format!("no member of the group {}: {e}", identity.transactional_id)))?;
@@ -112,7 +118,7 @@ impl Member {
         consumer
             .subscribe(&[&identity.cursor_topic])
             .map_err(|e| NotReady::Ever(format!("no member of the group {}: {e}", identity.transactional_id)))?;
-        Ok(Member { consumer, seen: sink.seen.clone(), looked: Instant::now(), trouble: None })
+        Ok(Member { consumer, seen, looked: Instant::now(), trouble: None })
     }
 
     /// Serves what has come since the last call. Hardly waits.

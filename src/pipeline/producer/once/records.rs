@@ -125,7 +125,10 @@ impl Once {
         self.p.sink.poll(&mut done)?;
         for Delivery { token, result } in done.drain(..) {
             if token == POSITION {
-                if let Err(failure) = result {
+                // One that comes while none is on its way is of a client that broke.
+                if let Err(failure) = result
+                    && self.saving
+                {
                     self.failed.get_or_insert(Some(format!("a position is not taken: {}", failure.error)));
                 }
                 continue;

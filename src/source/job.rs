@@ -4,6 +4,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use super::buffer::Buffer;
 use crate::atproto::frame::Kind;
 use crate::checkpoint::Position;
 
@@ -55,7 +56,7 @@ pub const BYTES: usize = 128 << 10;
 #[derive(Default)]
 pub struct Frames {
     /// All messages, one after the other.
-    pub bytes: Vec<u8>,
+    pub bytes: Buffer,
     /// Where each of them stands.
     pub list: Vec<FrameAt>,
     /// Bytes of the last hand-over: the next one will need as much.
@@ -73,7 +74,7 @@ impl Frames {
     /// Appends a message.
     pub fn push(&mut self, bytes: &[u8], seen: Seen) {
         if self.list.is_empty() {
-            self.bytes.reserve(bytes.len().max(self.usual));
+            self.bytes = Buffer::with_room(bytes.len().max(self.usual));
             self.since = Some(Instant::now());
         }
         let start = self.bytes.len();

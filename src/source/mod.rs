@@ -3,6 +3,7 @@
 //! the judgement of what is new; they know neither events nor outputs. Each runs on a thread of its own.
 
 pub mod backoff;
+pub mod buffer;
 pub mod diagnosis;
 mod gaps;
 pub mod jetstream;

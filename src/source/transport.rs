@@ -19,6 +19,8 @@ use crate::client::{dial, proxy};
 const CONNECT: Duration = Duration::from_secs(15);
 /// How often a wait looks whether it should end.
 const LOOK_UP: Duration = Duration::from_millis(200);
+/// Bytes that one system call reads below TLS: some frames of a relay, each of which is a TLS record or more.
+const AHEAD: usize = 32 << 10;
 /// Bytes of a proxy's answer.
 const MAX_HEAD: usize = 16 << 10;
 
@@ -27,14 +29,40 @@ const MAX_HEAD: usize = 16 << 10;
 pub struct Heard {
     tcp: TcpStream,
     last_byte: Rc<Cell<Instant>>,
+    /// Below TLS, which asks for the header and the body of each record by itself: what one system call gave, of which
+    /// `ahead[at..end]` was not asked for yet. Empty without TLS.
+    ahead: Box<[u8]>,
+    at: usize,
+    end: usize,
+}
+
+impl Heard {
+    fn new(tcp: TcpStream, last_byte: Rc<Cell<Instant>>) -> Heard {
+        Heard { tcp, last_byte, ahead: Box::default(), at: 0, end: 0 }
+    }
+
+    /// Whether something was read that was not asked for yet.
+    fn is_ahead(&self) -> bool {
+        self.at < self.end
+    }
 }
 
 impl Read for Heard {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.tcp.read(buf)?;
-        if n > 0 {
-            self.last_byte.set(Instant::now());
+        if !self.is_ahead() {
+            let direct = self.ahead.is_empty();
+            let n = self.tcp.read(if direct { &mut *buf } else { &mut self.ahead })?;
+            if n > 0 {
+                self.last_byte.set(Instant::now());
+            }
+            if direct {
+                return Ok(n);
+            }
+            (self.at, self.end) = (0, n);
         }
+        let n = buf.len().min(self.end - self.at);
+        buf[..n].copy_from_slice(&self.ahead[self.at..self.at + n]);
+        self.at += n;
         Ok(n)
     }
 }
@@ -54,7 +82,39 @@ pub enum Transport {
     /// TCP alone.
     Plain(Heard),
     /// Twice, where the proxy speaks TLS as well.
-    Tls(Box<TlsStream<Transport>>),
+    Tls(Box<Secured>),
+}
+
+/// TLS over a transport.
+#[derive(Debug)]
+pub struct Secured {
+    stream: TlsStream<Transport>,
+    /// Came behind bytes that were given before it.
+    failed: Option<io::Error>,
+}
+
+impl Secured {
+    /// OpenSSL gives one record at a time. As long as others are here, they are part of the same read: who reads pays for each
+    /// call, whatever it gives.
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        let mut n = self.stream.read(buf)?;
+        while n > 0 && n < buf.len() && self.stream.get_ref().is_ahead() {
+            match self.stream.read(&mut buf[n..]) {
+                // The end comes again with the next read.
+                Ok(0) => break,
+                Ok(more) => n += more,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => {
+                    self.failed = Some(e);
+                    break;
+                }
+            }
+        }
+        Ok(n)
+    }
 }
 
 impl Read for Transport {
@@ -70,23 +130,40 @@ impl Write for Transport {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Transport::Plain(s) => s.write(buf),
-            Transport::Tls(s) => s.write(buf),
+            Transport::Tls(s) => s.stream.write(buf),
         }
     }
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Transport::Plain(s) => s.flush(),
-            Transport::Tls(s) => s.flush(),
+            Transport::Tls(s) => s.stream.flush(),
         }
     }
 }
 
 impl Transport {
+    /// Reads ahead from now on: TLS is spoken over it.
+    fn read_ahead(&mut self) {
+        match self {
+            Transport::Plain(s) if s.ahead.is_empty() => s.ahead = vec![0; AHEAD].into(),
+            // TLS over TLS: the records of the inner one come in those of the outer one, which reads ahead already.
+            _ => {}
+        }
+    }
+
+    /// Whether something was read ahead.
+    fn is_ahead(&self) -> bool {
+        match self {
+            Transport::Plain(s) => s.is_ahead(),
+            Transport::Tls(s) => s.stream.get_ref().is_ahead(),
+        }
+    }
+
     /// The host's certificate, as DER. `None` without TLS.
     pub fn certificate(&self) -> Option<Vec<u8>> {
         match self {
             Transport::Plain(_) => None,
-            Transport::Tls(stream) => stream.peer_certificate().ok()??.to_der().ok(),
+            Transport::Tls(s) => s.stream.peer_certificate().ok()??.to_der().ok(),
         }
     }
 }
@@ -150,7 +227,7 @@ pub fn open(host: &Host, stopped: &dyn Fn() -> bool) -> Result<Open, Refused> {
     let io = |e: io::Error| refused(e.to_string());
     fd.set_nodelay(true).map_err(io)?;
     let last_byte = Rc::new(Cell::new(Instant::now()));
-    let mut transport = Transport::Plain(Heard { tcp: fd.try_clone().map_err(io)?, last_byte: last_byte.clone() });
+    let mut transport = Transport::Plain(Heard::new(fd.try_clone().map_err(io)?, last_byte.clone()));
     let connector = || host.client.tls().map_err(|e| refused(format!("TLS: {e}")));
     if let Some(proxy) = proxy {
         if proxy.protocol() == ProxyProtocol::Https {
@@ -168,13 +245,14 @@ pub fn open(host: &Host, stopped: &dyn Fn() -> bool) -> Result<Open, Refused> {
 fn tls(
     connector: &TlsConnector,
     name: &str,
-    transport: Transport,
+    mut transport: Transport,
     patience: &Patience<'_>,
 ) -> Result<Transport, String> {
+    transport.read_ahead();
     let mut step = connector.connect(name.trim_matches(['[', ']']), transport);
     loop {
         step = match step {
-            Ok(tls) => return Ok(Transport::Tls(Box::new(tls))),
+            Ok(stream) => return Ok(Transport::Tls(Box::new(Secured { stream, failed: None }))),
             Err(native_tls::HandshakeError::Failure(e)) => return Err(format!("TLS: {e}")),
             Err(native_tls::HandshakeError::WouldBlock(under_way)) => {
                 patience.wait().map_err(|why| format!("TLS: {why}"))?;
@@ -219,4 +297,39 @@ fn tunnel(transport: &mut Transport, proxy: &Proxy, host: &Host, patience: &Pati
         _ => "it does not connect to the host",
     };
     Err(format!("HTTP {}, {advice}", answer.code.unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn below_tls_one_system_call_reads_all_that_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let tcp = TcpStream::connect(listener.local_addr().expect("bound")).expect("a connection");
+        let (mut other, _) = listener.accept().expect("the same");
+        let long_ago = Instant::now();
+        let last_byte = Rc::new(Cell::new(long_ago));
+        let kernel = tcp.try_clone().expect("a descriptor");
+        let mut plain = Transport::Plain(Heard::new(tcp, last_byte.clone()));
+        let mut buffer = [0; 100];
+        other.write_all(b"as it is").expect("written");
+        assert_eq!(plain.read(&mut buffer[..2]).ok(), Some(2));
+        assert!(!plain.is_ahead(), "without TLS the rest stays in the kernel");
+        assert_eq!(plain.read(&mut buffer).ok(), Some(6));
+
+        plain.read_ahead();
+        other.write_all(b"12345record").expect("written");
+        assert_eq!(plain.read(&mut buffer[..5]).ok(), Some(5));
+        assert!(plain.is_ahead() && last_byte.get() > long_ago);
+        kernel.set_nonblocking(true).expect("a socket");
+        assert!(kernel.peek(&mut [0; 10]).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock), "it was read");
+        assert_eq!(plain.read(&mut buffer).ok(), Some(6), "what is there, and no more is waited for");
+        assert_eq!(&buffer[..6], b"record");
+        assert!(plain.read(&mut buffer).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) && !plain.is_ahead());
+        drop(other);
+        assert_eq!(plain.read(&mut buffer).ok(), Some(0), "the end");
+    }
 }

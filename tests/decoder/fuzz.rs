@@ -228,7 +228,7 @@ fn cars_and_cids() {
 fn texts(decoder: &mut Workbench<'_>, text: &[u8], of_tap: bool) -> Batch {
     let list = vec![FrameAt { range: 0..text.len(), seen: Seen::Json }];
     let mut frames = Frames::default();
-    frames.bytes = text.to_vec();
+    frames.bytes = text.to_vec().into();
     frames.list = list;
     let (decode, position): (Decode, _) =
         if of_tap { (tap::message, Some(Position::of_messages(0, 1))) } else { (ozone::message, None) };

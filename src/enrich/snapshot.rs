@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,7 +68,8 @@ impl Knowledge {
             fs::create_dir_all(folder)?;
         }
         let beside = path.with_extension("new");
-        let out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
+        let mut out = zstd::Encoder::new(BufWriter::new(File::create(&beside)?), 3)?;
+        out.include_checksum(true)?;
         let now = clock::now_ms();
         let mut lines = Lines { out, entries: 0, failed: None };
         let mut write = |kind: &str, did: &str, until: i64, text: Option<&[u8]>, handle: Option<&str>| {
@@ -105,13 +106,17 @@ impl Knowledge {
         Ok(lines.entries - 1)
     }
 
-    /// Takes over what a snapshot has and what still holds, and removes it. Gives the number of entries; 0 when there is none.
+    /// Takes over what a snapshot has and what still holds, and removes it. Gives the number of entries; 0 when there is none. A
+    /// damaged one gives nothing.
     pub fn load(&self, path: &Path) -> io::Result<usize> {
-        let file = match File::open(path) {
+        let mut file = match File::open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
             file => file?,
         };
         fs::remove_file(path)?;
+        // The checksum stands at the end: without this, what is damaged would be taken over before it shows.
+        io::copy(&mut zstd::Decoder::new(&file)?, &mut io::sink())?;
+        file.rewind()?;
         let mut input = BufReader::new(zstd::Decoder::new(file)?);
         let (mut line, mut entries) = (Vec::new(), 0);
         (&mut input).take(LINE).read_until(b'\n', &mut line)?;
@@ -181,6 +186,60 @@ fn profile(text: &str) -> io::Result<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
+    use crate::enrich::Settings;
+    use crate::metrics::Metrics;
+
+    fn knowledge() -> Knowledge {
+        let settings = Settings {
+            plc: Some("https://plc.example".into()),
+            api: Some("https://api.example".into()),
+            write_documents: true,
+            timeout: Duration::from_secs(3),
+            required: false,
+            cache: 1 << 20,
+            ttl: Duration::from_secs(3600),
+            concurrency: 1,
+            rate: 1,
+            private_did_web: false,
+            snapshot: None,
+            client: Client::new(None),
+        };
+        Knowledge::new(settings, &Metrics::default().enrich)
+    }
+
+    /// A flipped byte inside of a profile decompresses, and the text is still JSON.
+    #[test]
+    fn of_a_damaged_snapshot_nothing_is_believed() {
+        let dir = std::env::temp_dir().join(format!("atkafka-snapshot-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a folder");
+        let (path, whole) = (dir.join("metadata.jsonl.zst"), knowledge());
+        for n in 0..20 {
+            let text = format!(r#"{{"displayName":"{:016x}"}}"#, fastrand::Rng::with_seed(n).u64(..));
+            let until_ms = clock::now_ms() + 1_000_000;
+            whole.profiles.put(&format!("did:plc:{n:024}"), Found::Value(text.into_bytes().into()), until_ms);
+        }
+        assert_eq!(whole.save(&path).expect("saved"), 20);
+        let bytes = fs::read(&path).expect("read");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x55;
+            fs::write(&path, &damaged).expect("written");
+            let loaded = knowledge();
+            let text = |of: &Knowledge, n| match of.profiles.get(&format!("did:plc:{n:024}"), clock::now_ms()) {
+                Some(Found::Value(text)) => Some(text),
+                _ => None,
+            };
+            match loaded.load(&path) {
+                // What only says how much memory to take changes nothing.
+                Ok(20) => assert!((0..20).all(|n| text(&loaded, n) == text(&whole, n)), "byte {at}"),
+                _ => assert_eq!(loaded.sizes().map(|(_, entries, _)| entries), [0; 3], "byte {at}"),
+            }
+        }
+        fs::write(&path, &bytes).expect("written");
+        assert_eq!(knowledge().load(&path).expect("whole"), 20);
+        let _ = fs::remove_dir_all(&dir);
+    }
 
     /// A disk that is full once.
     struct FullOnce(u32);

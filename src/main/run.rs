@@ -284,7 +284,7 @@ fn knowledge(writing: &Writing, metrics: &Metrics) -> Option<Arc<Knowledge>> {
             Err(e) => {
                 log::warn!(
                     event = "snapshot", path:% = path.display(), error:% = e;
-                    "{}: {e}; what follows in it is looked up anew", path.display()
+                    "{}: {e}; it is not used, and everything is looked up anew", path.display()
                 )
             }
         }

@@ -41,6 +41,34 @@ fn a_cursor_that_is_older_than_what_is_kept_is_a_gap_on_every_wire() {
     }
 }
 
+/// The first position stands before the first event, and a host of version 2 refuses a seq before its oldest one.
+#[test]
+fn a_kill_right_behind_a_start_with_the_oldest_event_is_no_gap() {
+    for more in WIRES {
+        let server = server(JetstreamConfig::default());
+        server.push(posts(0..5, now_us() - HOUR, 1));
+        let (state, broker) = (folder("state"), "127.0.0.1:9");
+        // The first position is saved, and nothing is ever delivered.
+        let nowhere = [&["--cursor", "oldest", "--bootstrap-servers", broker, "--output-topic", "t"], more].concat();
+        let bridge = start_kept(&server, &state, &nowhere);
+        let saved = || {
+            std::fs::read_dir(&state)
+                .is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "json"))))
+        };
+        bridge.wait("the first position", SOON, |_| saved());
+        bridge.kill();
+        let file = std::fs::read_dir(&state).expect("the folder").filter_map(Result::ok).map(|e| e.path());
+        let file = file.into_iter().find(|path| path.extension().is_some_and(|x| x == "json")).expect("saved");
+        let text = std::fs::read_to_string(&file).expect("read");
+        // The same position of an output that is there.
+        let to = file.with_file_name(file.file_name().expect("a name").to_string_lossy().replace("~t.", "~stdout."));
+        std::fs::write(to, text.replace("\"output\":\"t\"", "\"output\":\"stdout\"")).expect("written");
+        let bridge = start_kept(&server, &state, more);
+        bridge.wait("all", SOON, |b| numbers(&b.lines()).len() == 5);
+        assert!(infos(&stop(bridge)).is_empty(), "{more:?}");
+    }
+}
+
 #[test]
 fn a_quiet_host_and_a_filter_of_the_server_make_no_gap() {
     for more in WIRES {

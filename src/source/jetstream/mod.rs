@@ -216,11 +216,11 @@ impl<I: Intake> Jetstream<I> {
         Err(Ended::Again(PAUSE))
     }
 
-    /// The host keeps nothing that is so old. What came since stands behind a gap.
+    /// The host keeps nothing that is so old. What came since mostly stands behind a gap.
     fn too_old(&mut self, message: &str) -> Result<(), Stopped> {
-        let seq = self.progress.seq();
-        let message = format!("events behind seq {seq} are older than what the host keeps ({})", plain(message, WORDS));
-        self.gap(Gap { kind: "outdated_cursor", message })?;
+        if let Some(message) = self.progress.too_old(&plain(message, WORDS)) {
+            self.gap(Gap { kind: "outdated_cursor", message })?;
+        }
         self.progress.reset();
         self.told_outdated = true;
         Ok(())

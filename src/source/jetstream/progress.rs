@@ -162,6 +162,15 @@ impl Progress {
         verdict
     }
 
+    /// The host refuses the seq as older than what it keeps. What is missing then; `None` where the floor that its message names
+    /// is the next seq: so it is after a kill right behind a start with the oldest event.
+    pub fn too_old(&self, message: &str) -> Option<String> {
+        let seq = self.seq();
+        let mut numbers = message.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse::<u64>().ok());
+        let is_next = numbers.any(|number| number == seq + 1);
+        (!is_next).then(|| format!("events behind seq {seq} are older than what the host keeps ({message})"))
+    }
+
     /// Seqs mean nothing any more: the next connection goes on by the time.
     pub fn reset(&mut self) {
         self.resume.reset();

@@ -88,7 +88,7 @@ fn each_event_goes_to_its_topic_in_order() {
         // The position is of the whole set.
         let bridge = start(&routes[..1]);
         bridge.wait("the changed set", SOON, |b| b.log_contains("other routes than those of the saved position"));
-        assert!(bridge.log_contains("going on behind the saved seq"));
+        bridge.wait("the position", SOON, |b| b.log_contains("going on behind the saved seq"));
         assert_eq!(bridge.stop().0, Some(0));
     }
 }

@@ -28,8 +28,8 @@ pub fn check(options: Kafka, history: History, positions: Option<Positions>, out
     if let Some(name) = &options.dead_letter_topic {
         topic::check(&inspector, &options, name, History::None, out);
     }
-    if let Some(Positions { topic, keys }) = positions {
-        cursor_topic::check(&inspector, &options, &topic, &keys(), out);
+    if let Some(positions) = positions {
+        cursor_topic::check(&inspector, &options, positions, out);
     }
 }
 

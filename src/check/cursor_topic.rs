@@ -2,20 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::{HOSTS, Out, topic};
-use crate::checkpoint::topic::{self as positions, Key};
+use super::{HOSTS, Out, Positions, topic};
+use crate::checkpoint::topic::{self as positions, Key, for_standby};
 use crate::sink::kafka_options::Kafka;
 use crate::sink::librdkafka::inspect::{Inspector, TopicSettings};
 use crate::sink::rights::Right;
 
-pub fn check(inspector: &Inspector, options: &Kafka, name: &str, keys: &[Key], out: &Out) {
+pub fn check(inspector: &Inspector, options: &Kafka, at: Positions, out: &Out) {
+    let (name, keys) = (&*at.topic, &*(at.keys)());
     match inspector.topic(name) {
         None => absent(inspector, options, name, out),
         Some(shape) => {
             let settings = inspector.settings(name);
             let least = settings.as_ref().map_or(1, |settings| settings.min_in_sync);
             topic::topic(name, shape, least, inspector.brokers().len(), out);
-            keeps(name, &settings, shape.partitions, keys, out);
+            let partitions = shape.partitions;
+            match if at.standby { for_standby(name, partitions) } else { Ok(()) } {
+                Ok(()) => keeps(name, &settings, partitions, keys, out),
+                Err(why) => out.failed("positions", why),
+            }
             if rights(inspector, name, out) {
                 saved(inspector, name, keys, out);
             }

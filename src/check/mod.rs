@@ -115,6 +115,8 @@ struct Trial(&'static str, Box<dyn FnOnce(&Out) + Send>);
 struct Positions {
     /// The cursor topic.
     topic: String,
+    /// Whether instances take turns, as the topic tells them.
+    standby: bool,
     /// Gives their keys, for which a file may have to be read.
     keys: Box<dyn FnOnce() -> Vec<Key> + Send>,
 }
@@ -274,10 +276,10 @@ fn key(kind: &str, host: String, output: String) -> Key {
 
 /// `None`: they are kept in files, or nowhere.
 fn positions(writing: &Writing, keys: impl FnOnce(String) -> Vec<Key> + Send + 'static) -> Option<Positions> {
-    let CursorTopic { topic, instance, .. } = writing.cursor_topic.clone()?;
+    let CursorTopic { topic, instance, takeover_after, .. } = writing.cursor_topic.clone()?;
     let output = output(writing);
     let keys = move || keys(output).into_iter().map(|key| Key { instance: instance.clone(), ..key }).collect();
-    Some(Positions { topic, keys: Box::new(keys) })
+    Some(Positions { topic, standby: takeover_after.is_some(), keys: Box::new(keys) })
 }
 
 /// What is written, and the positions of these hosts.

@@ -59,6 +59,17 @@ pub fn transactional_id(keys: &[Key]) -> String {
     format!("atkafka-{}", file_name::of(&first.source, &hosts.join(","), &first.output))
 }
 
+/// Whether `topic`, which has so many partitions, tells instances that take turns which of them works. Fails with one line.
+pub fn for_standby(topic: &str, partitions: usize) -> Result<(), String> {
+    if partitions > 1 {
+        // Each of two instances would get one, and take itself for the one that works.
+        return Err(format!(
+            "--standby: topic {topic} has {partitions} partitions, and whoever has its only one works: give another --cursor-topic, which is created with one"
+        ));
+    }
+    Ok(())
+}
+
 /// Bytes that the value of a key may have.
 pub fn largest(key: &Key) -> usize {
     /// Everything but a window.

@@ -7,10 +7,10 @@ use rdkafka::client::DefaultClientContext;
 use crate::support::*;
 use crate::{Report, SASL, SOON, allow, check, check_with, create_topic, has_topic, relay};
 
-fn with_policy(broker: &str, topic: &str, policy: &str) {
+fn with_policy(broker: &str, topic: &str, policy: &str, partitions: i32) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", broker).create().expect("an admin client");
-    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1)).set("cleanup.policy", policy);
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("cleanup.policy", policy);
     let answer = pollster::block_on(admin.create_topics([&new], &AdminOptions::new())).expect("an answer");
     answer.into_iter().for_each(|created| drop(created.expect("created")));
 }
@@ -30,9 +30,14 @@ fn of_a_broker(broker: &str) {
     ask(&["--no-create-topic"]).fails("positions", &[&cursors, "--no-create-topic is given", "cleanup.policy=compact"]);
     for policy in ["delete", "compact,delete"] {
         let topic = unique("check-policy");
-        with_policy(broker, &topic, policy);
+        with_policy(broker, &topic, policy, 1);
         ask(&["--cursor-topic", &topic]).fails("positions", &[&topic, "would be lost", "cleanup.policy=compact"]);
     }
+    let many = unique("check-many");
+    with_policy(broker, &many, "compact", 2);
+    let shared = ["--cursor-topic", &many];
+    ask(&shared).is_well(0).says("ok", "positions", &[&many, "only partition 0 is used"]);
+    ask(&[&shared[..], &["--standby"]].concat()).fails("positions", &[&many, "--standby", "partitions"]);
     let bridge = Bridge::start(&base);
     bridge.wait_delivered(3, SOON);
     // Beside an instance that runs, which is not disturbed.
@@ -59,7 +64,7 @@ fn rights_to_the_cursor_topic_that_are_missing_are_named() {
     let (relay, topic) = (relay(), unique("check-rights"));
     let (url, cursors) = (relay.url(), format!("{topic}.cursor"));
     create_topic(&broker, &topic, "-1");
-    with_policy(&broker, &cursors, "compact");
+    with_policy(&broker, &cursors, "compact", 1);
     let mut args = vec!["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", &sasl];
     args.extend(["--sasl-mechanism", "PLAIN", "--output-topic", &topic, "--cursor-store", "kafka"]);
     let ask = || check_with(&args, &[("ATKAFKA_SASL_USERNAME", "limited"), ("ATKAFKA_SASL_PASSWORD", "secret")]);

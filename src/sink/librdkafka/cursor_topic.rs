@@ -20,7 +20,7 @@ use rdkafka::{Message, Offset, TopicPartitionList};
 use super::context::{AdminContext, Context};
 use super::transactions::{NUMBER, RUN, WRITER};
 use super::{ASK, Librdkafka};
-use crate::checkpoint::topic::{Entry, Key, Mark};
+use crate::checkpoint::topic::{Entry, Key, Mark, for_standby};
 use crate::sink::NotReady;
 use crate::sink::transaction::Identity;
 
@@ -78,12 +78,8 @@ impl Librdkafka {
         let name = &identity.cursor_topic;
         match self.metadata(probe)?.topics().iter().find(|topic| topic.name() == name) {
             None => self.create_cursor_topic(admin, name)?,
-            Some(topic) if topic.partitions().len() > 1 && identity.takeover_after.is_some() => {
-                // Each of two instances would get one, and take itself for the one that works.
-                return Err(NotReady::Settings(format!(
-                    "--standby: topic {name} has {} partitions, and whoever has its only one works: give another --cursor-topic, which is created with one",
-                    topic.partitions().len()
-                )));
+            Some(topic) if identity.takeover_after.is_some() => {
+                for_standby(name, topic.partitions().len()).map_err(NotReady::Settings)?;
             }
             Some(_) => {}
         }

@@ -230,11 +230,13 @@ fn a_broker_that_is_away_for_longer_than_a_transaction_lasts_costs_nothing_but_t
 fn a_second_instance_fences_the_first_which_says_so_and_ends_with_1() {
     let Some(broker) = broker(KAFKA) else { return };
     let total = 30_000;
-    let relay = Relay::start(looped(total)).expect("a relay");
+    let relay = Relay::start(RelayConfig { live_limit: Some(total / 2), ..looped(total) }).expect("a relay");
     let place = Place::new(&broker, "once-fenced");
     let mut first = place.relay(&relay, ONCE);
     first.wait_delivered(5_000, SOON);
     let second = place.relay(&relay, ONCE);
+    second.wait("its start", SOON, |b| b.log_contains("connected"));
+    relay.set_live_limit(total);
     assert_eq!(first.end(SOON).code(), Some(1), "{}", first.log().join("\n"));
     assert!(first.log_contains("fenced: another atkafka"), "{}", first.log().join("\n"));
     end(second, total);

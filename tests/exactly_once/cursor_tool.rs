@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atkafka_fixtures::relay::Relay;
+use atkafka_fixtures::relay::{Relay, RelayConfig};
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -93,14 +93,15 @@ fn positions_in_kafka_are_shown_set_and_deleted() {
 
 /// A change while it runs: it is fenced, says so, ends with 1, and what it has not committed comes from the position that was set.
 fn ends_the_instance(broker: &str, delivery: &[&str]) {
-    let total = 200_000;
-    let relay = Relay::start(looped(total)).expect("a relay");
+    // More comes when the position is changed: one that has nothing to write does not learn of it.
+    let relay = Relay::start(RelayConfig { live_limit: Some(10_000), ..looped(30_000) }).expect("a relay");
     let place = Place::new(broker, "cursor-fence");
     let mut running = place.relay(&relay, delivery);
     running.wait_delivered(5_000, SOON);
     running.wait("a save", SOON, |_| place.seq() > Some(2_000));
     let (code, out, err) = place.cursor(&["set", "--to", "1000"]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    relay.set_live_limit(20_000);
     assert_eq!(running.end(SOON).code(), Some(1), "{}", running.log().join("\n"));
     assert!(running.log_contains("fenced: another atkafka"), "{}", running.log().join("\n"));
     assert_eq!(place.seq(), Some(1_000), "nothing was written behind it");
@@ -110,6 +111,7 @@ fn ends_the_instance(broker: &str, delivery: &[&str]) {
     running.wait("a save", SOON, |_| place.seq() > Some(2_000));
     let (code, out, err) = place.cursor(&["delete"]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    relay.set_live_limit(30_000);
     assert_eq!(running.end(SOON).code(), Some(1), "{}", running.log().join("\n"));
     assert_eq!(place.seq(), None);
 }
@@ -128,7 +130,7 @@ fn a_change_ends_the_instance_that_runs() {
 #[test]
 fn a_change_hands_over_to_the_standby() {
     let Some(broker) = broker(KAFKA) else { return };
-    let relay = Relay::start(looped(200_000)).expect("a relay");
+    let relay = Relay::start(RelayConfig { live_limit: Some(10_000), ..looped(20_000) }).expect("a relay");
     let place = Place::new(&broker, "cursor-standby");
     let flags = ["--delivery", "exactly-once", "--standby", "--takeover-after", "6s", "--instance-id", &place.topic];
     let mut first = place.relay(&relay, &flags);
@@ -138,6 +140,7 @@ fn a_change_hands_over_to_the_standby() {
     let (code, out, err) = place.cursor(&["set", "--to", "1000", "--instance-id", &place.topic]);
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     assert!(out.contains(&format!("the transactional id atkafka-{} is fenced", place.topic)), "{out}");
+    relay.set_live_limit(20_000);
     assert_eq!(first.end(SOON).code(), Some(1), "{}", first.log().join("\n"));
     second.wait("it goes on", SOON, |b| b.log_contains("going on behind the saved seq 1000"));
     second.wait_delivered(2_000, SOON);

@@ -1,6 +1,6 @@
 //! Positions in Kafka with delivery at least once.
 
-use atkafka_fixtures::relay::Relay;
+use atkafka_fixtures::relay::{Relay, RelayConfig};
 
 use crate::oracle::compare;
 use crate::support::*;
@@ -31,11 +31,13 @@ fn killed_three_times_nothing_is_missing_and_no_disk_is_needed() {
 fn a_second_instance_ends_the_first() {
     let Some(broker) = broker(KAFKA) else { return };
     let total = 30_000;
-    let relay = Relay::start(looped(total)).expect("a relay");
+    let relay = Relay::start(RelayConfig { live_limit: Some(total / 2), ..looped(total) }).expect("a relay");
     let place = Place::new(&broker, "store-fenced");
     let mut first = place.relay(&relay, KAFKA_STORE);
     first.wait_delivered(5_000, SOON);
     let second = place.relay(&relay, KAFKA_STORE);
+    second.wait("its start", SOON, |b| b.log_contains("connected"));
+    relay.set_live_limit(total);
     assert_eq!(first.end(SOON).code(), Some(1), "{}", first.log().join("\n"));
     assert!(first.log_contains("fenced: another atkafka"), "{}", first.log().join("\n"));
     end(second, total);

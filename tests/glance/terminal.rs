@@ -125,8 +125,10 @@ fn error_frames_and_infos_without_end_fill_neither_log_nor_memory() {
     let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
     assert!((1..=100).contains(&count("error frame Trouble")), "{}", count("error frame Trouble"));
     // What is held back is said, at the end at the latest.
-    let more =
-        log.iter().filter_map(|l| l.split("and ").nth(1)?.split(" more like it before").next()?.parse::<u64>().ok());
+    let more = log.iter().filter_map(|line| {
+        let (before, _) = line.split_once(" more like it before")?;
+        before.rsplit_once("and ")?.1.parse::<u64>().ok()
+    });
     assert!(more.sum::<u64>() > 3 * rounds - 1_000);
 }
 

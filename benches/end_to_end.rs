@@ -3,7 +3,7 @@
 //! It starts the program itself, a relay on the loopback interface, and writes to the broker that `ATKAFKA_BENCH_KAFKA`
 //! names; without one it says so and ends. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka` measures several programs in
 //! turn, which is the way to compare two versions: noise of the machine meets both. `ATKAFKA_BENCH_ONLY` names parts of the
-//! rows to measure, with commas between; `ATKAFKA_BENCH_SECONDS` and `ATKAFKA_BENCH_ROUNDS` change how long and how often.
+//! rows to measure, with semicolons between; `ATKAFKA_BENCH_SECONDS` and `ATKAFKA_BENCH_ROUNDS` change how long and how often.
 
 #[path = "end_to_end/process.rs"]
 mod process;
@@ -49,15 +49,20 @@ struct Row {
 }
 
 const ENRICHED: &[&str] = &["--plc-host", "DIRECTORY"];
+const ONCE: &[&str] = &["--delivery", "exactly-once"];
+const ONCE_SOON: &[&str] = &["--delivery", "exactly-once", "--commit-interval", "100ms"];
 const ROWS: &[Row] = &[
     Row { name: "full speed, ws, plain", speed: Speed::Full, tls: false, args: &[] },
     Row { name: "full speed, ws, osprey", speed: Speed::Full, tls: false, args: &["--osprey-compatible"] },
     Row { name: "full speed, ws, enriched", speed: Speed::Full, tls: false, args: ENRICHED },
     Row { name: "full speed, wss, plain", speed: Speed::Full, tls: true, args: &[] },
+    Row { name: "full speed, ws, exactly once", speed: Speed::Full, tls: false, args: ONCE },
     Row { name: "500/s, ws, plain", speed: Speed::Rate(500.0), tls: false, args: &[] },
     Row { name: "500/s, ws, osprey", speed: Speed::Rate(500.0), tls: false, args: &["--osprey-compatible"] },
     Row { name: "500/s, ws, enriched", speed: Speed::Rate(500.0), tls: false, args: ENRICHED },
     Row { name: "500/s, wss, plain", speed: Speed::Rate(500.0), tls: true, args: &[] },
+    Row { name: "500/s, ws, exactly once", speed: Speed::Rate(500.0), tls: false, args: ONCE },
+    Row { name: "500/s, ws, exactly once each 100 ms", speed: Speed::Rate(500.0), tls: false, args: ONCE_SOON },
     Row { name: "50/s, ws, plain", speed: Speed::Rate(50.0), tls: false, args: &[] },
     Row { name: "idle, ws, plain", speed: Speed::Idle, tls: false, args: &[] },
 ];
@@ -69,7 +74,7 @@ struct Figures {
     cpu: f64,
     switches: f64,
     frames_per_second: f64,
-    /// Milliseconds from the relay to the broker's log.
+    /// Milliseconds from the relay to the broker's log; with exactly once, to a consumer of what is committed.
     p50: f64,
     p99: f64,
     peak_mb: f64,
@@ -90,7 +95,7 @@ fn main() {
         Err(_) => vec![env!("CARGO_BIN_EXE_atkafka").into()],
     };
     let only = std::env::var("ATKAFKA_BENCH_ONLY").unwrap_or_default();
-    let wanted = |row: &&Row| only.split(',').any(|part| row.name.contains(part.trim()));
+    let wanted = |row: &&Row| only.split(';').any(|part| row.name.contains(part.trim()));
     let path = std::env::var("ATKAFKA_BENCH_FRAMES").unwrap_or_else(|_| FIXTURE.into());
     let bench = Bench {
         broker,
@@ -177,6 +182,8 @@ impl Bench {
         if let Some(front) = &front {
             args.extend(["--ca-file", front.ca()]);
         }
+        let committed = row.args.contains(&"exactly-once");
+        let watch = (committed && matches!(row.speed, Speed::Rate(_))).then(|| topic.watch());
         let program = Program::start(program, &args);
         let figures = match row.speed {
             Speed::Full => self.backlog(&program),
@@ -185,7 +192,10 @@ impl Bench {
         drop(program);
         let mut figures = figures;
         if let Speed::Rate(_) = row.speed {
-            (figures.p50, figures.p99) = topic.latencies(WARM_UP);
+            (figures.p50, figures.p99) = match watch {
+                Some(watch) => watch.latencies(WARM_UP),
+                None => topic.latencies(WARM_UP),
+            };
         }
         figures
     }

@@ -218,6 +218,35 @@ fn a_broker_that_is_killed_twice_costs_nothing_but_time() {
     the_broker_goes_away("4.3.1", 31_192, Duration::from_secs(2), 2);
 }
 
+/// Frames at 8,000 a second. `cargo test --test exactly_once -- --ignored`; `ATKAFKA_TEST_FRAMES` raises their number.
+#[test]
+#[ignore = "minutes: 200,000 frames over seven kills, on two brokers of its own"]
+fn killed_five_times_and_its_broker_twice_each_event_is_seen_once_and_in_order() {
+    for (version, port) in [("4.3.1", 31_392), ("3.9.1", 31_792)] {
+        if broker(KAFKA).is_none() {
+            return;
+        }
+        let broker = Broker::start(version, port, "plain");
+        let total = number_from("ATKAFKA_TEST_FRAMES", 200_000);
+        let relay = Relay::start(RelayConfig { rate: 8_000.0, ..looped(total) }).expect("a relay");
+        let place = Place::new(&broker.address(), "once-both");
+        for kill in 1..=5 {
+            let bridge = place.relay(&relay, ONCE);
+            bridge.wait("frames", SOON * 2, |_| relay.stats().highest_seq >= Some(total * kill / 6));
+            if kill % 2 == 0 {
+                broker.kill();
+                bridge.kill();
+                broker.again();
+            } else {
+                bridge.kill();
+            }
+        }
+        end(place.relay(&relay, ONCE), total);
+        compare(&TRAFFIC.served(1, 0..total), &place.committed()).once();
+        assert_eq!(place.seq(), Some(total), "the position is that of the last event");
+    }
+}
+
 /// Longer than a transaction may last: librdkafka takes it for a fence. `cargo test --test exactly_once -- --ignored`.
 #[test]
 #[ignore = "two minutes: the broker is away for 90 s"]

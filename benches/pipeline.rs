@@ -30,7 +30,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
 /// Frames of one iteration: enough to make the start and the stop of the threads small.
 const FRAMES: u64 = 30_000;
-const MEMORY: usize = 256 << 20;
+const MEMORY: usize = 128 << 20;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() {

@@ -129,7 +129,7 @@ fn every_flag_in_the_help_has_its_variable_and_its_default() {
             ("--log-level", "info"),
             ("--log-format", "text"),
             ("--frames", "10000"),
-            ("--memory-limit", "256MiB"),
+            ("--memory-limit", "128MiB"),
             ("--state-dir", "./atkafka-state"),
             ("--compression", "lz4"),
             ("--kafka-client", "librdkafka"),

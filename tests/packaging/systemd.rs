@@ -298,7 +298,7 @@ fn the_unit_fits_the_program() {
     assert_eq!(value(&unit, "LimitCORE"), "0", "passwords are in the memory");
     let memory = value(&unit, "MemoryMax").trim_end_matches('G').parse::<u64>().expect("GiB") << 10;
     assert!(
-        memory >= 256 + 64 + 256 + 150 + 128,
+        memory >= 128 + 64 + 256 + 150 + 128,
         "the default limit, what is promised beside it, caches, look-ups, and air"
     );
 }

@@ -147,7 +147,7 @@ macro_rules! writing_flags {
                 /// threads that decode (default: the cores less one for the reader and one for the Kafka client, at least 1)
                 #[argh(option, arg_name = "n")]
                 workers: Option<String>,
-                /// bytes of frames in flight, such as 64MiB or 1GiB (default 256MiB)
+                /// bytes of frames in flight, such as 64MiB or 1GiB (default 128MiB)
                 #[argh(option, arg_name = "size")]
                 memory_limit: Option<String>,
 

@@ -20,7 +20,7 @@ use crate::sink::kafka_options::Kafka;
 use crate::systemd::Manager;
 
 pub(crate) const DEFAULT_LISTEN: &str = "0.0.0.0:6009";
-const DEFAULT_MEMORY: usize = 256 << 20;
+const DEFAULT_MEMORY: usize = 128 << 20;
 
 /// What every command has that writes events.
 pub struct Writing {

@@ -92,8 +92,12 @@ impl Ledger {
     pub fn open(&mut self, sink: &mut dyn Sink, around: &mut Surroundings<'_>) -> Result<bool, NotReady> {
         if self.claimed {
             std::thread::sleep(self.grace);
-            // Before we fence anybody: whoever has taken over goes on undisturbed.
-            self.outcome(&look(sink, &self.keys)?)?;
+            // Before we fence anybody: whoever has taken over goes on undisturbed. Our own transaction, where it is open still, would
+            // hide the positions until the broker ends it, after a minute.
+            let is_open = sink.transactions().map_or(Ok(false), |transactions| transactions.has_open(&self.run))?;
+            if !is_open {
+                self.outcome(&look(sink, &self.keys)?)?;
+            }
         }
         let cluster = RefCell::new(None);
         let note = |id: &str| {
@@ -142,6 +146,11 @@ impl Ledger {
         for slot in self.slots.iter_mut().flatten() {
             slot.value = slot.written.take().or(slot.value.take());
         }
+    }
+
+    /// Whether the last [`Ledger::save`] is committed, by the topic. Nothing of it may be open any more.
+    pub fn is_committed(&mut self, sink: &mut dyn Sink) -> Result<bool, NotReady> {
+        self.outcome(&look(sink, &self.keys)?)
     }
 
     fn outcome(&mut self, entries: &[Entry]) -> Result<bool, NotReady> {

@@ -62,6 +62,12 @@ pub trait Transactions {
     /// as the topic is being read.
     fn look(&mut self, wanted: &[Key]) -> Result<Vec<Entry>, NotReady>;
 
+    /// Whether the newest positions are hidden by a transaction that this run has left open, see [`Mark::run`]. Whoever takes over
+    /// ends it first, so that nobody has. Blocks some seconds at most.
+    fn has_open(&mut self, _run: &str) -> Result<bool, NotReady> {
+        Ok(false)
+    }
+
     /// Opens a transaction. Does not wait.
     fn begin(&mut self) -> Result<(), Trouble>;
 
@@ -70,6 +76,11 @@ pub trait Transactions {
 
     /// Waits for half a second at most.
     fn commit(&mut self) -> Result<(), Trouble>;
+
+    /// Why the open transaction cannot be committed, where the client knows more than what it says of the records.
+    fn refusal(&mut self) -> Option<String> {
+        None
+    }
 
     /// Waits for half a second at most. Afterwards everything that was sent is reported.
     fn abort(&mut self) -> Result<(), Trouble>;

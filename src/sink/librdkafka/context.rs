@@ -32,6 +32,8 @@ pub(super) struct Shared {
     /// What librdkafka said since the last success.
     pub(super) words: Mutex<Vec<Words>>,
     pub(super) complaint: Mutex<Complaint>,
+    /// Why the broker takes a topic into no transaction. The client says it here only: the records come back without a reason.
+    pub(super) refused: Mutex<Option<String>>,
     told: Mutex<Told>,
     /// Something is in one of the two.
     troubled: AtomicBool,
@@ -139,6 +141,9 @@ impl ClientContext for Context {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if let Some(why) = refusal(message) {
+            *locked(&self.shared.refused) = Some(why);
+        }
         match level {
             // A warning at each start: that the property is experimental.
             _ if message.contains("enable.gapless.guarantee") => log::debug!("librdkafka {facility}: {message}"),
@@ -202,6 +207,14 @@ impl ProducerContext for Context {
     }
 }
 
+/// The topic, and why it is taken into no transaction: `TxnCoordinator/1: Failed to add partition "TOPIC" [0] to transaction: WHY`.
+fn refusal(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("Failed to add partition \"")?;
+    let (topic, rest) = rest.split_once('"')?;
+    let (_, why) = rest.split_once(" to transaction: ")?;
+    Some(format!("topic {topic} cannot be written: {why}"))
+}
+
 /// What an error of a delivery report means.
 fn verdict(code: RDKafkaErrorCode) -> Verdict {
     match code {
@@ -233,5 +246,17 @@ impl ClientContext for AdminContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.0.error(error, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_taken_into_no_transaction_is_named() {
+        let line = "[thrd:main]: TxnCoordinator/1: Failed to add partition \"t.cursor\" [0] to transaction: Broker: No";
+        assert_eq!(refusal(line), Some("topic t.cursor cannot be written: Broker: No".into()));
+        assert_eq!(refusal("Failed to add partition(s) to transaction on broker TxnCoordinator/1: Broker: No"), None);
     }
 }

@@ -206,6 +206,33 @@ impl Librdkafka {
         }
     }
 
+    /// Whether the transaction that hides the newest positions was begun by this run. No, where nothing is hidden.
+    pub(super) fn hides_positions(&self, run: &str) -> Result<bool, NotReady> {
+        let Some(Identity { cursor_topic: topic, .. }) = &self.identity else { return Ok(false) };
+        let failed = |e: KafkaError| self.yet(&format!("topic {topic} cannot be read: {e}"), &[]);
+        let reader = self.consumer("read_uncommitted")?;
+        let (_, end) = reader.fetch_watermarks(topic, 0, ASK).map_err(failed)?;
+        let (_, committed) = self.consumer("read_committed")?.fetch_watermarks(topic, 0, ASK).map_err(failed)?;
+        if committed >= end {
+            return Ok(false);
+        }
+        // The committed end is the first record of the oldest transaction that is open.
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, 0, Offset::Offset(committed)).map_err(failed)?;
+        reader.assign(&list).map_err(failed)?;
+        let until = Instant::now() + SILENCE;
+        while Instant::now() < until {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => return Ok(mark(&message).is_some_and(|mark| mark.run == run)),
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(false),
+                Some(Err(e)) if is_of_the_group(&e) => {}
+                Some(Err(e)) => return Err(failed(e)),
+                None => {}
+            }
+        }
+        Err(NotReady::Yet(format!("topic {topic} cannot be read: no answer")))
+    }
+
     fn consumer(&self, isolation: &str) -> Result<BaseConsumer<Reading>, NotReady> {
         let mut config = self.config.clone();
         config
@@ -238,12 +265,17 @@ fn high_watermark(consumer: &BaseConsumer<Reading>, topic: &str) -> i64 {
 }
 
 fn entry(key: Key, message: &BorrowedMessage<'_>) -> Entry {
-    let header = |name: &str| {
-        let found = message.headers()?.iter().find(|header| header.key == name)?;
-        Some(String::from_utf8_lossy(found.value?).into_owned())
-    };
-    let mark = header(RUN).and_then(|run| Some(Mark { run, number: header(NUMBER)?.parse().ok()? }));
-    Entry { key, value: message.payload().map(<[u8]>::to_vec), mark, writer: header(WRITER) }
+    let value = message.payload().map(<[u8]>::to_vec);
+    Entry { key, value, mark: mark(message), writer: header(message, WRITER) }
+}
+
+fn mark(message: &BorrowedMessage<'_>) -> Option<Mark> {
+    Some(Mark { run: header(message, RUN)?, number: header(message, NUMBER)?.parse().ok()? })
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let found = message.headers()?.iter().find(|header| header.key == name)?;
+    Some(String::from_utf8_lossy(found.value?).into_owned())
 }
 
 /// Whether a topic keeps positions of `largest` bytes for ever.

@@ -20,7 +20,7 @@ use super::context::Context;
 use super::{ASK, Librdkafka};
 use crate::checkpoint::topic::{Entry, Key, Mark};
 use crate::sink::transaction::{Identity, POSITION, TIMEOUT, Transactions, Trouble, Turn, client_memory};
-use crate::sink::{NotReady, Refused};
+use crate::sink::{NotReady, Refused, locked};
 
 /// One call of commit or abort.
 const CALL: Duration = Duration::from_millis(500);
@@ -129,7 +129,12 @@ impl Transactions for Librdkafka {
         self.read_positions(wanted)
     }
 
+    fn has_open(&mut self, run: &str) -> Result<bool, NotReady> {
+        self.hides_positions(run)
+    }
+
     fn begin(&mut self) -> Result<(), Trouble> {
+        locked(&self.shared.refused).take();
         match self.producer() {
             Some(_) if self.open.as_ref().is_some_and(super::Open::is_broken) => Err(Trouble::Lost(
                 "the client takes nothing any more: it broke, or its certificates were renewed".into(),
@@ -166,6 +171,10 @@ impl Transactions for Librdkafka {
         // The crate's own call flushes by itself before, in steps of 100 ms, which this one does without.
         // SAFETY: the client lives until the call returns, which gives null or an error that is ours.
         taken(unsafe { rd_kafka_commit_transaction(producer.client().native_ptr(), CALL.as_millis() as i32) })
+    }
+
+    fn refusal(&mut self) -> Option<String> {
+        locked(&self.shared.refused).take()
     }
 
     fn abort(&mut self) -> Result<(), Trouble> {

@@ -45,9 +45,12 @@ impl Once {
                 Err(Trouble::Abort(why)) => {
                     self.collect()?;
                     let why = match self.failed.take() {
-                        // The record's own reason.
+                        // The record's own reason. The commit was not asked for.
                         Some(known) => known,
-                        None => Some(why),
+                        None => {
+                            self.is_doubtful = true;
+                            Some(why)
+                        }
                     };
                     return self.abort(why, batches, around);
                 }
@@ -96,7 +99,7 @@ impl Once {
         self.base += self.sent.len();
         self.sent.clear();
         (self.at, self.bytes, self.frames, self.saving) = ((0, 0), 0, 0, false);
-        self.failed = None;
+        (self.failed, self.is_doubtful) = (None, false);
     }
 
     pub(super) fn abort(
@@ -105,7 +108,9 @@ impl Once {
         batches: &Receiver<Batch>,
         around: &mut Surroundings<'_>,
     ) -> Result<Next, End> {
-        if let Some(why) = &why {
+        // What came back unsaid, or with the client's words for that, came back because of this.
+        let refusal = self.p.sink.transactions().and_then(|transactions| transactions.refusal());
+        if let Some(why) = &refusal.or(why) {
             self.p.metrics.produced_error.inc();
             log::warn!(
                 at_most = 1, event = "output_error", error = why;
@@ -127,6 +132,16 @@ impl Once {
             }
         }
         self.collect()?;
+        if std::mem::take(&mut self.is_doubtful) {
+            match self.ledger.is_committed(self.p.sink.as_mut()) {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.committed(self.at.0);
+                    return Ok(Next::On);
+                }
+                Err(why) => return self.lost(&why.text(), batches, around),
+            }
+        }
         self.p.metrics.transactions_aborted.inc();
         self.restart();
         if std::mem::take(&mut self.too_large) {

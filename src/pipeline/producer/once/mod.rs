@@ -66,6 +66,9 @@ pub struct Once {
     pause: Option<Instant>,
     /// Positions were put into the open transaction: by them its outcome can be found.
     saving: bool,
+    /// The commit was asked for and gave an error: the broker may have carried it out all the same, and some answers make the
+    /// client take a transaction that is committed for one that it has aborted.
+    is_doubtful: bool,
     finished: bool,
     drain_until: Option<Instant>,
     done: Vec<Delivery>,
@@ -89,6 +92,7 @@ impl Once {
             too_large: false,
             pause: None,
             saving: false,
+            is_doubtful: false,
             finished: false,
             drain_until: None,
             done: Vec::new(),

@@ -10,7 +10,7 @@ use crate::clock;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::pipeline::ledger;
 use crate::sink::transaction::{POSITION, Trouble};
-use crate::sink::{Delivery, End, Failure, Refused, Returned, Verdict};
+use crate::sink::{Delivery, End, Failure, Refused, Returned, Topic, Verdict};
 
 impl Once {
     /// Counts a dead letter. The record for its topic, if there is one; else it goes to the log.
@@ -71,7 +71,9 @@ impl Once {
                     self.replace(place, Reason::TooLarge, detail, Some(excess))
                 }
                 Err(Refused::Error(why)) => {
-                    self.failed = Some(Some(why));
+                    let event = self.queue[batch].batch.records.get(index);
+                    let topic = event.map_or(Topic::DeadLetters, |event| Topic::Events(event.topic));
+                    self.failed = Some(Some(format!("{}: {why}", self.p.name(topic))));
                     return Ok(());
                 }
                 Err(Refused::Broken) => {
@@ -129,7 +131,8 @@ impl Once {
                 if let Err(failure) = result
                     && self.saving
                 {
-                    self.failed.get_or_insert(Some(format!("a position is not taken: {}", failure.error)));
+                    let topic = self.ledger.topic();
+                    self.failed.get_or_insert(Some(format!("topic {topic} refuses positions: {}", failure.error)));
                 }
                 continue;
             }
@@ -145,7 +148,7 @@ impl Once {
     }
 
     pub(super) fn came_back(&mut self, place: Place, failure: Failure) {
-        let Failure { error, verdict, .. } = failure;
+        let Failure { error, verdict, record } = failure;
         match verdict {
             Verdict::Never(reason) => {
                 self.p.metrics.produced_error.inc();
@@ -159,7 +162,7 @@ impl Once {
             }
             Verdict::Later => {
                 self.plan.returned(place, None);
-                self.failed = Some(Some(error));
+                self.failed = Some(Some(format!("{} refuses records: {error}", self.p.name(record.topic))));
             }
             Verdict::Collateral => {
                 self.plan.returned(place, None);

@@ -313,6 +313,10 @@ impl Transactions for Scripted {
             return Err(Trouble::Lost("scripted".into()));
         }
         self.commit_open();
+        if self.chance(self.odds.lost) {
+            // It is committed and the answer says that it is not, nor does that of the abort.
+            return Err(Trouble::Abort("scripted".into()));
+        }
         Ok(())
     }
 

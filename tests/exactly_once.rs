@@ -7,6 +7,10 @@ mod cluster;
 mod cursor_tool;
 #[path = "exactly_once/failover.rs"]
 mod failover;
+#[path = "exactly_once/faults.rs"]
+mod faults;
+#[path = "exactly_once/injected.rs"]
+mod injected;
 #[path = "support/oracle.rs"]
 mod oracle;
 #[path = "support/own_broker.rs"]

@@ -11,8 +11,8 @@ use crate::{SOON, TRAFFIC, committed, create_topic, looped};
 
 const TOTAL: u64 = 3_000;
 
-/// The access control lists of a broker.
-struct Lists(String);
+/// The access control lists of the broker on this port.
+pub struct Lists(pub String);
 
 impl Lists {
     fn change(&self, how: &str, user: &str, operation: &str, resource: &[&str]) {
@@ -24,12 +24,16 @@ impl Lists {
     }
 
     /// Once there is an entry, nobody else may do anything.
-    fn close(&self, resource: &[&str]) {
+    pub fn close(&self, resource: &[&str]) {
         self.change("--add", "other", "All", resource);
     }
 
-    fn allow(&self, operation: &str, resource: &[&str]) {
+    pub fn allow(&self, operation: &str, resource: &[&str]) {
         self.change("--add", "limited", operation, resource);
+    }
+
+    pub fn take_away(&self, operation: &str, resource: &[&str]) {
+        self.change("--remove", "limited", operation, resource);
     }
 }
 

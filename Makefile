@@ -16,13 +16,13 @@ RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 # A misspelt variable would be ignored: `make run-relay BOOTSTRAP_SERVER=...` would write to the terminal.
 VARIABLES = RELAY_HOST BOOTSTRAP_SERVERS OUTPUT_TOPIC ARGS KAFKA_VERSION KAFKA_PORT FRAMES IMAGE PLATFORMS SUITES KEEP WHO \
-	MIRROR PREFIX DESTDIR SYSCONFDIR BIN CARGO_TARGET_DIR
+	WRITE MIRROR PREFIX DESTDIR SYSCONFDIR BIN CARGO_TARGET_DIR
 GIVEN = $(foreach v,$(MAKEOVERRIDES),$(if $(findstring =,$v),$(firstword $(subst =, ,$v))))
 OTHERS = $(filter-out -% $(VARIABLES),$(GIVEN))
 $(if $(OTHERS),$(warning $(OTHERS): no variable of this Makefile, not used; there are $(VARIABLES)))
 
 .DEFAULT_GOAL := help
-.PHONY: help build dev run-relay kafka kafka-stop demo demo-exactly-once test bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
+.PHONY: help build dev run-relay kafka kafka-stop demo demo-exactly-once test instructions bench lint fixtures notices options image image-check deploy-check fresh-check clean install uninstall dist tap-check ozone-check
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -69,6 +69,9 @@ tap-check: ## a real Tap of a real PDS, killed and compared with its repositorie
 
 ozone-check: ## a real Ozone, closed, expired and limited; needs npm, PostgreSQL, Redis and the internet
 	scripts/ozone-check.sh
+
+instructions: ## what a frame costs in instructions, by valgrind, against examples/instructions.txt; WRITE=1 writes that
+	@scripts/instructions.sh $(if $(WRITE),--write)
 
 bench: ## cargo bench; FRAMES=path of a recording
 	@scripts/deps.sh build

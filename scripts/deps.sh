@@ -4,15 +4,15 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: scripts/deps.sh build|test|deploy|dist
+usage: scripts/deps.sh build|test|instructions|deploy|dist
 
-Checks for what building (or testing and the demo, what is deployed, a release) needs. What is missing is installed
-when run by root on Debian or Ubuntu; else the command that installs it is printed.
+Checks for what building (or testing and the demo, counting instructions, what is deployed, a release) needs. What is
+missing is installed when run by root on Debian or Ubuntu; else the command that installs it is printed.
 USAGE
 }
 
 case ${1:-} in
-  build | test | deploy | dist) ;;
+  build | test | instructions | deploy | dist) ;;
   -h | --help) usage; exit 0 ;;
   *) usage >&2; exit 2 ;;
 esac
@@ -50,6 +50,9 @@ missing() {
     # OpenSSL is built, by Perl.
     perl -MIPC::Cmd -MFindBin -e 1 2>/dev/null || echo perl
     have strip || echo binutils
+  fi
+  if [ "$1" = instructions ]; then
+    have valgrind || echo valgrind
   fi
   [ "$1" = test ] || return 0
   java17 || jre

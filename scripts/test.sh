@@ -29,6 +29,15 @@ start_brokers() (
   wait $!
 ) 8>target/kafka/test.lock
 
+# The guard on what the hot path costs. Without valgrind it is left out where somebody works, and not in CI.
+instructions() {
+  if [ "${CI:-}" != true ] && ! command -v valgrind >/dev/null && ! scripts/deps.sh instructions >/dev/null 2>&1; then
+    echo 'test.sh: not run: the count of instructions (examples/instructions.rs), for which valgrind is missing: sudo apt-get install valgrind' >&2
+    return 0
+  fi
+  scripts/instructions.sh
+}
+
 cleanup() {
   wait "$starting" 2>/dev/null || true
   for port in $(<"$ports"); do "$kafka" kill --clean --port "$port" || true; done
@@ -42,6 +51,9 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 cargo test --workspace --no-run "$@"
+# Not with a choice of tests. The brokers may still start meanwhile: a count does not mind.
+counted=0
+if [ $# = 0 ]; then instructions || counted=$?; fi
 wait "$starting"
 read -r new old <"$ports"
 
@@ -51,4 +63,7 @@ export ATKAFKA_TEST_KAFKA_SSL=127.0.0.1:$((new + 2))
 export ATKAFKA_TEST_KAFKA_SASL_SSL=127.0.0.1:$((new + 3))
 export ATKAFKA_TEST_KAFKA_CA=$PWD/target/kafka/data-$new/ca.pem
 export ATKAFKA_TEST_KAFKA_39=127.0.0.1:$old
-cargo test --workspace --no-fail-fast "$@"
+tested=0
+cargo test --workspace --no-fail-fast "$@" || tested=$?
+[ "$counted" = 0 ] || echo 'test.sh: the count of instructions failed before the tests: see above, or make instructions' >&2
+[ "$tested" = 0 ] && [ "$counted" = 0 ]

@@ -42,7 +42,7 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin
 
 #[test]
 fn every_truncation_of_a_frame_is_one_dead_letter_and_no_event() {
-    let seed = seed();
+    let seed = atkafka_fixtures::seeds::one();
     let mut rng = fastrand::Rng::with_seed(seed);
     let metrics = Metrics::default();
     let mut decoder = decoder(&metrics.decode);
@@ -312,13 +312,6 @@ fn to_ipld(value: &sonic_rs::Value) -> Ipld {
             Ipld::Map(object.iter().map(|(k, v)| (k.to_string(), to_ipld(v))).collect())
         }
     }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("ATKAFKA_TEST_SEED").ok().and_then(|s| s.parse().ok());
-    let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed {seed} (ATKAFKA_TEST_SEED={seed})");
-    seed
 }
 
 fn json_file(path: &std::path::Path) -> sonic_rs::Value {

@@ -22,11 +22,11 @@ use atkafka_fixtures::network::builder::{self, Commit, Op};
 use atkafka_fixtures::ozone::comment;
 use ipld_core::ipld::Ipld;
 
-use crate::{FIXTURE, decoder, seed, slow, work};
+use crate::{FIXTURE, decoder, slow, work};
 
 /// Rounds, each with its number, and the seed for its report.
 fn rounds(usual: u64, mut round: impl FnMut(&mut fastrand::Rng, &dyn Fn(&[u8]) -> String)) -> u64 {
-    let seed = seed();
+    let seed = atkafka_fixtures::seeds::one();
     let mut rng = fastrand::Rng::with_seed(seed);
     let seconds = std::env::var("ATKAFKA_TEST_FUZZ_SECONDS").ok().and_then(|s| s.parse().ok());
     let until = seconds.map(|s| Instant::now() + Duration::from_secs(s));

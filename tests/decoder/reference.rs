@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::car;
 use crate::support::*;
-use crate::{FIXTURE, decoder, json_file, seed, slow, text, to_ipld, value, work};
+use crate::{FIXTURE, decoder, json_file, slow, text, to_ipld, value, work};
 
 const CORPUS: &str = "data/jetstream-corpus/frames.bin.zst";
 
@@ -140,7 +140,7 @@ fn whole_repositories_equal_the_reference() {
 
 #[test]
 fn any_value_equals_the_reference_or_is_refused_by_both() {
-    let seed = seed();
+    let seed = atkafka_fixtures::seeds::one();
     let mut bytes = [0; 32];
     fastrand::Rng::with_seed(seed).fill(&mut bytes);
     let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };

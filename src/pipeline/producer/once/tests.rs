@@ -11,7 +11,6 @@
 mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -152,27 +151,5 @@ fn schedule(seed: u64) {
 
 #[test]
 fn every_schedule_of_transactions_delivers_each_event_once() {
-    if let Ok(seed) = std::env::var("ATKAFKA_MODEL_SEED") {
-        return schedule(seed.parse().expect("a number"));
-    }
-    let (next, began, failed) = (AtomicU64::new(0), Instant::now(), Mutex::new(Vec::new()));
-    // They wait more than they work.
-    std::thread::scope(|scope| {
-        for _ in 0..16 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= SCHEDULES {
-                        break;
-                    }
-                    if std::panic::catch_unwind(|| schedule(seed)).is_err() {
-                        failed.lock().expect("no panic").push(seed);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().expect("no panic");
-    println!("{SCHEDULES} schedules in {:.1} s", began.elapsed().as_secs_f64());
-    assert!(failed.is_empty(), "ATKAFKA_MODEL_SEED=N with N one of {failed:?} shows it again");
+    atkafka_fixtures::seeds::each(SCHEDULES, schedule);
 }

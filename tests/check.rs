@@ -30,6 +30,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, Producer};
 use sonic_rs::{JsonValueTrait, Value};
+use support::kafka_script::{LIMITED, Lists};
 use support::*;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -455,16 +456,6 @@ fn topics_that_are_absent_or_delete_history() {
     check(&args).is_well(1).says("warning", "retention", &["history older than that is deleted", "retention.ms=-1"]);
 }
 
-/// What the user `limited` may do on a topic.
-fn allow(broker: &str, topic: &str, operation: &str) {
-    let port = broker.rsplit_once(':').expect("a port").1;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-    let args = ["acl", "--port", port, "--add", "--force", "--allow-principal", "User:limited"];
-    let out = Command::new(script).args(args).args(["--operation", operation, "--topic", topic]).output();
-    let out = out.expect("kafka.sh");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
-
 #[test]
 fn rights_that_are_missing_are_named() {
     let (Some(broker), Some(sasl)) = (broker(KAFKA), broker(SASL)) else { return };
@@ -473,19 +464,20 @@ fn rights_that_are_missing_are_named() {
     let ask = |topic: &str| {
         let mut args = vec!["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", &sasl];
         args.extend(["--state-dir", &state, "--output-topic", topic, "--sasl-mechanism", "PLAIN"]);
-        check_with(&args, &[("ATKAFKA_SASL_USERNAME", "limited"), ("ATKAFKA_SASL_PASSWORD", "secret")])
+        check_with(&args, &LIMITED)
     };
     let (topic, hidden) = (unique("rights"), unique("rights-hidden"));
     create_topic(&broker, &topic, "-1");
-    allow(&broker, &topic, "Describe");
+    let lists = Lists::of(&broker);
+    lists.allow("Describe", &["--topic", &topic]);
     ask(&topic).fails("rights", &[&topic, "may not write there: give it the right Write"]);
-    allow(&broker, &topic, "Write");
+    lists.allow("Write", &["--topic", &topic]);
     let report = ask(&topic);
     // A login in plain; limits that this client may not read.
     report.is_well(2).says("warning", "limits", &["the right DescribeConfigs"]).says("ok", "rights", &["Write"]);
     // Once there is an ACL, whatever it does not name is forbidden.
     create_topic(&broker, &hidden, "-1");
-    allow(&broker, &hidden, "Create");
+    lists.allow("Create", &["--topic", &hidden]);
     ask(&hidden).fails("topic", &[&hidden, "no right to see it (Describe)", "the rights Create, Describe and Write"]);
 }
 

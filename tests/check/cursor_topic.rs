@@ -4,8 +4,9 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 
+use crate::support::kafka_script::{LIMITED, Lists};
 use crate::support::*;
-use crate::{Report, SASL, SOON, allow, check, check_with, create_topic, has_topic, relay};
+use crate::{Report, SASL, SOON, check, check_with, create_topic, has_topic, relay};
 
 fn with_policy(broker: &str, topic: &str, policy: &str, partitions: i32) {
     let admin: AdminClient<DefaultClientContext> =
@@ -67,12 +68,13 @@ fn rights_to_the_cursor_topic_that_are_missing_are_named() {
     with_policy(&broker, &cursors, "compact", 1);
     let mut args = vec!["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", &sasl];
     args.extend(["--sasl-mechanism", "PLAIN", "--output-topic", &topic, "--cursor-store", "kafka"]);
-    let ask = || check_with(&args, &[("ATKAFKA_SASL_USERNAME", "limited"), ("ATKAFKA_SASL_PASSWORD", "secret")]);
+    let ask = || check_with(&args, &LIMITED);
     // Once there is an ACL, whatever it does not name is forbidden.
-    allow(&broker, &cursors, "Describe");
+    let (lists, resource) = (Lists::of(&broker), ["--topic", &cursors]);
+    lists.allow("Describe", &resource);
     ask().fails("rights", &[&cursors, "needs the right Read and Write"]);
-    allow(&broker, &cursors, "Write");
+    lists.allow("Write", &resource);
     ask().fails("rights", &[&cursors, "needs the right Read on"]).says("warning", "positions", &["DescribeConfigs"]);
-    allow(&broker, &cursors, "Read");
+    lists.allow("Read", &resource);
     ask().says("ok", "rights", &[&cursors, "Read"]).says("ok", "position", &["none is saved yet"]);
 }

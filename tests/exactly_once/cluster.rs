@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::own_broker::script;
+use crate::support::kafka_script::script;
 
 /// Brokers that are one cluster. They are gone, with their data, when this is dropped.
 pub struct Cluster {

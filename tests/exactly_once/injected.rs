@@ -9,8 +9,8 @@ use sonic_rs::JsonValueTrait;
 
 use crate::faults::{Fault, How, Proxy, What};
 use crate::oracle::compare;
-use crate::own_broker::Broker;
-use crate::rights::Lists;
+use crate::rights::with_lists;
+use crate::support::kafka_script::LIMITED;
 use crate::support::*;
 use crate::{ONCE, Place, SOON, TRAFFIC, committed, create_topic, end, looped};
 
@@ -107,17 +107,10 @@ impl Run {
     }
 }
 
-fn seed() -> u64 {
-    let given = std::env::var("ATKAFKA_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = given.unwrap_or_else(|| fastrand::u64(..));
-    println!("seed {seed} (ATKAFKA_TEST_SEED={seed})");
-    seed
-}
-
-/// Each of the faults strikes, `before` in this order while it starts, the others in any order: with every broker, and some of them
-/// in a run of its own beside the others, since most of the time is spent waiting.
+/// Each of the faults strikes once, with every broker: those of `before` in their order while atkafka starts, the others in an
+/// order of chance. They are divided over several runs at the same time, which wait more than they work.
 fn each_once(before: &[(What, How)], faults: &[Vec<(What, How)>]) {
-    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut rng = fastrand::Rng::with_seed(atkafka_fixtures::seeds::one());
     let mut faults = faults.to_vec();
     rng.shuffle(&mut faults);
     std::thread::scope(|scope| {
@@ -187,10 +180,8 @@ fn whoever_is_told_to_be_fenced_and_is_not_goes_on() {
 
 /// While events flow, the rights to write positions, to use transactions and to write events are taken away and given back.
 fn rights_come_and_go(version: &'static str, port: u16) {
-    let broker = Broker::start(version, port, "all");
+    let (broker, lists, sasl) = with_lists(version, port);
     let plain = broker.address();
-    let number: u16 = plain.rsplit_once(':').expect("a port").1.parse().expect("a number");
-    let (lists, sasl) = (Lists(number.to_string()), format!("127.0.0.1:{}", number + 1));
     let (topic, cursors) = (unique("taken"), unique("taken.cursor"));
     create_topic(&plain, &topic, 4, &[]);
     create_topic(&plain, &cursors, 1, &[("cleanup.policy", "compact")]);
@@ -211,7 +202,7 @@ fn rights_come_and_go(version: &'static str, port: u16) {
             &["--commit-interval", "100ms"],
         ]
         .concat(),
-        &[("ATKAFKA_SASL_USERNAME", "limited"), ("ATKAFKA_SASL_PASSWORD", "secret")],
+        &LIMITED,
     );
     let delivered = || bridge.metric("atkafka_last_seq_delivered") as u64;
     let rights = [(&positions[..], cursors.as_str()), (&identity, "ransactional"), (&events, &topic)];

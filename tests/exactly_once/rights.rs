@@ -1,47 +1,26 @@
 //! The rights that the documents name: with each that is missing nothing is lost, it is said which, and with these alone it works.
 
-use std::process::Command;
-
 use atkafka_fixtures::relay::Relay;
 
 use crate::oracle::compare;
 use crate::own_broker::Broker;
+use crate::support::kafka_script::{LIMITED, Lists, port_of_broker};
 use crate::support::*;
 use crate::{SOON, TRAFFIC, committed, create_topic, looped};
 
 const TOTAL: u64 = 3_000;
 
-/// The access control lists of the broker on this port.
-pub struct Lists(pub String);
-
-impl Lists {
-    fn change(&self, how: &str, user: &str, operation: &str, resource: &[&str]) {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-        let (port, user) = (self.0.as_str(), format!("User:{user}"));
-        let args = ["acl", "--port", port, how, "--force", "--allow-principal", &user, "--operation", operation];
-        let out = Command::new(script).args(args).args(resource).output().expect("kafka.sh");
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    }
-
-    /// Once there is an entry, nobody else may do anything.
-    pub fn close(&self, resource: &[&str]) {
-        self.change("--add", "other", "All", resource);
-    }
-
-    pub fn allow(&self, operation: &str, resource: &[&str]) {
-        self.change("--add", "limited", operation, resource);
-    }
-
-    pub fn take_away(&self, operation: &str, resource: &[&str]) {
-        self.change("--remove", "limited", operation, resource);
-    }
+/// A broker of its own with access control lists, and its address for those that log in.
+pub fn with_lists(version: &'static str, port: u16) -> (Broker, Lists, String) {
+    let broker = Broker::start(version, port, "all");
+    let number: u16 = port_of_broker(&broker.address()).parse().expect("a number");
+    let lists = Lists::of(&broker.address());
+    (broker, lists, format!("127.0.0.1:{}", number + 1))
 }
 
 fn needs_no_more(version: &'static str, port: u16) {
-    let broker = Broker::start(version, port, "all");
+    let (broker, lists, sasl) = with_lists(version, port);
     let plain = broker.address();
-    let number: u16 = plain.rsplit_once(':').expect("a port").1.parse().expect("a number");
-    let (lists, sasl) = (Lists(number.to_string()), format!("127.0.0.1:{}", number + 1));
     let (topic, cursors) = (unique("rights"), unique("rights.cursor"));
     create_topic(&plain, &topic, 2, &[]);
     create_topic(&plain, &cursors, 1, &[("cleanup.policy", "compact")]);
@@ -57,7 +36,6 @@ fn needs_no_more(version: &'static str, port: u16) {
     relay.set_live_limit(TOTAL / 2);
     let url = relay.url();
     let login = ["--bootstrap-servers", &sasl, "--sasl-mechanism", "PLAIN", "--cursor-topic", &cursors];
-    let env = [("ATKAFKA_SASL_USERNAME", "limited"), ("ATKAFKA_SASL_PASSWORD", "secret")];
     let source = ["firehose", "relay", "--relay-host", &url, "--cursor", "oldest", "--output-topic", &topic];
     let args = [&source[..], &login, &["--delivery", "exactly-once"]].concat();
     let without = |bridge: &Bridge, says: &str, operation: &str, resource: &[&str]| {
@@ -65,7 +43,7 @@ fn needs_no_more(version: &'static str, port: u16) {
         assert_eq!(bridge.metric("atkafka_received_frames"), 0.0, "nothing is read before");
         lists.allow(operation, resource);
     };
-    let bridge = Bridge::start_with(&args, &env);
+    let bridge = Bridge::start_with(&args, &LIMITED);
     without(&bridge, "this client may not see it (Describe), and cannot be created", "Describe", &positions);
     without(&bridge, "no right to the transactional id atkafka-relay-", "Write", &identity);
     without(&bridge, "positions cannot be written to topic", "Write", &positions);
@@ -76,14 +54,14 @@ fn needs_no_more(version: &'static str, port: u16) {
     assert!(said("Global error") == 0 && said("WARN  output: positions cannot be written") == 1, "{log:?}");
     assert_eq!(bridge.stop().0, Some(0));
     relay.set_live_limit(TOTAL);
-    let bridge = Bridge::start_with(&args, &env);
+    let bridge = Bridge::start_with(&args, &LIMITED);
     without(&bridge, "cannot be read: Message consumption error: TopicAuthorizationFailed", "Read", &positions);
     bridge.wait_delivered(TOTAL, SOON);
     assert_eq!(bridge.stop().0, Some(0));
     compare(&TRAFFIC.served(1, 0..TOTAL), &committed(&plain, &topic)).once();
 
     // Those that take turns need their group besides.
-    let standby = Bridge::start_with(&[&args[..], &["--standby"]].concat(), &env);
+    let standby = Bridge::start_with(&[&args[..], &["--standby"]].concat(), &LIMITED);
     let group = ["--group", "atkafka-", "--resource-pattern-type", "prefixed"];
     without(&standby, "no right to the consumer group atkafka-relay-", "Read", &group);
     standby.wait("it works", SOON, |b| b.get("/readyz").is_some_and(|(status, _)| status == 200));
@@ -91,7 +69,7 @@ fn needs_no_more(version: &'static str, port: u16) {
 
     // The commands about positions need the same.
     for action in [&["show"][..], &["set", "--to", "7"], &["delete"]] {
-        let (code, out, err) = run(&[&["cursor"], action, &login].concat(), &env);
+        let (code, out, err) = run(&[&["cursor"], action, &login].concat(), &LIMITED);
         assert_eq!((code, err.as_str()), (Some(0), ""), "{action:?}: {out}");
     }
 }

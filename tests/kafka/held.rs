@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 
 use crate::oracle::{Event, Traffic, compare};
-use crate::refusals::acl;
+use crate::support::kafka_script::Lists;
 use crate::support::*;
 use crate::{SASL, SOON, create_topic};
 
@@ -38,8 +38,9 @@ fn without(rights: &[&str]) {
     let topic = |name: &str| format!("{run}-{name}");
     NAMES.iter().for_each(|name| create_topic(&broker, &topic(name), 4, &[("retention.ms", "-1")]));
     let likes = topic("likes");
-    acl(&broker, &likes, "--add", "Describe");
-    acl(&broker, &likes, "--add", "Write");
+    let (lists, resource) = (Lists::of(&broker), ["--topic", &likes]);
+    lists.allow("Describe", &resource);
+    lists.allow("Write", &resource);
     let routes = ROUTES.map(|(pattern, name)| format!("--route={pattern}={}", topic(name)));
     let (url, state, rest) = (relay.url(), folder("state").display().to_string(), topic("rest"));
     let mut args = vec!["firehose", "relay", "--relay-host", &url, "--bootstrap-servers", &sasl];
@@ -51,8 +52,8 @@ fn without(rights: &[&str]) {
 
     let ok = |name: &str| bridge.metric(&format!("atkafka_topic_events{{status=\"ok\",topic=\"{}\"}}", topic(name)));
     // While there are rules for a topic, whoever is not named in them may do nothing.
-    acl(&broker, &likes, "--add", "AlterConfigs");
-    rights.iter().for_each(|right| acl(&broker, &likes, "--remove", right));
+    lists.allow("AlterConfigs", &resource);
+    rights.iter().for_each(|right| lists.take_away(right, &resource));
     let before = NAMES.map(ok);
     relay.set_live_limit(FRAMES);
     bridge.wait("it names the topic", SOON, |b| {
@@ -77,7 +78,7 @@ fn without(rights: &[&str]) {
     assert!(position < BEFORE as f64 + 1_000.0, "the position waits: {position}");
     assert!(bridge.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains(&likes)));
 
-    rights.iter().for_each(|right| acl(&broker, &likes, "--add", right));
+    rights.iter().for_each(|right| lists.allow(right, &resource));
     bridge.wait_delivered(FRAMES, SOON * 2);
     assert!(bridge.log_contains(&format!("topic {likes} takes records again")), "{:?}", bridge.log());
     bridge.wait("ready again", SOON, |b| b.get("/readyz").is_some_and(|(code, _)| code == 200));

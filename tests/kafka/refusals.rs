@@ -1,7 +1,6 @@
 //! What the broker refuses while events flow: the others arrive, in order, and soon.
 
 use std::collections::HashSet;
-use std::process::Command;
 use std::time::Instant;
 
 use atkafka::atproto::time::parse_ms;
@@ -11,6 +10,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use sonic_rs::JsonValueTrait;
 
 use crate::oracle::{Traffic, compare};
+use crate::support::kafka_script::Lists;
 use crate::support::*;
 use crate::{SASL, SOON, admin};
 
@@ -133,16 +133,6 @@ fn a_time_that_the_topic_refuses_is_moved_and_nothing_is_lost() {
     }
 }
 
-/// Changes what the user `limited` may do on a topic.
-pub fn acl(broker: &str, topic: &str, change: &str, operation: &str) {
-    let port = broker.rsplit_once(':').expect("a port").1;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-    let args =
-        ["acl", "--port", port, change, "--force", "--allow-principal", "User:limited", "--operation", operation];
-    let out = Command::new(script).args(args).args(["--topic", topic]).output().expect("kafka.sh");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-}
-
 /// Taken away and given back while 2,000 a second flow: the records wait, and arrive in order. The user may not read the
 /// limits of the topic, which takes only times of the last hour: that is learned from the first refusal.
 #[test]
@@ -159,22 +149,23 @@ fn rights_come_and_go(broker: &str, sasl: &str, times_are_limited: bool) {
     if times_are_limited {
         set(broker, &topic, "message.timestamp.before.max.ms", "3600000");
     }
-    acl(broker, &topic, "--add", "Describe");
-    acl(broker, &topic, "--add", "Write");
+    let (lists, resource) = (Lists::of(broker), ["--topic", &topic]);
+    lists.allow("Describe", &resource);
+    lists.allow("Write", &resource);
     let login = ["--sasl-mechanism", "PLAIN", "--sasl-username", "limited", "--sasl-password", "secret"];
     let run = start_with(sasl, &topic, &login);
     // The script takes as long as it likes.
     run.relay.set_live_limit(FRAMES / 2);
     run.bridge.wait_delivered(FRAMES / 6, SOON);
     assert!(run.bridge.log_contains("the limits of topic"), "{:?}", run.bridge.log());
-    acl(broker, &topic, "--remove", "Write");
+    lists.take_away("Write", &resource);
     run.relay.set_live_limit(FRAMES);
     run.bridge.wait("it says so", SOON, |b| {
         b.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("authoriz"))
     });
     let stopped_at = run.bridge.metric("atkafka_last_seq_delivered");
     assert!(stopped_at < FRAMES as f64);
-    acl(broker, &topic, "--add", "Write");
+    lists.allow("Write", &resource);
     run.bridge.wait_delivered(FRAMES, SOON);
     assert_eq!(run.bridge.metric("atkafka_dead_letters"), 0.0);
     let (code, log) = run.bridge.stop();

@@ -2,13 +2,13 @@
 //! and the order stays.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use atkafka_fixtures::relay::{Relay, RelayConfig};
 
 use crate::oracle::{Traffic, compare};
 use crate::own_broker::Broker;
+use crate::support::kafka_script::{port_of_broker, script};
 use crate::support::*;
 use crate::{CA, SASL, SOON, SSL};
 
@@ -64,10 +64,7 @@ impl Flowing {
 
 /// Gives the user this password at the broker.
 fn password(broker: &str, user: &str, password: &str) {
-    let port = broker.rsplit_once(':').expect("a port").1;
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-    let out = Command::new(script).args(["password", "--port", port, user, password]).output().expect("kafka.sh");
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    script(&["password", "--port", port_of_broker(broker), user, password]);
 }
 
 fn write(path: &Path, text: impl AsRef<[u8]>) {

@@ -1,6 +1,7 @@
 //! What the tests drive the real binary with: the process, its metrics, and a reader of what arrived in Kafka.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod kafka_script;
 pub mod schema;
 
 use std::collections::HashMap;

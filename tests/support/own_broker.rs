@@ -1,6 +1,6 @@
 //! A broker of a test's own, which it may kill, while the others share those of `scripts/test.sh`.
 
-use std::process::{Command, Stdio};
+use crate::support::kafka_script::script;
 
 /// It is gone, with its data, when this is dropped.
 pub struct Broker {
@@ -36,12 +36,4 @@ impl Drop for Broker {
     fn drop(&mut self) {
         script(&["kill", "--clean", "--port", &self.port]);
     }
-}
-
-/// `scripts/kafka.sh ARGS`: what it prints.
-pub fn script(args: &[&str]) -> String {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/kafka.sh");
-    let out = Command::new(script).args(args).stdin(Stdio::null()).output().expect("scripts/kafka.sh runs");
-    assert!(out.status.success(), "kafka.sh {args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8_lossy(&out.stdout).into_owned()
 }

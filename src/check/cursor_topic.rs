@@ -17,7 +17,8 @@ pub fn check(inspector: &Inspector, options: &Kafka, at: Positions, out: &Out) {
             let least = settings.as_ref().map_or(1, |settings| settings.min_in_sync);
             topic::topic(name, shape, least, inspector.brokers().len(), out);
             let partitions = shape.partitions;
-            match if at.standby { for_standby(name, partitions) } else { Ok(()) } {
+            let suits = if at.standby { for_standby(name, partitions) } else { Ok(()) };
+            match suits {
                 Ok(()) => keeps(name, &settings, partitions, keys, out),
                 Err(why) => out.failed("positions", why),
             }

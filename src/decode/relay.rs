@@ -170,7 +170,8 @@ impl Workbench<'_> {
             blocks.spent += block.map_or(0, <[u8]>::len);
             match block {
                 Some(block) => {
-                    match if self.rules.verify { cid::hashes(known, block) } else { Some(true) } {
+                    let fits = if self.rules.verify { cid::hashes(known, block) } else { Some(true) };
+                    match fits {
                         Some(true) => {}
                         Some(false) => return Err(bad(Reason::CidMismatch, "the block does not hash to the CID")),
                         None => return Err(bad(Reason::BadOp, "the CID is not of SHA-256, as those of records are")),

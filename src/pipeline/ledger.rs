@@ -96,7 +96,7 @@ impl Ledger {
             // hide the positions until the broker ends it, after a minute.
             let is_open = sink.transactions().map_or(Ok(false), |transactions| transactions.has_open(&self.run))?;
             if !is_open {
-                self.outcome(&look(sink, &self.keys)?)?;
+                self.is_committed(sink)?;
             }
         }
         let cluster = RefCell::new(None);
@@ -107,7 +107,7 @@ impl Ledger {
         sink.prepare(&note, around)?;
         self.cluster = cluster.into_inner().or(self.cluster.take());
         if self.claimed {
-            return self.outcome(&look(sink, &self.keys)?);
+            return self.is_committed(sink);
         }
         let unnamed = self.keys.iter().map(|key| Key { instance: String::new(), ..key.clone() });
         let wanted: Vec<Key> = self.keys.iter().cloned().chain(unnamed).collect();

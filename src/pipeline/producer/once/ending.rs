@@ -108,7 +108,7 @@ impl Once {
         batches: &Receiver<Batch>,
         around: &mut Surroundings<'_>,
     ) -> Result<Next, End> {
-        // What came back unsaid, or with the client's words for that, came back because of this.
+        // Where the client knows the cause, records that came back have no reason of their own, or only that the client gave up.
         let refusal = self.p.sink.transactions().and_then(|transactions| transactions.refusal());
         if let Some(why) = &refusal.or(why) {
             self.p.metrics.produced_error.inc();

@@ -58,11 +58,9 @@ fn first_position_cannot_be_saved(state: &Path, relay: &Relay, reason: &str, men
     });
     let (_, body) = ready(&bridge);
     assert!(body.contains("nothing of this host is delivered"), "{body}");
-    assert!(
-        bridge.log_contains("the first position cannot be saved") && bridge.log_contains(reason),
-        "{:?}",
-        bridge.log()
-    );
+    bridge.wait("the reason in the log", SOON, |b| {
+        b.log_contains("the first position cannot be saved") && b.log_contains(reason)
+    });
     bridge.wait("what the alert looks at", SOON, |b| b.metric("atkafka_checkpoint_saves{status=\"error\"}") >= 2.0);
     assert!(bridge.lines().is_empty(), "nothing before the first position is on disk");
     mend();

@@ -11,7 +11,7 @@ WORKDIR /build
 COPY Cargo.toml Cargo.lock build.rs ./
 COPY fixtures/Cargo.toml fixtures/
 RUN mkdir -p src benches fixtures/src \
-    && touch src/lib.rs fixtures/src/lib.rs benches/decode.rs benches/pipeline.rs \
+    && touch src/lib.rs fixtures/src/lib.rs benches/decode.rs benches/end_to_end.rs \
     && echo 'fn main() {}' >src/main.rs \
     && cargo build --release --locked --bin atkafka
 COPY schema schema

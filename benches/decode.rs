@@ -1,7 +1,7 @@
 //! What one frame costs on its way through a worker, next to one SHA-256 pass over the same bytes.
 //!
 //! `cargo bench --bench decode`, over `fixtures/network.bin.zst` or the recording named by `ATKAFKA_BENCH_FRAMES`
-//! (`atkafka record` makes one). The last lines are ratios measured in interleaved rounds: they hold on a noisy machine,
+//! (`atkafka record` makes one). The table at the end has ratios measured in interleaved rounds: they hold on a noisy machine,
 //! where absolute times of two runs do not compare.
 
 #[path = "../tests/support/car.rs"]
@@ -150,13 +150,14 @@ fn ratios(passes: &mut [Pass<'_>], frames: usize) {
         }
     }
     let fastest = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
-    println!("in {} interleaved rounds, as a part of one SHA-256 pass over the frames:", times[0].len());
+    println!("| stage, {} interleaved rounds | CPU | part of one SHA-256 pass |", times[0].len());
+    println!("|---|---|---|");
     for ((name, _), own) in passes.iter().zip(&times) {
         let mut ratios: Vec<f64> = own.iter().zip(&times[0]).map(|(own, sha)| own / sha).collect();
         ratios.sort_by(f64::total_cmp);
         let (median, least) = (ratios[ratios.len() / 2], fastest(own) / fastest(&times[0]));
-        let each = fastest(own) / frames as f64 * 1e9;
-        println!("  {name}: {median:.3} (median), {least:.3} (fastest rounds: {each:.0} ns a frame)");
+        let each = fastest(own) / frames as f64 * 1e6;
+        println!("| {name} | {each:.2} µs a frame | {median:.3} (the fastest: {least:.3}) |");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an event costs from a relay to a broker: CPU, context switches, latency and memory of the whole process.
 //!
-//! It starts the program itself, a relay on the loopback interface, and writes to the broker that `ATKAFKA_BENCH_KAFKA`
-//! names; without one it says so and ends. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka` measures several programs in
+//! It starts the program itself, relays on the loopback interface, and writes to the broker that `ATKAFKA_BENCH_KAFKA`
+//! names; without one it says so, and measures only what needs none. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka` measures several programs in
 //! turn, which is the way to compare two versions: noise of the machine meets both. `ATKAFKA_BENCH_ONLY` names parts of the
 //! rows to measure, with semicolons between; `ATKAFKA_BENCH_SECONDS` and `ATKAFKA_BENCH_ROUNDS` change how long and how often.
 
@@ -12,6 +12,7 @@ mod tls;
 #[path = "end_to_end/topic.rs"]
 mod topic;
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin
 const BACKLOG: u64 = 300_000;
 /// Nothing is measured until so long after the first delivery: connections and buffers are there by then.
 const WARM_UP: Duration = Duration::from_secs(5);
+/// Bytes that are read at once where nothing is done with them.
+const READ: usize = 32 << 10;
 /// Until everything is delivered.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -44,27 +47,60 @@ enum Speed {
 struct Row {
     name: &'static str,
     speed: Speed,
+    relays: usize,
     tls: bool,
+    to: To,
     args: &'static [&'static str],
 }
+
+/// Where events go.
+#[derive(Clone, Copy, PartialEq)]
+enum To {
+    Kafka,
+    /// Lines on standard output, which nobody reads.
+    Lines,
+    /// Nowhere: the bytes are read by OpenSSL, or from the socket, and not looked at. There is no program.
+    Nothing,
+}
+
+/// One relay without TLS, into Kafka.
+const PLAIN: Row = Row { name: "", speed: Speed::Full, relays: 1, tls: false, to: To::Kafka, args: &[] };
 
 const ENRICHED: &[&str] = &["--plc-host", "DIRECTORY"];
 const ONCE: &[&str] = &["--delivery", "exactly-once"];
 const ONCE_SOON: &[&str] = &["--delivery", "exactly-once", "--commit-interval", "100ms"];
 const ROWS: &[Row] = &[
-    Row { name: "full speed, ws, plain", speed: Speed::Full, tls: false, args: &[] },
-    Row { name: "full speed, ws, osprey", speed: Speed::Full, tls: false, args: &["--osprey-compatible"] },
-    Row { name: "full speed, ws, enriched", speed: Speed::Full, tls: false, args: ENRICHED },
-    Row { name: "full speed, wss, plain", speed: Speed::Full, tls: true, args: &[] },
-    Row { name: "full speed, ws, exactly once", speed: Speed::Full, tls: false, args: ONCE },
-    Row { name: "500/s, ws, plain", speed: Speed::Rate(500.0), tls: false, args: &[] },
-    Row { name: "500/s, ws, osprey", speed: Speed::Rate(500.0), tls: false, args: &["--osprey-compatible"] },
-    Row { name: "500/s, ws, enriched", speed: Speed::Rate(500.0), tls: false, args: ENRICHED },
-    Row { name: "500/s, wss, plain", speed: Speed::Rate(500.0), tls: true, args: &[] },
-    Row { name: "500/s, ws, exactly once", speed: Speed::Rate(500.0), tls: false, args: ONCE },
-    Row { name: "500/s, ws, exactly once each 100 ms", speed: Speed::Rate(500.0), tls: false, args: ONCE_SOON },
-    Row { name: "50/s, ws, plain", speed: Speed::Rate(50.0), tls: false, args: &[] },
-    Row { name: "idle, ws, plain", speed: Speed::Idle, tls: false, args: &[] },
+    Row { name: "full speed, ws, plain", ..PLAIN },
+    Row { name: "full speed, ws, osprey", args: &["--osprey-compatible"], ..PLAIN },
+    Row { name: "full speed, ws, enriched", args: ENRICHED, ..PLAIN },
+    Row { name: "full speed, ws, exactly once", args: ONCE, ..PLAIN },
+    Row { name: "full speed, wss, plain", tls: true, ..PLAIN },
+    Row { name: "full speed, wss, bytes only, by OpenSSL alone", tls: true, to: To::Nothing, ..PLAIN },
+    Row { name: "full speed, ws, bytes only, from the socket", to: To::Nothing, ..PLAIN },
+    Row { name: "full speed, two relays, plain", relays: 2, ..PLAIN },
+    Row { name: "full speed, ws, into lines, one worker", to: To::Lines, args: &["--workers=1"], ..PLAIN },
+    Row {
+        name: "full speed, two relays, into lines, one worker",
+        relays: 2,
+        to: To::Lines,
+        args: &["--workers=1"],
+        ..PLAIN
+    },
+    Row {
+        name: "full speed, two relays, into lines, two workers",
+        relays: 2,
+        to: To::Lines,
+        args: &["--workers=2"],
+        ..PLAIN
+    },
+    Row { name: "500/s, ws, plain", speed: Speed::Rate(500.0), ..PLAIN },
+    Row { name: "500/s, ws, osprey", speed: Speed::Rate(500.0), args: &["--osprey-compatible"], ..PLAIN },
+    Row { name: "500/s, ws, enriched", speed: Speed::Rate(500.0), args: ENRICHED, ..PLAIN },
+    Row { name: "500/s, wss, plain", speed: Speed::Rate(500.0), tls: true, ..PLAIN },
+    Row { name: "500/s, ws, exactly once", speed: Speed::Rate(500.0), args: ONCE, ..PLAIN },
+    Row { name: "500/s, ws, exactly once each 100 ms", speed: Speed::Rate(500.0), args: ONCE_SOON, ..PLAIN },
+    Row { name: "50/s, ws, plain", speed: Speed::Rate(50.0), ..PLAIN },
+    Row { name: "idle, ws, plain", speed: Speed::Idle, ..PLAIN },
 ];
 
 /// What one run gave.
@@ -85,10 +121,10 @@ fn main() {
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }
-    let Ok(broker) = std::env::var("ATKAFKA_BENCH_KAFKA") else {
-        println!("end to end: skipped, ATKAFKA_BENCH_KAFKA names no broker (make kafka starts one)");
-        return;
-    };
+    let broker = std::env::var("ATKAFKA_BENCH_KAFKA").ok();
+    if broker.is_none() {
+        println!("end to end: no row into Kafka, since ATKAFKA_BENCH_KAFKA names no broker (make bench starts one)");
+    }
     let number = |name: &str, default: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let programs: Vec<PathBuf> = match std::env::var("ATKAFKA_BENCH_PROGRAMS") {
         Ok(list) => list.split(',').map(PathBuf::from).collect(),
@@ -106,7 +142,8 @@ fn main() {
     let rounds = number("ATKAFKA_BENCH_ROUNDS", 3) as usize;
     println!("| from a relay into Kafka | CPU | context switches | frames/s | p50 | p99 | peak memory |");
     println!("|---|---|---|---|---|---|---|");
-    for row in ROWS.iter().filter(wanted) {
+    let possible = |row: &&Row| bench.broker.is_some() || row.to != To::Kafka;
+    for row in ROWS.iter().filter(wanted).filter(possible) {
         let mut all = vec![Vec::new(); programs.len()];
         for _ in 0..rounds {
             for (program, runs) in programs.iter().zip(&mut all) {
@@ -141,7 +178,7 @@ fn print_row(name: &str, speed: Speed, runs: &[Figures]) {
     }
     let rate = median(|f| f.frames_per_second);
     let latency = match speed {
-        Speed::Rate(_) => format!("{:.0} ms | {:.0} ms", median(|f| f.p50), median(|f| f.p99)),
+        Speed::Rate(_) => format!("{:.1} ms | {:.1} ms", median(|f| f.p50), median(|f| f.p99)),
         _ => " | ".into(),
     };
     println!(
@@ -150,7 +187,7 @@ fn print_row(name: &str, speed: Speed, runs: &[Figures]) {
 }
 
 struct Bench {
-    broker: String,
+    broker: Option<String>,
     frames: Arc<Vec<Vec<u8>>>,
     seconds: Duration,
     backlog: u64,
@@ -166,32 +203,41 @@ impl Bench {
             // One event, so that everything is connected.
             Speed::Idle => RelayConfig::looped(self.frames.clone(), 1),
         };
-        let relay = Relay::start(config).expect("a relay");
-        let front = row.tls.then(|| tls::Front::start(relay.port()));
-        let url = front.as_ref().map_or(relay.url(), |front| front.url());
+        let relays: Vec<Relay> = (0..row.relays).map(|_| Relay::start(config.clone()).expect("a relay")).collect();
+        let front = row.tls.then(|| tls::Front::start(relays[0].port()));
+        let urls = match &front {
+            Some(front) => front.url(),
+            None => relays.iter().map(Relay::url).collect::<Vec<_>>().join(","),
+        };
+        if row.to == To::Nothing {
+            return raw(&urls, front.as_ref(), self.backlog);
+        }
         let directory = row.args.contains(&"DIRECTORY").then(|| {
             let directory = Directory::start().expect("a directory");
             directory.make(|did| Some((format!("{}.example", did.replace(':', "-")), "https://pds.example".into())));
             directory
         });
         let plc = directory.as_ref().map(Directory::url).unwrap_or_default();
-        let topic = topic::Topic::make(&self.broker, row.speed != Speed::Full);
-        let mut args = vec!["firehose", "relay", "--relay-host", &url, "--cursor", "oldest"];
-        args.extend(["--bootstrap-servers", &self.broker, "--output-topic", topic.name()]);
+        let mut args = vec!["firehose", "relay", "--relay-host", &urls, "--cursor", "oldest"];
+        let broker = self.broker.as_deref().filter(|_| row.to == To::Kafka);
+        let topic = broker.map(|broker| topic::Topic::make(broker, row.speed != Speed::Full));
+        if let (Some(broker), Some(topic)) = (broker, &topic) {
+            args.extend(["--bootstrap-servers", broker, "--output-topic", topic.name()]);
+        }
         args.extend(row.args.iter().map(|arg| if *arg == "DIRECTORY" { plc.as_str() } else { arg }));
         if let Some(front) = &front {
             args.extend(["--ca-file", front.ca()]);
         }
+        let is_rate = matches!(row.speed, Speed::Rate(_));
         let committed = row.args.contains(&"exactly-once");
-        let watch = (committed && matches!(row.speed, Speed::Rate(_))).then(|| topic.watch());
+        let watch = topic.as_ref().filter(|_| committed && is_rate).map(topic::Topic::watch);
         let program = Program::start(program, &args);
-        let figures = match row.speed {
-            Speed::Full => self.backlog(&program),
+        let mut figures = match row.speed {
+            Speed::Full => self.backlog(&program, row.relays),
             _ => self.steady(row.speed, &program),
         };
         drop(program);
-        let mut figures = figures;
-        if let Speed::Rate(_) = row.speed {
+        if let Some(topic) = topic.filter(|_| is_rate) {
             (figures.p50, figures.p99) = match watch {
                 Some(watch) => watch.latencies(WARM_UP),
                 None => topic.latencies(WARM_UP),
@@ -201,12 +247,12 @@ impl Bench {
     }
 
     /// From the start of the process to the delivery of the last frame.
-    fn backlog(&self, program: &Program) -> Figures {
-        let began = Instant::now();
-        program.wait_delivered(self.backlog, PATIENCE);
+    fn backlog(&self, program: &Program, relays: usize) -> Figures {
+        let (began, frames) = (Instant::now(), self.backlog * relays as u64);
+        program.wait_delivered(frames, PATIENCE);
         let (used, took) = (program.usage(), began.elapsed());
-        let mut figures = figures(used, self.backlog as f64, program);
-        figures.frames_per_second = self.backlog as f64 / took.as_secs_f64();
+        let mut figures = figures(used, frames as f64, program);
+        figures.frames_per_second = frames as f64 / took.as_secs_f64();
         figures
     }
 
@@ -231,4 +277,35 @@ fn figures(used: Usage, count: f64, program: &Program) -> Figures {
         peak_mb: program.peak_mb(),
         ..Figures::default()
     }
+}
+
+/// Reads the bytes of `frames` frames of a relay and does nothing with them, on a thread of its own.
+fn raw(url: &str, front: Option<&tls::Front>, frames: u64) -> Figures {
+    let (address, path) =
+        (url.rsplit('/').next().expect("a host").to_string(), "/xrpc/com.atproto.sync.subscribeRepos");
+    let mut stream = tls::connect(&address, front);
+    std::thread::spawn(move || {
+        let (before, began) = (process::this_thread(), Instant::now());
+        let key = "dGhlIHNhbXBsZSBub25jZQ==";
+        let request = format!(
+            "GET {path}?cursor=0 HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("a relay");
+        let (mut buffer, mut count) = (vec![0; READ], tls::Count::default());
+        while count.frames < frames {
+            match stream.read(&mut buffer).expect("more bytes") {
+                0 => panic!("the relay ended after {} frames", count.frames),
+                n => count.see(&buffer[..n]),
+            }
+        }
+        let used = process::this_thread().since(&before);
+        Figures {
+            cpu: used.cpu_us / frames as f64,
+            switches: used.switches / frames as f64,
+            frames_per_second: frames as f64 / began.elapsed().as_secs_f64(),
+            ..Figures::default()
+        }
+    })
+    .join()
+    .expect("no panic")
 }

@@ -22,6 +22,19 @@ impl Usage {
     }
 }
 
+/// Of the thread that asks.
+pub fn this_thread() -> Usage {
+    of_task(Path::new("/proc/thread-self")).expect("the thread is there")
+}
+
+fn of_task(task: &Path) -> Option<Usage> {
+    let ran = fs::read_to_string(task.join("schedstat")).ok()?;
+    let status = fs::read_to_string(task.join("status")).ok()?;
+    let cpu_us = ran.split(' ').next()?.parse::<f64>().ok()? / 1e3;
+    let switches = status.lines().filter(|line| line.contains("ctxt_switches:"));
+    Some(Usage { cpu_us, switches: switches.filter_map(|line| line.split('\t').nth(1)?.parse::<f64>().ok()).sum() })
+}
+
 /// It is killed at the end, and its folder removed.
 pub struct Program {
     child: Child,
@@ -86,11 +99,9 @@ impl Program {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the process is there");
         for task in tasks.map_while(Result::ok) {
             // A thread may end meanwhile.
-            let Ok(ran) = fs::read_to_string(task.path().join("schedstat")) else { continue };
-            let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
-            usage.cpu_us += ran.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e3;
-            let switches = status.lines().filter(|line| line.contains("ctxt_switches:"));
-            usage.switches += switches.filter_map(|line| line.split('\t').nth(1)?.parse::<f64>().ok()).sum::<f64>();
+            let Some(of_task) = of_task(&task.path()) else { continue };
+            usage.cpu_us += of_task.cpu_us;
+            usage.switches += of_task.switches;
         }
         usage
     }

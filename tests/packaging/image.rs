@@ -26,9 +26,16 @@ fn the_image_is_what_the_compose_files_and_the_program_take_it_for() {
         assert!(ignore.lines().any(|l| l == format!("!{source}")), "{source} is kept out by .dockerignore");
         assert!(root().join(source).exists(), "{source}");
     }
+    // Cargo wants the file of each bench that Cargo.toml names, and the first layer has none of ours.
+    let cargo = read("Cargo.toml");
+    let benches: Vec<&str> = cargo.split("[[bench]]\nname = \"").skip(1).filter_map(|b| b.split('"').next()).collect();
+    let dockerfile = read("Dockerfile");
+    assert!(!benches.is_empty());
+    for bench in benches {
+        assert!(dockerfile.contains(&format!("benches/{bench}.rs")), "the Dockerfile makes no {bench}.rs");
+    }
     // The toolchain of the build is new enough.
     let minor = |text: &str| text.split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
-    let cargo = read("Cargo.toml");
     let least = cargo.lines().find_map(|l| l.strip_prefix("rust-version = \"")).expect("a version");
     let image = read("Dockerfile");
     let image = image.lines().find_map(|l| l.strip_prefix("FROM rust:")?.split('-').next()).expect("a rust image");

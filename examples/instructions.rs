@@ -26,15 +26,16 @@ use atkafka::filter::{Filter, Lists};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::{self, Keep};
+use atkafka::pipeline::inbox::{Inbox, inbox};
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Letters, Producer};
 use atkafka::pipeline::worker::{self, Outlets};
 use atkafka::route::Routes;
-use atkafka::sink::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Surroundings, Token};
+use atkafka::sink::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Start, Token};
 use atkafka::source::job::{Frames, Work};
 use atkafka::source::stream::Arrival;
 use atkafka_fixtures::frames;
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{bounded, unbounded};
 use sha2::{Digest, Sha256};
 
 // As in the program, and the same on every system.
@@ -156,7 +157,7 @@ fn decode<'a>(frames: &'a [Vec<u8>], car: &mut CarIndex, each: &mut dyn FnMut(&'
 }
 
 /// A worker with all jobs, and what it made of them.
-fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) -> (Arc<Permits>, Receiver<Batch>) {
+fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) -> (Arc<Permits>, Inbox<Batch>) {
     let permits = Arc::new(Permits::new(MEMORY));
     let (jobs_in, jobs) = unbounded();
     for job in read(frames) {
@@ -166,8 +167,8 @@ fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) 
     drop(jobs_in);
     let filter = Filter::new(&Lists::default()).expect("no filter");
     let rules = Rules { format, filter, routes: Routes::default(), verify: true, enrich: false };
-    let (batches, received) = unbounded();
-    let outlets = Outlets { permits: permits.clone(), batches, enriching: None };
+    let (inlet, received) = inbox(frames.len());
+    let outlets = Outlets { permits: permits.clone(), batches: inlet, enriching: None };
     let mut parts = Some((rules, metrics.clone(), jobs, outlets));
     call(&mut || {
         let (rules, metrics, jobs, outlets) = parts.take().expect("called once");
@@ -177,7 +178,7 @@ fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) 
 }
 
 /// The producer with all batches, until they are acknowledged.
-fn produce(permits: Arc<Permits>, batches: Receiver<Batch>, metrics: &Arc<Metrics>, call: Call) {
+fn produce(permits: Arc<Permits>, inbox: Inbox<Batch>, metrics: &Arc<Metrics>, call: Call) {
     let health = Arc::new(Health::default());
     health.add_source("relay", true);
     let (_beginnings_in, beginnings) = bounded(1);
@@ -196,7 +197,7 @@ fn produce(permits: Arc<Permits>, batches: Receiver<Batch>, metrics: &Arc<Metric
         topics: vec![metrics.pipeline.topic("events")],
         letters: Letters::Log,
     });
-    call(&mut || producer.take().expect("called once").run(&batches, |_| {}).expect("it ends well"));
+    call(&mut || producer.take().expect("called once").run(&inbox, |_| {}).expect("it ends well"));
     assert!(permits.is_idle() && metrics.pipeline.dead_letters_total() == 0, "all is delivered");
 }
 
@@ -205,7 +206,7 @@ fn produce(permits: Arc<Permits>, batches: Receiver<Batch>, metrics: &Arc<Metric
 struct Nothing(Vec<Token>);
 
 impl Sink for Nothing {
-    fn prepare(&mut self, _: SameCluster<'_>, _: &mut Surroundings<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _: SameCluster<'_>, _: Start<'_>) -> Result<(), NotReady> {
         Ok(())
     }
 

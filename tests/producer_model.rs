@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use atkafka::checkpoint::Position;
@@ -22,14 +23,15 @@ use atkafka::event::{Action, Format};
 use atkafka::health::Health;
 use atkafka::metrics::Metrics;
 use atkafka::pipeline::checkpointer::{self, Keep};
+use atkafka::pipeline::inbox::inbox;
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Letters, Producer};
 use atkafka::sink::{
-    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, State, Surroundings, Token,
-    Topic, Verdict,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Start, State, Token, Topic,
+    Verdict,
 };
 use atkafka::source::job::Work;
-use crossbeam_channel::{Sender, bounded, unbounded};
+use crossbeam_channel::bounded;
 
 const SCHEDULES: u64 = 2_000;
 const PARTITIONS: usize = 3;
@@ -106,7 +108,7 @@ struct Scripted {
     /// It takes nothing more and delivers what it holds, as a client whose files were renewed.
     retired: bool,
     /// Wakes the producer, once it is prepared.
-    wake: Option<Sender<()>>,
+    wake: Option<Thread>,
 }
 
 /// Partitions belong to two topics in turn.
@@ -238,9 +240,9 @@ impl Scripted {
 }
 
 impl Sink for Scripted {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
-        let _ = around.wake.try_send(());
-        self.wake = Some(around.wake.clone());
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _: Start<'_>) -> Result<(), NotReady> {
+        thread::current().unpark();
+        self.wake = Some(thread::current());
         assert!(self.held.iter().all(VecDeque::is_empty), "made anew while it holds something");
         (self.broken, self.retired) = (false, false);
         Ok(())
@@ -305,7 +307,7 @@ impl Sink for Scripted {
             done.push(report);
         }
         self.check_frontiers();
-        let _ = self.wake.as_ref().expect("prepared").try_send(());
+        self.wake.as_ref().expect("prepared").unpark();
         Ok(())
     }
 
@@ -420,10 +422,10 @@ fn schedule(seed: u64) {
         topics: ["even", "odd"].map(|name| metrics.pipeline.topic(name)).into(),
         letters: if dead_letter_topic { Letters::Topic } else { Letters::Log },
     };
-    let (batches_in, batches_out) = unbounded();
-    batches.into_iter().for_each(|batch| batches_in.send(batch).expect("open"));
-    producer.run(&batches_out, |_| {}).expect("it ends well");
-    drop((batches_in, beginnings_in));
+    let (inlet, inbox) = inbox(batches.len());
+    batches.into_iter().for_each(|batch| inlet.send(batch).expect("open"));
+    producer.run(&inbox, |_| {}).expect("it ends well");
+    drop((inlet, beginnings_in));
 
     let world = world.lock().expect("no panic");
     for (log, want) in world.logs.iter().zip(&want) {

@@ -4,8 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use super::position::{self, Position};
 use super::{Change, Failed, Found, Place, changed};
 use crate::checkpoint::saved;
@@ -17,7 +15,7 @@ use crate::sink::kafka_options::Kafka;
 use crate::sink::librdkafka::Librdkafka;
 use crate::sink::librdkafka::inspect::Inspector;
 use crate::sink::transaction::{Identity, Trouble};
-use crate::sink::{Background, NotReady, Sink, Surroundings};
+use crate::sink::{Background, NotReady, Sink};
 
 /// Positions that are listed at most.
 const MOST: usize = 10_000;
@@ -132,10 +130,8 @@ impl Client {
         // Its work ends with the process.
         let mut start =
             |Background { name, mut work }: Background| drop(pipeline::spawn(name, move || while work() {}));
-        // Nobody waits for what was delivered: the commit says it.
-        let around = &mut Surroundings { start: &mut start, wake: bounded(1).0 };
         loop {
-            match self.sink.prepare(&note, around) {
+            match self.sink.prepare(&note, &mut start) {
                 Ok(()) => break,
                 Err(NotReady::Yet(_)) if Instant::now() < until => std::thread::sleep(PAUSE),
                 Err(why) => return Err(why.text()),

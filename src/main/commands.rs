@@ -28,7 +28,7 @@ use atkafka::source::tap::{self, Tap};
 use atkafka::{check, cursors, record, report};
 
 use crate::Failure;
-use crate::run::{LOOK_UP, Run, room_for_connections, stop_flag};
+use crate::run::{Run, TICK, room_for_connections, stop_flag};
 
 /// Exit code 1 where a line says that something failed; a warning is none.
 pub(crate) fn check_settings(check: config::Check) -> Result<(), Failure> {
@@ -229,7 +229,7 @@ pub(crate) fn record_frames(options: config::Record) -> Result<(), Failure> {
     let reader = pipeline::spawn("reader-0", move || relay.run());
     let mut progress = report::Progress::new(recording.extent(), on_terminal);
     while !reader.is_finished() {
-        std::thread::sleep(LOOK_UP);
+        std::thread::park_timeout(TICK);
         atkafka::log::settle();
         progress.tick();
     }

@@ -35,8 +35,8 @@ use signal_hook::iterator::Signals;
 
 use crate::Failure;
 
-/// How often the main thread looks for a signal.
-pub(crate) const LOOK_UP: Duration = Duration::from_millis(200);
+/// How often the main thread reports, where nothing wakes it.
+pub(crate) const TICK: Duration = Duration::from_millis(500);
 /// A signal so soon after the first is the same one: `timeout` of GNU sends it to the process and to its group.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 /// After a stop: the drain, and a little for the last save. Then something hangs, such as a pipe that nobody reads.
@@ -173,17 +173,18 @@ impl Run {
     }
 }
 
-/// A flag that the first SIGTERM or SIGINT sets; a second one ends the process at once.
+/// A flag that the first SIGTERM or SIGINT sets, which unparks this thread; a second one ends the process at once.
 pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|e| Failure::Run(format!("signals cannot be handled: {e}")))?;
-    let asked = stop.clone();
+    let (asked, main) = (stop.clone(), std::thread::current());
     // It ends with the process.
     pipeline::spawn("signals", move || {
         let mut first: Option<Instant> = None;
         for _ in signals.forever() {
             asked.store(true, Ordering::Relaxed);
+            main.unpark();
             if first.get_or_insert_with(Instant::now).elapsed() >= SAME_SIGNAL {
                 atkafka::log::status::leave();
                 // Without what runs at an orderly exit: something of it may hang.
@@ -315,7 +316,7 @@ fn keep(knowledge: &Arc<Knowledge>) {
 fn supervise(pipeline: Pipeline, stop: &AtomicBool, mut report: report::Report) -> Result<(), Failure> {
     let mut stopping: Option<Instant> = None;
     loop {
-        if let Some(outcome) = pipeline.wait(LOOK_UP) {
+        if let Some(outcome) = pipeline.wait(TICK) {
             report.last();
             if let Err(Failed::Run(why) | Failed::Settings(why)) = &outcome {
                 report.stopping(why);

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use crossbeam_channel::{Receiver, bounded, never, select};
 
 use super::fetcher::{Answered, Pool};
+use super::inbox::Inlet;
 use super::metadata::{Metadata, Unfinished};
 use crate::clock;
 use crate::decode::batch::Batch;
@@ -42,7 +43,7 @@ pub struct Enricher {
     /// Batches that lack something.
     pub unfinished: Receiver<Unfinished>,
     /// Where they go when they are complete.
-    pub batches: Sender<Batch>,
+    pub batches: Inlet<Batch>,
 }
 
 struct Run<'m> {

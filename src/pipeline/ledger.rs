@@ -11,7 +11,7 @@ use crate::checkpoint::Position;
 use crate::checkpoint::file::StateFile;
 use crate::checkpoint::topic::{self, Entry, Key, Mark, Outcome};
 use crate::sink::transaction::Trouble;
-use crate::sink::{NotReady, Refused, Sink, Surroundings};
+use crate::sink::{NotReady, Refused, Sink, Start};
 
 /// A client that broke waits so long before it fences in its turn: a second instance that fenced it has written its claim by then.
 const GRACE: Duration = Duration::from_secs(2);
@@ -89,7 +89,7 @@ impl Ledger {
 
     /// Makes the sink ready, fences, and reads the positions. The first time it tells the readers theirs, and makes them ours by
     /// writing them again; later it finds out whether the last transaction was committed, and gives that.
-    pub fn open(&mut self, sink: &mut dyn Sink, around: &mut Surroundings<'_>) -> Result<bool, NotReady> {
+    pub fn open(&mut self, sink: &mut dyn Sink, start: Start<'_>) -> Result<bool, NotReady> {
         if self.claimed {
             std::thread::sleep(self.grace);
             // Before we fence anybody: whoever has taken over goes on undisturbed. Our own transaction, where it is open still, would
@@ -104,7 +104,7 @@ impl Ledger {
             cluster.replace(Some(id.to_string()));
             Ok(())
         };
-        sink.prepare(&note, around)?;
+        sink.prepare(&note, start)?;
         self.cluster = cluster.into_inner().or(self.cluster.take());
         if self.claimed {
             return self.is_committed(sink);

@@ -5,6 +5,7 @@
 pub mod checkpointer;
 pub mod enricher;
 pub mod fetcher;
+pub mod inbox;
 pub mod intake;
 pub mod ledger;
 pub mod metadata;
@@ -117,6 +118,7 @@ pub struct Pipeline {
     ended: Receiver<Result<(), Failed>>,
     readers: Vec<JoinHandle<()>>,
     threads: Vec<JoinHandle<()>>,
+    producer: JoinHandle<()>,
 }
 
 /// Starts a named thread. Fails only when the system has none left, which a start cannot survive.
@@ -154,7 +156,7 @@ impl Helpers {
 }
 
 impl Pipeline {
-    /// Starts all threads. [`Pipeline::wait`] says how it ended.
+    /// Starts all threads. [`Pipeline::wait`] says how it ended, to the thread that calls this.
     pub fn start(parts: Parts, metrics: Arc<Metrics>, health: Arc<Health>) -> Pipeline {
         let limit = match &parts.store {
             // The client has a second copy of what it sends.
@@ -163,7 +165,7 @@ impl Pipeline {
         };
         let permits = Arc::new(Permits::new(limit));
         let (jobs_in, jobs) = bounded(QUEUE);
-        let (batches_in, batches) = bounded(QUEUE);
+        let (inlet, inbox) = inbox::inbox(QUEUE);
         let (ended_in, ended) = bounded(1);
         let (mut readers, mut threads) = (Vec::new(), Vec::new());
 
@@ -222,7 +224,7 @@ impl Pipeline {
                 metrics: metrics.clone(),
                 health: health.clone(),
                 unfinished,
-                batches: batches_in.clone(),
+                batches: inlet.clone(),
             };
             let failing = permits.clone();
             threads.push(spawn("enricher", move || {
@@ -232,7 +234,7 @@ impl Pipeline {
             }));
             (metadata, unfinished_in)
         });
-        let outlets = worker::Outlets { permits: permits.clone(), batches: batches_in, enriching };
+        let outlets = worker::Outlets { permits: permits.clone(), batches: inlet, enriching };
         for i in 0..parts.workers {
             let (rules, metrics, jobs, outlets) = (parts.rules.clone(), metrics.clone(), jobs.clone(), outlets.clone());
             let failing = permits.clone();
@@ -291,41 +293,43 @@ impl Pipeline {
             }
         };
         let failing = permits.clone();
-        threads.push(spawn("producer", move || {
+        let waiting = thread::current();
+        let producer = spawn("producer", move || {
             let saving = thread::Builder::new().name("checkpoint".into()).spawn(save);
             let saving = saving.expect("the system has threads left at the start");
             let mut background = Helpers::new(over.clone());
             // The producer is consumed by its run, and the frontier with it: that ends the checkpointer.
             let result = match produce {
-                producer::Work::Each(producer) => producer.run(&batches, |work| background.start(work)),
-                producer::Work::Together(once) => once.run(&batches, |work| background.start(work)),
+                producer::Work::Each(producer) => producer.run(&inbox, |work| background.start(work)),
+                producer::Work::Together(once) => once.run(&inbox, |work| background.start(work)),
             };
             let saved = saving.join().unwrap_or_else(|_| Err("the checkpoint thread panicked".into()));
             over.store(true, Ordering::Relaxed);
             let failed = failing.failure().map_or(Ok(()), Err);
             let _ = ended_in.send(failed.and(result.and(saved).map_err(Failed::Run)));
+            waiting.unpark();
             background.join();
-        }));
+        });
         permits.report(&metrics.pipeline);
-        Pipeline { permits, metrics, ended, readers, threads }
+        Pipeline { permits, metrics, ended, readers, threads, producer }
     }
 
     /// Asks for the end: nothing new is read, what is in flight is delivered.
     pub fn stop(&self) {
         self.permits.close();
+        self.producer.thread().unpark();
     }
 
-    /// The outcome, when the pipeline ends within `timeout`.
+    /// The outcome, when the pipeline ends within `timeout`, or before this thread is unparked.
     pub fn wait(&self, timeout: Duration) -> Option<Result<(), Failed>> {
         self.permits.report(&self.metrics.pipeline);
-        self.ended.recv_timeout(timeout).ok().or_else(|| {
-            // A producer that panicked says nothing.
-            self.ended.is_empty().then_some(())?;
-            self.threads
-                .last()?
-                .is_finished()
-                .then(|| Err(Failed::Run("the producer thread panicked: a bug, please report it".into())))
-        })
+        if self.ended.is_empty() {
+            thread::park_timeout(timeout);
+        }
+        // A producer that panicked says nothing.
+        let is_gone = self.producer.is_finished();
+        let panicked = || Err(Failed::Run("the producer thread panicked: a bug, please report it".into()));
+        self.ended.try_recv().ok().or_else(|| is_gone.then(panicked))
     }
 
     /// Gives the readers a moment to end by themselves.
@@ -334,7 +338,8 @@ impl Pipeline {
         while self.readers.iter().any(|reader| !reader.is_finished()) && Instant::now() < until {
             thread::sleep(Duration::from_millis(5));
         }
-        for thread in self.readers.into_iter().chain(self.threads).filter(JoinHandle::is_finished) {
+        let threads = self.readers.into_iter().chain(self.threads).chain([self.producer]);
+        for thread in threads.filter(JoinHandle::is_finished) {
             let _ = thread.join();
         }
     }

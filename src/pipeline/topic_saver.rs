@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, never, select};
 
 use super::checkpointer::{Beginning, INTERVAL, SOONEST};
 use super::ledger::{self, Ledger};
@@ -13,7 +13,7 @@ use crate::checkpoint::Position;
 use crate::health::Health;
 use crate::metrics::checkpoint::CheckpointMetrics;
 use crate::sink::transaction::Trouble;
-use crate::sink::{Background, NotReady, Sink, Surroundings};
+use crate::sink::{NotReady, Sink, Start};
 
 /// A save at the end that takes longer has failed.
 const LAST: Duration = Duration::from_secs(5);
@@ -41,11 +41,9 @@ enum Failure {
 
 impl TopicSaver {
     /// Runs until the other end of `woken` is dropped. Fails when the last save fails, or when another instance has taken over.
-    pub fn run(mut self, start: &mut dyn FnMut(Background)) -> Result<(), String> {
-        // Nobody waits for what was delivered: the commit says it.
-        let around = &mut Surroundings { start, wake: bounded(1).0 };
+    pub fn run(mut self, start: Start<'_>) -> Result<(), String> {
         let mut said = None;
-        while let Err(refused) = self.open(around) {
+        while let Err(refused) = self.open(start) {
             match refused {
                 Failure::Ended(why) => return Err(why),
                 Failure::Passing(why) => {
@@ -88,7 +86,7 @@ impl TopicSaver {
                 default(INTERVAL) => {}
             }
             saved_at = Instant::now();
-            match self.save(&mut saved, over, around) {
+            match self.save(&mut saved, over, start) {
                 Ok(()) => {
                     self.well();
                     if let Some(since) = failing.take() {
@@ -151,8 +149,8 @@ impl TopicSaver {
     }
 
     /// A new client. Whether the last transaction of the one before was committed.
-    fn open(&mut self, around: &mut Surroundings<'_>) -> Result<bool, Failure> {
-        match self.ledger.open(self.sink.as_mut(), around) {
+    fn open(&mut self, start: Start<'_>) -> Result<bool, Failure> {
+        match self.ledger.open(self.sink.as_mut(), start) {
             Ok(committed) => Ok(committed),
             Err(NotReady::Yet(why)) => Err(Failure::Passing(why)),
             Err(NotReady::Ever(why)) => {
@@ -167,12 +165,7 @@ impl TopicSaver {
     }
 
     /// Writes what has moved, in one transaction.
-    fn save(
-        &mut self,
-        saved: &mut [Option<Position>],
-        last: bool,
-        around: &mut Surroundings<'_>,
-    ) -> Result<(), Failure> {
+    fn save(&mut self, saved: &mut [Option<Position>], last: bool, start: Start<'_>) -> Result<(), Failure> {
         let latest = self.latest();
         let is_new = |(source, position): (usize, &Option<Position>)| {
             let position = position.as_ref()?;
@@ -198,7 +191,7 @@ impl TopicSaver {
                     at_most = 10, event = "not_saved", topic = self.ledger.topic(), error = why;
                     "positions: {why}; a new client finds out what was saved"
                 );
-                self.open(around)?
+                self.open(start)?
             }
             Err(trouble) => return Err(Failure::Passing(ledger::text(trouble))),
         };

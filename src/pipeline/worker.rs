@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::inbox::Inlet;
 use super::metadata::{Metadata, Unfinished};
 use super::permits::Permits;
 use crate::dead_letter::{DeadLetter, Reason};
@@ -21,7 +22,7 @@ pub struct Outlets {
     /// Where it gives back what a job held and its batch does not need.
     pub permits: Arc<Permits>,
     /// Batches that are complete.
-    pub batches: Sender<Batch>,
+    pub batches: Inlet<Batch>,
     /// With enrichment: what is looked at before, and who gets the batches whose accounts are not known yet.
     pub enriching: Option<(Metadata, Sender<Unfinished>)>,
 }

@@ -17,8 +17,8 @@ use super::diagnosis::{self, Client};
 use super::kafka_options::{Codec, Kafka};
 use super::probe::{self, Budget};
 use super::{
-    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, State, Surroundings, Token,
-    Topic, Verdict, created,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Start, State, Token, Topic,
+    Verdict, created,
 };
 use crate::dead_letter::Reason;
 use crate::metrics::sink::SinkMetrics;
@@ -218,7 +218,7 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: &mut Surroundings<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: Start<'_>) -> Result<(), NotReady> {
         for server in &self.options.servers {
             match least_fetch_version(server) {
                 Some(0) => {

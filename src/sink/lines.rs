@@ -3,7 +3,7 @@
 
 use std::io::{self, Write};
 
-use super::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Surroundings, Token, Topic};
+use super::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Start, Token, Topic};
 
 /// Bytes collected before they are written.
 const BUFFER: usize = 256 << 10;
@@ -37,7 +37,7 @@ impl<W: Write + Send> Lines<W> {
 }
 
 impl<W: Write + Send> Sink for Lines<W> {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: &mut Surroundings<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: Start<'_>) -> Result<(), NotReady> {
         Ok(())
     }
 

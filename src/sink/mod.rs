@@ -17,8 +17,6 @@ pub mod transaction;
 
 use std::sync::{Mutex, MutexGuard};
 
-use crossbeam_channel::Sender;
-
 use crate::dead_letter::Reason;
 
 /// Comes back with the delivery. It names the batch that a record belongs to.
@@ -122,13 +120,8 @@ fn created(topic: &str, partitions: Option<usize>, by_default: bool) -> String {
     )
 }
 
-/// What a sink finds around it.
-pub struct Surroundings<'a> {
-    /// Starts a thread for work of the sink's.
-    pub start: &'a mut dyn FnMut(Background),
-    /// Wakes who calls [`Sink::poll`]. It holds one wake-up, and more are none.
-    pub wake: Sender<()>,
-}
+/// Starts a thread for work of the sink's.
+pub type Start<'a> = &'a mut dyn FnMut(Background);
 
 /// Work for a thread of its own.
 pub struct Background {
@@ -207,7 +200,7 @@ pub trait Sink: Send {
     /// Connects, asks whether it is the right cluster where the client can tell, creates topics. Called until it is well, and
     /// again when the sink is broken and holds nothing; each call may block for some seconds. What the sink needs threads for,
     /// it starts here.
-    fn prepare(&mut self, same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady>;
+    fn prepare(&mut self, same_cluster: SameCluster<'_>, start: Start<'_>) -> Result<(), NotReady>;
 
     /// Takes a record. Does not wait for the broker.
     fn send(&mut self, record: &Outgoing<'_>, token: Token) -> Result<(), Refused>;
@@ -215,7 +208,8 @@ pub trait Sink: Send {
     /// Called when nothing more is at hand: pushes out what was only collected.
     fn flush(&mut self) -> Result<(), End>;
 
-    /// Moves what became of records into `done`.
+    /// Moves what became of records into `done`. Where that comes later than the call, the thread that called
+    /// [`Sink::prepare`] is unparked when there is something to move.
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
 
     /// How it is. Cheap.

@@ -21,9 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, select};
-
 use super::checkpointer::Frontier;
+use super::inbox::Inbox;
 use super::permits::Permits;
 use super::sequencer::Sequencer;
 use super::tracker::{Pending, Tracker};
@@ -33,7 +32,7 @@ use crate::event::Format;
 use crate::event::osprey::Snowflake;
 use crate::health::Health;
 use crate::metrics::pipeline::{PipelineMetrics, TopicMetrics};
-use crate::sink::{Background, Delivery, End, Returned, Sink, State, Surroundings, Token};
+use crate::sink::{Background, Delivery, End, Returned, Sink, Start, State, Token};
 use aside::Aside;
 use flow::Flow;
 use outstanding::{Outstanding, Owner};
@@ -41,6 +40,10 @@ use prometheus::{Gauge, IntGauge};
 
 /// How long it waits at most before it looks around: for the end, a retry, or a wake-up that a sink does not give.
 const LOOK_UP: Duration = Duration::from_millis(250);
+/// The same with nothing in flight: a batch and a stop wake it.
+const IDLE: Duration = Duration::from_millis(500);
+/// The same when nothing comes any more: a sink that needs no time gives no wake-up, and the rest is to leave soon.
+const ENDING: Duration = Duration::from_millis(5);
 /// Between two attempts to make the sink ready.
 const PREPARE_AGAIN: Duration = Duration::from_secs(1);
 /// What is in flight at a stop has so long to be delivered. What is not is read again after the restart.
@@ -163,9 +166,8 @@ struct Run {
 impl Producer {
     /// Runs until all sources have ended or the permits are closed, and nothing is in flight; once they are closed, for
     /// [`DRAIN`] at most. `start` starts a thread of the sink.
-    pub fn run(self, batches: &Receiver<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
-        let (wake, woken) = bounded(1);
-        let around = &mut Surroundings { start: &mut start, wake };
+    pub fn run(self, inbox: &Inbox<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
+        let start: Start<'_> = &mut start;
         let mut run = Run {
             aside: Aside::new(self.topics.len() + usize::from(self.letters.have_topic())),
             p: self,
@@ -180,7 +182,7 @@ impl Producer {
             prepared: false,
             done: Vec::new(),
         };
-        let ended = run.prepare(batches, around).and_then(|()| run.deliver(batches, &woken, around));
+        let ended = run.prepare(inbox, start).and_then(|()| run.deliver(inbox, start));
         // Readers must not wait for permits that nobody gives back any more.
         run.p.permits.close();
         match ended {
@@ -196,19 +198,17 @@ impl Producer {
 
 impl Run {
     /// Makes the sink ready, or ready again after it broke: tries until it is, or until the end is asked for.
-    fn prepare(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<(), End> {
+    fn prepare(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<(), End> {
         let mut said = None;
         loop {
             self.p.health.turn();
             // Readers only wait meanwhile, and nothing was saved that is not in the files already.
-            match self.p.sink.prepare(&|id| self.p.frontier.cluster(id), around) {
+            match self.p.sink.prepare(&|id| self.p.frontier.cluster(id), start) {
                 Ok(()) => break,
                 Err(why) => self.p.not_ready(why, &mut said)?,
             }
             // They wait here, so that their age is known.
-            for batch in batches.try_iter() {
-                self.accept(batch);
-            }
+            inbox.take(|batch| self.accept(batch));
             self.in_flight();
             let until = Instant::now() + PREPARE_AGAIN;
             while Instant::now() < until {
@@ -224,12 +224,7 @@ impl Run {
         Ok(())
     }
 
-    fn deliver(
-        &mut self,
-        batches: &Receiver<Batch>,
-        woken: &Receiver<()>,
-        around: &mut Surroundings<'_>,
-    ) -> Result<(), End> {
+    fn deliver(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<(), End> {
         if !self.prepared {
             // Stopped before: waiting would not help.
             if !self.p.permits.is_idle() {
@@ -244,28 +239,18 @@ impl Run {
         let mut finished = false;
         let mut looked = Instant::now();
         loop {
-            select! {
-                recv(batches) -> batch => match batch {
-                    Ok(batch) => {
-                        self.accept(batch);
-                        for batch in batches.try_iter() {
-                            self.accept(batch);
-                        }
-                    }
-                    // The workers are gone, which they are only when the readers are: what is left is to wait for deliveries.
-                    Err(_) => {
-                        finished = true;
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                },
-                recv(woken) -> _ => {}
-                default(LOOK_UP) => {}
-            }
-            if self.with_sink == 0 && !self.empty(batches, around)? {
+            inbox.wait(match finished {
+                true => ENDING,
+                false if self.p.permits.is_idle() => IDLE,
+                false => LOOK_UP,
+            });
+            // The workers are gone, which they are only when the readers are: what is left is to wait for deliveries.
+            finished |= !inbox.take(|batch| self.accept(batch));
+            if self.with_sink == 0 && !self.empty(inbox, start)? {
                 return Ok(());
             }
             self.send()?;
-            if batches.is_empty() || !self.outbox.is_empty() {
+            if inbox.is_empty() || !self.outbox.is_empty() {
                 self.p.sink.flush()?;
             }
             self.collect()?;
@@ -336,13 +321,13 @@ impl Run {
     }
 
     /// The sink holds nothing: after a refusal, what comes next. `false` when the end was asked for meanwhile.
-    fn empty(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<bool, End> {
+    fn empty(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<bool, End> {
         if self.flow.is_free() {
             return Ok(true);
         }
         if self.flow.is_draining() && self.p.sink.state() == State::Broken {
             self.prepared = false;
-            self.prepare(batches, around)?;
+            self.prepare(inbox, start)?;
             if !self.prepared {
                 return Ok(false);
             }

@@ -55,8 +55,8 @@ pub(super) fn config(options: &Kafka) -> ClientConfig {
         .set("enable.gapless.guarantee", "true")
         // Nothing is given up: the default of five minutes would drop records.
         .set("message.timeout.ms", "0")
-        // The reader has gathered already.
-        .set("linger.ms", "1")
+        // The reader has gathered already. To wait here as well would cost a wake-up and a millisecond for each batch.
+        .set("linger.ms", "0")
         .set("compression.type", options.codec.name())
         // The default of Java and franz-go: an account stays on the partition where other producers put it.
         .set("partitioner", "murmur2_random")

@@ -6,7 +6,6 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::Sender;
 use rdkafka::Message;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -85,7 +84,6 @@ pub(super) struct Context {
     pub(super) tokens: Option<Arc<Tokens>>,
     /// The brokers have answered before: what is said now is no failure to start, which [`Librdkafka::prepare`] reports.
     pub(super) runs: bool,
-    pub(super) wake: Option<Sender<()>>,
     pub(super) metrics: Arc<SinkMetrics>,
     /// The topics of events.
     pub(super) topics: Vec<String>,
@@ -202,8 +200,6 @@ impl ProducerContext for Context {
             }
         };
         locked(&self.shared.done).push(Delivery { token, result });
-        // Full means that the producer thread has been woken already.
-        let _ = self.wake.as_ref().map(|wake| wake.try_send(()));
     }
 }
 

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -34,8 +33,7 @@ use super::limits::Limits;
 use super::oauth::Tokens;
 use super::transaction::{Identity, Transactions};
 use super::{
-    Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, State, Surroundings, Token, Topic,
-    locked,
+    Background, Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Start, State, Token, Topic, locked,
 };
 use crate::clock;
 use crate::metrics::sink::SinkMetrics;
@@ -69,8 +67,6 @@ pub struct Librdkafka {
     /// `None`: without transactions.
     identity: Option<Identity>,
     metrics: Arc<SinkMetrics>,
-    /// Wakes who polls, once somebody does.
-    wake: Option<Sender<()>>,
     shared: Arc<Shared>,
     open: Option<Open>,
     /// With turns.
@@ -143,7 +139,6 @@ impl Librdkafka {
             options,
             identity: None,
             metrics,
-            wake: None,
             shared: Arc::default(),
             open: None,
             member: None,
@@ -168,7 +163,6 @@ impl Librdkafka {
             client: self.client.clone(),
             tokens: self.tokens.clone(),
             runs,
-            wake: self.wake.clone(),
             metrics: self.metrics.clone(),
             topics: self.options.topics.clone(),
         }
@@ -220,13 +214,12 @@ impl Librdkafka {
 }
 
 impl Sink for Librdkafka {
-    fn prepare(&mut self, same_cluster: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
-        self.wake = Some(around.wake.clone());
+    fn prepare(&mut self, same_cluster: SameCluster<'_>, start: Start<'_>) -> Result<(), NotReady> {
         self.read_files_again();
         let result = self.connect(same_cluster);
         self.failed = result.is_err();
         if let (Ok(()), Some(open)) = (&result, &self.open) {
-            self.work(open).into_iter().for_each(&mut *around.start);
+            self.work(open).into_iter().for_each(start);
         }
         result
     }

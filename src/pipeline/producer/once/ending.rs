@@ -3,19 +3,18 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::Receiver;
-
 use super::super::flow::PAUSE;
 use super::{Held, Next, Once};
 use crate::checkpoint::Position;
 use crate::decode::batch::Batch;
+use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger;
 use crate::sink::transaction::Trouble;
-use crate::sink::{End, State, Surroundings};
+use crate::sink::{End, Start, State};
 
 impl Once {
     /// Commits what was sent, with the positions behind it.
-    pub(super) fn commit(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<Next, End> {
+    pub(super) fn commit(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<Next, End> {
         let began = Instant::now();
         let whole = self.at.0;
         let mut moved: Vec<Option<Position>> = vec![None; self.p.lanes.len()];
@@ -28,7 +27,7 @@ impl Once {
             moved.iter().enumerate().filter_map(|(source, position)| Some((source, position.clone()?))).collect();
         self.saving = true;
         if let Err(refused) = self.ledger.save(self.p.sink.as_mut(), &saved) {
-            return self.abort(Some(ledger::reason(refused)), batches, around);
+            return self.abort(Some(ledger::reason(refused)), inbox, start);
         }
         loop {
             match self.transactions(|t| t.commit()) {
@@ -38,7 +37,7 @@ impl Once {
                     if let State::Hindered(why) = self.p.sink.state() {
                         self.p.health.sink(Err(why));
                     }
-                    if self.look_around(batches) == Next::Stop {
+                    if self.look_around(inbox) == Next::Stop {
                         return Ok(Next::Stop);
                     }
                 }
@@ -52,9 +51,9 @@ impl Once {
                             Some(why)
                         }
                     };
-                    return self.abort(why, batches, around);
+                    return self.abort(why, inbox, start);
                 }
-                Err(Trouble::Lost(why)) => return self.lost(&why, batches, around),
+                Err(Trouble::Lost(why)) => return self.lost(&why, inbox, start),
             }
         }
         self.ledger.committed();
@@ -102,12 +101,7 @@ impl Once {
         (self.failed, self.is_doubtful) = (None, false);
     }
 
-    pub(super) fn abort(
-        &mut self,
-        why: Option<String>,
-        batches: &Receiver<Batch>,
-        around: &mut Surroundings<'_>,
-    ) -> Result<Next, End> {
+    pub(super) fn abort(&mut self, why: Option<String>, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<Next, End> {
         // Where the client knows the cause, records that came back have no reason of their own, or only that the client gave up.
         let refusal = self.p.sink.transactions().and_then(|transactions| transactions.refusal());
         if let Some(why) = &refusal.or(why) {
@@ -124,11 +118,11 @@ impl Once {
                 Ok(()) => break,
                 Err(Trouble::Again(why)) => {
                     log::debug!("the abort goes on: {why}");
-                    if self.look_around(batches) == Next::Stop {
+                    if self.look_around(inbox) == Next::Stop {
                         return Ok(Next::Stop);
                     }
                 }
-                Err(Trouble::Abort(why) | Trouble::Lost(why)) => return self.lost(&why, batches, around),
+                Err(Trouble::Abort(why) | Trouble::Lost(why)) => return self.lost(&why, inbox, start),
             }
         }
         self.collect()?;
@@ -139,7 +133,7 @@ impl Once {
                     self.committed(self.at.0);
                     return Ok(Next::On);
                 }
-                Err(why) => return self.lost(&why.text(), batches, around),
+                Err(why) => return self.lost(&why.text(), inbox, start),
             }
         }
         self.p.metrics.transactions_aborted.inc();
@@ -147,8 +141,8 @@ impl Once {
         if std::mem::take(&mut self.too_large) {
             return self.lost(
                 "a batch is too large for its topic, whose limit may be another one by now",
-                batches,
-                around,
+                inbox,
+                start,
             );
         }
         Ok(Next::On)
@@ -163,12 +157,7 @@ impl Once {
     }
 
     /// The client is of no use any more. A new one fences it; then the topic says what became of the transaction.
-    pub(super) fn lost(
-        &mut self,
-        why: &str,
-        batches: &Receiver<Batch>,
-        around: &mut Surroundings<'_>,
-    ) -> Result<Next, End> {
+    pub(super) fn lost(&mut self, why: &str, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<Next, End> {
         log::warn!(
             at_most = 10, event = "output_error", error = why;
             "output: {why}; a new client finds out what was committed, and goes on behind it"
@@ -176,7 +165,7 @@ impl Once {
         self.p.metrics.produced_error.inc();
         self.p.health.sink(Err(why.into()));
         let whole = self.at.0;
-        match self.open(batches, around)? {
+        match self.open(inbox, start)? {
             None => return Ok(Next::Stop),
             Some(true) if self.saving => self.committed(whole),
             Some(_) => {

@@ -10,16 +10,15 @@ mod records;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, select};
-
 use super::transaction::{Place, Plan};
-use super::{DRAIN, LOOK_UP, PREPARE_AGAIN, Producer};
+use super::{DRAIN, ENDING, LOOK_UP, PREPARE_AGAIN, Producer};
 use crate::checkpoint::Position;
 use crate::decode::batch::{Batch, Record};
 use crate::health::InFlight;
+use crate::pipeline::inbox::Inbox;
 use crate::pipeline::ledger::Ledger;
 use crate::sink::transaction::{Trouble, Turn};
-use crate::sink::{Background, Delivery, End, NotReady, Returned, State, Surroundings, Token};
+use crate::sink::{Background, Delivery, End, NotReady, Returned, Start, State, Token};
 
 /// A batch until it is committed.
 struct Held {
@@ -100,9 +99,8 @@ impl Once {
     }
 
     /// As [`Producer::run`].
-    pub fn run(mut self, batches: &Receiver<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
-        let (wake, woken) = bounded(1);
-        let ended = self.deliver(batches, &woken, &mut Surroundings { start: &mut start, wake });
+    pub fn run(mut self, inbox: &Inbox<Batch>, mut start: impl FnMut(Background)) -> Result<(), String> {
+        let ended = self.deliver(inbox, &mut start);
         // Readers must not wait for permits that nobody gives back any more.
         self.p.permits.close();
         match ended {
@@ -112,7 +110,7 @@ impl Once {
     }
 
     /// Makes the client, if it is our turn. `None`: it is not.
-    fn attempt(&mut self, around: &mut Surroundings<'_>) -> Result<Option<bool>, NotReady> {
+    fn attempt(&mut self, start: Start<'_>) -> Result<Option<bool>, NotReady> {
         let turn = self.p.sink.transactions().map_or(Ok(Turn::Ours), |transactions| transactions.turn());
         let turn = match (self.ledger.is_claimed(), turn) {
             (false, turn) => turn?,
@@ -123,7 +121,7 @@ impl Once {
         };
         self.stands_by(turn == Turn::Others);
         match turn {
-            Turn::Ours => self.ledger.open(self.p.sink.as_mut(), around).map(Some),
+            Turn::Ours => self.ledger.open(self.p.sink.as_mut(), start).map(Some),
             Turn::Others => Ok(None),
             Turn::Unknown => {
                 self.p.health.sink(Err("joining the consumer group of the instances".into()));
@@ -145,12 +143,12 @@ impl Once {
     }
 
     /// Makes the client, at the start and after it broke. Whether the last transaction was committed.
-    fn open(&mut self, batches: &Receiver<Batch>, around: &mut Surroundings<'_>) -> Result<Option<bool>, End> {
+    fn open(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<Option<bool>, End> {
         let mut said = None;
         loop {
             self.p.health.turn();
             let mut again = PREPARE_AGAIN;
-            match self.attempt(around) {
+            match self.attempt(start) {
                 Ok(None) => again = LOOK_UP,
                 Ok(Some(committed)) => {
                     self.p.is_ready(said);
@@ -163,7 +161,7 @@ impl Once {
             }
             let until = Instant::now() + again;
             while Instant::now() < until {
-                if self.look_around(batches) == Next::Stop || (self.p.permits.is_closed() && self.queue.is_empty()) {
+                if self.look_around(inbox) == Next::Stop || (self.p.permits.is_closed() && self.queue.is_empty()) {
                     return Ok(None);
                 }
                 std::thread::sleep(LOOK_UP);
@@ -171,13 +169,8 @@ impl Once {
         }
     }
 
-    fn deliver(
-        &mut self,
-        batches: &Receiver<Batch>,
-        woken: &Receiver<()>,
-        around: &mut Surroundings<'_>,
-    ) -> Result<(), End> {
-        if self.open(batches, around)?.is_none() {
+    fn deliver(&mut self, inbox: &Inbox<Batch>, start: Start<'_>) -> Result<(), End> {
+        if self.open(inbox, start)?.is_none() {
             self.undelivered();
             return Ok(());
         }
@@ -185,27 +178,13 @@ impl Once {
         loop {
             let now = Instant::now();
             let wait = self.plan.left(now).map_or(LOOK_UP, |left| left.clamp(Duration::from_millis(1), LOOK_UP));
-            select! {
-                recv(batches) -> batch => match batch {
-                    Ok(batch) => {
-                        self.accept(batch);
-                        for batch in batches.try_iter() {
-                            self.accept(batch);
-                        }
-                    }
-                    Err(_) => {
-                        self.finished = true;
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                },
-                recv(woken) -> _ => {}
-                default(wait) => {}
-            }
+            inbox.wait(if self.finished { ENDING } else { wait });
+            self.finished |= !self.take(inbox);
             self.collect()?;
             self.send()?;
             let next = match self.failed.take() {
-                Some(why) => self.abort(why, batches, around)?,
-                None if self.is_due() => self.commit(batches, around)?,
+                Some(why) => self.abort(why, inbox, start)?,
+                None if self.is_due() => self.commit(inbox, start)?,
                 None => Next::On,
             };
             if looked.elapsed() >= LOOK_UP {
@@ -215,7 +194,7 @@ impl Once {
                 } else if self.queue.is_empty() {
                     self.p.health.sink(Ok(()));
                 }
-                if self.look_around(batches) == Next::Stop || next == Next::Stop {
+                if self.look_around(inbox) == Next::Stop || next == Next::Stop {
                     self.undelivered();
                     return Ok(());
                 }
@@ -239,13 +218,11 @@ impl Once {
     }
 
     /// What is done now and then whatever else goes on: batches are taken in, and health is told.
-    fn look_around(&mut self, batches: &Receiver<Batch>) -> Next {
+    fn look_around(&mut self, inbox: &Inbox<Batch>) -> Next {
         self.p.health.turn();
         // To stay in the group.
         let _ = self.p.sink.transactions().map(|transactions| transactions.turn());
-        for batch in batches.try_iter() {
-            self.accept(batch);
-        }
+        self.take(inbox);
         let now = Instant::now();
         let handed_over = |lane: &super::Lane| lane.handed_over.load(std::sync::atomic::Ordering::Relaxed);
         let lanes = self.p.lanes.iter_mut();
@@ -263,6 +240,11 @@ impl Once {
         }
         let until = *self.drain_until.get_or_insert(now + DRAIN);
         if now >= until { Next::Stop } else { Next::On }
+    }
+
+    /// Takes in what came. `false`: nothing comes any more.
+    fn take(&mut self, inbox: &Inbox<Batch>) -> bool {
+        inbox.take(|batch| self.accept(batch))
     }
 
     /// Puts a batch into its place; what is next in order goes to the queue, and holds from now on only what is kept of it.

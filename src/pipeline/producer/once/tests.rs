@@ -13,6 +13,8 @@ mod scripted;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use crossbeam_channel::bounded;
+
 use super::*;
 use crate::decode;
 use crate::decode::batch::Job;
@@ -21,6 +23,7 @@ use crate::event::{Action, Format};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::pipeline::checkpointer::{self, Keep};
+use crate::pipeline::inbox::inbox;
 use crate::pipeline::ledger;
 use crate::pipeline::permits::Permits;
 use crate::pipeline::producer::{Lane, Letters};
@@ -120,9 +123,9 @@ fn schedule(seed: u64) {
     });
     let mut ledger = Ledger::new("events.cursor", &[], places.collect());
     ledger.grace = Duration::ZERO;
-    let (batches_in, batches_out) = bounded(batches.len());
-    batches.into_iter().for_each(|batch| batches_in.send(batch).expect("room for all"));
-    let ended = Once::new(producer, ledger, interval, bytes).run(&batches_out, |_| {});
+    let (inlet, inbox) = inbox(batches.len());
+    batches.into_iter().for_each(|batch| inlet.send(batch).expect("room for all"));
+    let ended = Once::new(producer, ledger, interval, bytes).run(&inbox, |_| {});
 
     let world = world.lock().expect("no panic");
     match ended {

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::Sender;
 
 use crate::checkpoint::SeqPosition;
 use crate::checkpoint::topic::{self, Entry, Key, Mark};
@@ -12,8 +11,7 @@ use crate::dead_letter::Reason;
 use crate::pipeline::permits::Permits;
 use crate::sink::transaction::{POSITION, Transactions, Trouble};
 use crate::sink::{
-    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Surroundings, Token, Topic,
-    Verdict,
+    Delivery, End, Failure, NotReady, Outgoing, Refused, Returned, SameCluster, Sink, Start, Token, Topic, Verdict,
 };
 
 /// More calls of `poll` in one schedule, and more time, is a livelock.
@@ -82,7 +80,7 @@ pub(super) struct Scripted {
     pub(super) claimed: bool,
     /// The next poll gives all reports.
     pub(super) told_all: bool,
-    pub(super) wake: Option<Sender<()>>,
+    pub(super) wake: Option<Thread>,
 }
 
 fn parse(value: &[u8]) -> (Id, bool) {
@@ -198,8 +196,8 @@ pub(super) fn key(source: usize) -> Key {
 }
 
 impl Sink for Scripted {
-    fn prepare(&mut self, _: SameCluster<'_>, around: &mut Surroundings<'_>) -> Result<(), NotReady> {
-        self.wake = Some(around.wake.clone());
+    fn prepare(&mut self, _: SameCluster<'_>, _: Start<'_>) -> Result<(), NotReady> {
+        self.wake = Some(thread::current());
         assert!(!self.world.lock().expect("no panic").taken_over, "whoever has taken over is fenced");
         // Fencing ends what is open.
         self.open = None;
@@ -249,7 +247,7 @@ impl Sink for Scripted {
         let late = if std::mem::take(&mut self.told_all) { usize::MAX } else { self.rng.usize(0..40) };
         let late = late.min(self.reports.len());
         done.extend(self.reports.drain(..late));
-        let _ = self.wake.as_ref().expect("prepared").try_send(());
+        self.wake.as_ref().expect("prepared").unpark();
         Ok(())
     }
 

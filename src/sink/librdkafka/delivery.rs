@@ -20,7 +20,7 @@ use super::{Librdkafka, Open};
 use crate::sink::diagnosis::{self, Client};
 use crate::sink::locked;
 
-/// How long it waits at most for something to serve, before it looks whether the client is stuck.
+/// How often it looks whether the client is stuck, whatever there is to serve.
 const LOOK: Duration = Duration::from_secs(5);
 /// librdkafka sends a request for each partition, and each answer comes by itself. So long after the first one the others
 /// are mostly there, and the threads behind wake once for all of them.
@@ -39,6 +39,8 @@ pub(super) struct Serving {
     taker: Thread,
     client: Arc<Client>,
     servers: Option<CString>,
+    /// When it was last looked whether the client is stuck.
+    looked: Instant,
     /// Nothing was delivered since, though records are in flight.
     still: Instant,
 }
@@ -53,6 +55,7 @@ impl Serving {
             taker: thread::current(),
             client: sink.client.clone(),
             servers: CString::new(sink.options.servers.join(",")).ok(),
+            looked: Instant::now(),
             still: Instant::now(),
         }
     }
@@ -68,8 +71,12 @@ impl Serving {
             self.taker.unpark();
         }
         let is_waiting = self.producer.in_flight_count() > 0;
+        let looks = self.looked.elapsed() >= LOOK;
+        if looks {
+            self.looked = Instant::now();
+        }
         // Nothing is delivered, so that nothing waits for this thread while it asks.
-        if is_waiting && locked(&self.shared.complaint).is_unexplained(LOOK_INTO) {
+        if looks && is_waiting && locked(&self.shared.complaint).is_unexplained(LOOK_INTO) {
             let words = locked(&self.shared.words).clone();
             if let Some(line) = diagnosis::of(&self.client, &words, &[]).or_else(|| self.shared.last_words()) {
                 self.shared.complain(&line);

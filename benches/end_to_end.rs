@@ -93,6 +93,7 @@ const ROWS: &[Row] = &[
         args: &["--workers=2"],
         ..PLAIN
     },
+    Row { name: "2,000/s, ws, plain", speed: Speed::Rate(2_000.0), ..PLAIN },
     Row { name: "500/s, ws, plain", speed: Speed::Rate(500.0), ..PLAIN },
     Row { name: "500/s, ws, osprey", speed: Speed::Rate(500.0), args: &["--osprey-compatible"], ..PLAIN },
     Row { name: "500/s, ws, enriched", speed: Speed::Rate(500.0), args: ENRICHED, ..PLAIN },

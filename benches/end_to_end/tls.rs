@@ -51,58 +51,6 @@ impl Front {
     }
 }
 
-/// A stream of bytes, with TLS or without.
-pub trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
-
-/// Connects to a relay, or to `front` of it, which OpenSSL then reads in the way that the crate native-tls does.
-pub fn connect(address: &str, front: Option<&Front>) -> Box<dyn Stream> {
-    let tcp = TcpStream::connect(address).expect("a relay");
-    let Some(front) = front else { return Box::new(tcp) };
-    let ca = fs::read(&front.ca).expect("a file");
-    let ca = native_tls::Certificate::from_pem(&ca).expect("a certificate");
-    let connector = native_tls::TlsConnector::builder().add_root_certificate(ca).build().expect("a connector");
-    Box::new(connector.connect("localhost", tcp).expect("TLS"))
-}
-
-/// Counts websocket frames in bytes that come in pieces, without keeping them.
-#[derive(Default)]
-pub struct Count {
-    /// Frames that came whole.
-    pub frames: u64,
-    /// The answer to the request was seen.
-    begun: bool,
-    /// Bytes that belong to the frame that comes, and the beginning of what could not be judged yet.
-    missing: u64,
-    head: Vec<u8>,
-}
-
-impl Count {
-    /// These bytes came next.
-    pub fn see(&mut self, mut bytes: &[u8]) {
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.missing > 0 {
-                let skipped = self.missing.min(bytes.len() as u64);
-                self.missing -= skipped;
-                self.frames += u64::from(self.missing == 0);
-                bytes = &bytes[skipped as usize..];
-                continue;
-            }
-            bytes = rest;
-            self.head.push(*first);
-            let is_whole = match self.begun {
-                false => self.head.ends_with(b"\r\n\r\n"),
-                true => size(&self.head).is_some_and(|(header, _)| self.head.len() == header),
-            };
-            if is_whole {
-                self.missing = if self.begun { size(&self.head).map_or(0, |(_, len)| len) } else { 0 };
-                self.begun = true;
-                self.head.clear();
-            }
-        }
-    }
-}
-
 impl Drop for Front {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.dir);
@@ -194,16 +142,11 @@ fn piece(bytes: &[u8], at_head: bool) -> Option<usize> {
     if at_head {
         return bytes.windows(4).position(|end| end == b"\r\n\r\n").map(|at| at + 4);
     }
-    let (header, len) = size(bytes)?;
-    let whole = header + usize::try_from(len).ok()?;
-    (bytes.len() >= whole).then_some(whole)
-}
-
-/// How long the header of a websocket frame is, and what follows it.
-fn size(bytes: &[u8]) -> Option<(usize, u64)> {
-    Some(match bytes.get(1)? & 127 {
+    let (header, len) = match bytes.get(1)? & 127 {
         126 => (4, u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?))),
         127 => (10, u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?)),
         short => (2, u64::from(short)),
-    })
+    };
+    let whole = header + usize::try_from(len).ok()?;
+    (bytes.len() >= whole).then_some(whole)
 }

@@ -70,13 +70,18 @@ impl Serving {
         if !locked(&self.shared.done).is_empty() {
             self.taker.unpark();
         }
-        let is_waiting = self.producer.in_flight_count() > 0;
-        let looks = self.looked.elapsed() >= LOOK;
-        if looks {
+        if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
+            self.look();
         }
+        Arc::strong_count(&self.producer) > 1 || self.producer.in_flight_count() > 0
+    }
+
+    /// Whether the client is stuck, and what helps it on.
+    fn look(&mut self) {
+        let is_waiting = self.producer.in_flight_count() > 0;
         // Nothing is delivered, so that nothing waits for this thread while it asks.
-        if looks && is_waiting && locked(&self.shared.complaint).is_unexplained(LOOK_INTO) {
+        if is_waiting && locked(&self.shared.complaint).is_unexplained(LOOK_INTO) {
             let words = locked(&self.shared.words).clone();
             if let Some(line) = diagnosis::of(&self.client, &words, &[]).or_else(|| self.shared.last_words()) {
                 self.shared.complain(&line);
@@ -92,7 +97,6 @@ impl Serving {
             self.still = Instant::now();
             self.name_servers();
         }
-        Arc::strong_count(&self.producer) > 1 || self.producer.in_flight_count() > 0
     }
 
     /// Runs the callbacks of all that waits for one. `false`: nothing did.

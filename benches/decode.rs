@@ -1,8 +1,8 @@
 //! What one frame costs on its way through a worker, next to one SHA-256 pass over the same bytes.
 //!
 //! `cargo bench --bench decode`, over `fixtures/network.bin.zst` or the recording named by `ATKAFKA_BENCH_FRAMES`
-//! (`atkafka record` makes one). The table at the end has ratios measured in interleaved rounds: they hold on a noisy machine,
-//! where absolute times of two runs do not compare.
+//! (`atkafka record` makes one). The table at the end has ratios measured in interleaved rounds: they hold on a noisy
+//! machine, where absolute times of two runs do not compare.
 
 #[path = "../tests/support/car.rs"]
 mod car;

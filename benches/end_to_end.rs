@@ -1,25 +1,27 @@
 //! What an event costs from a relay to a broker: CPU, context switches, latency and memory of the whole process.
 //!
 //! It starts the program itself, relays on the loopback interface, and writes to the broker that `ATKAFKA_BENCH_KAFKA`
-//! names; without one it says so, and measures only what needs none. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka` measures several programs in
-//! turn, which is the way to compare two versions: noise of the machine meets both. `ATKAFKA_BENCH_ONLY` names parts of the
-//! rows to measure, with semicolons between; `ATKAFKA_BENCH_SECONDS` and `ATKAFKA_BENCH_ROUNDS` change how long and how often.
+//! names; without one it says so, and measures only what needs none. `ATKAFKA_BENCH_PROGRAMS=old/atkafka,new/atkafka`
+//! measures several programs in turn, which is the way to compare two versions: noise of the machine meets both.
+//! `ATKAFKA_BENCH_ONLY` names parts of the rows to measure, with semicolons between; `ATKAFKA_BENCH_SECONDS` and
+//! `ATKAFKA_BENCH_ROUNDS` change how long and how often.
 
 #[path = "end_to_end/process.rs"]
 mod process;
+#[path = "end_to_end/raw.rs"]
+mod raw;
 #[path = "end_to_end/tls.rs"]
 mod tls;
 #[path = "end_to_end/topic.rs"]
 mod topic;
 
-use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use atkafka_fixtures::directory::Directory;
 use atkafka_fixtures::frames;
-use atkafka_fixtures::relay::{Relay, RelayConfig};
+use atkafka_fixtures::relay::{Faults, Relay, RelayConfig};
 use process::{Program, Usage};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin.zst");
@@ -27,8 +29,6 @@ const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/network.bin
 const BACKLOG: u64 = 300_000;
 /// Nothing is measured until so long after the first delivery: connections and buffers are there by then.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// Bytes that are read at once where nothing is done with them.
-const READ: usize = 32 << 10;
 /// Until everything is delivered.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -196,8 +196,11 @@ struct Bench {
 
 impl Bench {
     fn run(&self, row: &Row, program: &std::path::Path) -> Figures {
+        // Whoever counts no frames has to be told the end.
+        let drop_every = (row.to == To::Nothing).then_some(self.backlog);
+        let faults = Faults { drop_every, ..Faults::default() };
         let config = match row.speed {
-            Speed::Full => RelayConfig::looped(self.frames.clone(), self.backlog),
+            Speed::Full => RelayConfig { faults, ..RelayConfig::looped(self.frames.clone(), self.backlog) },
             Speed::Rate(rate) => {
                 RelayConfig { rate, now: true, ..RelayConfig::looped(self.frames.clone(), 10_000_000) }
             }
@@ -211,7 +214,7 @@ impl Bench {
             None => relays.iter().map(Relay::url).collect::<Vec<_>>().join(","),
         };
         if row.to == To::Nothing {
-            return raw(&urls, front.as_ref(), self.backlog);
+            return self.raw(relays, &urls, front.as_ref());
         }
         let directory = row.args.contains(&"DIRECTORY").then(|| {
             let directory = Directory::start().expect("a directory");
@@ -257,6 +260,20 @@ impl Bench {
         figures
     }
 
+    /// The bytes of a relay, which ends the connection behind the last frame.
+    fn raw(&self, relays: Vec<Relay>, url: &str, front: Option<&tls::Front>) -> Figures {
+        let (used, took) = raw::read(url.rsplit('/').next().expect("a host"), front);
+        let frames = self.backlog as f64;
+        let sent: u64 = relays.into_iter().map(|relay| relay.stop().frames_sent).sum();
+        assert_eq!(sent, self.backlog, "it ended before");
+        Figures {
+            cpu: used.cpu_us / frames,
+            switches: used.switches / frames,
+            frames_per_second: frames / took.as_secs_f64(),
+            ..Figures::default()
+        }
+    }
+
     fn steady(&self, speed: Speed, program: &Program) -> Figures {
         program.wait_delivered(1, PATIENCE);
         std::thread::sleep(WARM_UP);
@@ -278,35 +295,4 @@ fn figures(used: Usage, count: f64, program: &Program) -> Figures {
         peak_mb: program.peak_mb(),
         ..Figures::default()
     }
-}
-
-/// Reads the bytes of `frames` frames of a relay and does nothing with them, on a thread of its own.
-fn raw(url: &str, front: Option<&tls::Front>, frames: u64) -> Figures {
-    let (address, path) =
-        (url.rsplit('/').next().expect("a host").to_string(), "/xrpc/com.atproto.sync.subscribeRepos");
-    let mut stream = tls::connect(&address, front);
-    std::thread::spawn(move || {
-        let (before, began) = (process::this_thread(), Instant::now());
-        let key = "dGhlIHNhbXBsZSBub25jZQ==";
-        let request = format!(
-            "GET {path}?cursor=0 HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).expect("a relay");
-        let (mut buffer, mut count) = (vec![0; READ], tls::Count::default());
-        while count.frames < frames {
-            match stream.read(&mut buffer).expect("more bytes") {
-                0 => panic!("the relay ended after {} frames", count.frames),
-                n => count.see(&buffer[..n]),
-            }
-        }
-        let used = process::this_thread().since(&before);
-        Figures {
-            cpu: used.cpu_us / frames as f64,
-            switches: used.switches / frames as f64,
-            frames_per_second: frames as f64 / began.elapsed().as_secs_f64(),
-            ..Figures::default()
-        }
-    })
-    .join()
-    .expect("no panic")
 }

@@ -35,7 +35,7 @@ use atkafka::sink::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sin
 use atkafka::source::job::{Frames, Work};
 use atkafka::source::stream::Arrival;
 use atkafka_fixtures::frames;
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::bounded;
 use sha2::{Digest, Sha256};
 
 // As in the program, and the same on every system.
@@ -159,7 +159,7 @@ fn decode<'a>(frames: &'a [Vec<u8>], car: &mut CarIndex, each: &mut dyn FnMut(&'
 /// A worker with all jobs, and what it made of them.
 fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) -> (Arc<Permits>, Inbox<Batch>) {
     let permits = Arc::new(Permits::new(MEMORY));
-    let (jobs_in, jobs) = unbounded();
+    let (jobs_in, jobs) = bounded(frames.len());
     for job in read(frames) {
         permits.acquire(job.work.frames(), job.cost + job.room).expect("room");
         jobs_in.send(job).expect("open");

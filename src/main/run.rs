@@ -173,7 +173,8 @@ impl Run {
     }
 }
 
-/// A flag that the first SIGTERM or SIGINT sets, which unparks this thread; a second one ends the process at once.
+/// A flag that the first SIGTERM or SIGINT sets; each unparks the thread that called this. A second one ends the process at
+/// once.
 pub(crate) fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut signals =

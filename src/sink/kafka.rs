@@ -218,7 +218,7 @@ impl KafkaSink {
 }
 
 impl Sink for KafkaSink {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: Start<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _start: Start<'_>) -> Result<(), NotReady> {
         for server in &self.options.servers {
             match least_fetch_version(server) {
                 Some(0) => {

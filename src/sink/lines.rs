@@ -37,7 +37,7 @@ impl<W: Write + Send> Lines<W> {
 }
 
 impl<W: Write + Send> Sink for Lines<W> {
-    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _around: Start<'_>) -> Result<(), NotReady> {
+    fn prepare(&mut self, _same_cluster: SameCluster<'_>, _start: Start<'_>) -> Result<(), NotReady> {
         Ok(())
     }
 

@@ -53,7 +53,7 @@ pub fn markdown() -> String {
     for (words, examples) in EXAMPLES {
         out += &format!("\n`{words}`:\n\n");
         for (what, line) in examples {
-            out += &format!("- {what} `{line}`\n");
+            out += &format!("- {what}\n  `{line}`\n");
         }
     }
     out + CLOSING

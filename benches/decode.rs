@@ -67,11 +67,10 @@ type Pass<'a> = (&'static str, Box<dyn FnMut() + 'a>);
 fn passes(frames: &[Vec<u8>]) -> Vec<Pass<'_>> {
     let fast = |format, verify| -> Box<dyn FnMut() + '_> {
         let jobs = jobs(frames);
-        // A bench lives as long as its process.
-        let metrics: &'static Metrics = Box::leak(Box::default());
+        let metrics = Metrics::default();
         let filter = Filter::new(&Lists::default()).expect("no filter");
-        let mut decoder =
-            Workbench::new(Rules { format, filter, routes: Routes::default(), verify, enrich: false }, &metrics.decode);
+        let rules = Rules { format, filter, routes: Routes::default(), verify, enrich: false };
+        let mut decoder = Workbench::new(rules, metrics.decode);
         Box::new(move || {
             for job in &jobs {
                 black_box(worker::work(&mut decoder, job));

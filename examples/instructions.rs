@@ -29,7 +29,7 @@ use atkafka::pipeline::checkpointer::{self, Keep};
 use atkafka::pipeline::inbox::{Inbox, inbox};
 use atkafka::pipeline::permits::Permits;
 use atkafka::pipeline::producer::{Lane, Letters, Producer};
-use atkafka::pipeline::worker::{self, Outlets};
+use atkafka::pipeline::worker::{Outlets, Worker};
 use atkafka::route::Routes;
 use atkafka::sink::{Delivery, End, NotReady, Outgoing, Refused, SameCluster, Sink, Start, Token};
 use atkafka::source::job::{Frames, Work};
@@ -169,10 +169,10 @@ fn work(frames: &[Vec<u8>], format: Format, metrics: &Arc<Metrics>, call: Call) 
     let rules = Rules { format, filter, routes: Routes::default(), verify: true, enrich: false };
     let (inlet, received) = inbox(frames.len());
     let outlets = Outlets { permits: permits.clone(), batches: inlet, enriching: None };
-    let mut parts = Some((rules, metrics.clone(), jobs, outlets));
+    let mut parts = Some((Worker::new(rules, metrics.clone(), outlets), jobs));
     call(&mut || {
-        let (rules, metrics, jobs, outlets) = parts.take().expect("called once");
-        worker::run(rules, metrics, jobs, outlets);
+        let (worker, jobs) = parts.take().expect("called once");
+        worker.run(jobs);
     });
     (permits, received)
 }

@@ -14,6 +14,7 @@ mod support;
 
 use std::fmt::Write as _;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use atkafka::atproto::car::CarIndex;
@@ -327,16 +328,16 @@ fn text(value: &sonic_rs::Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value:?} is not text")).to_string()
 }
 
-fn decoder(metrics: &DecodeMetrics) -> Workbench<'_> {
+fn decoder(metrics: &Arc<DecodeMetrics>) -> Workbench {
     let filter = Filter::new(&Lists::default()).expect("no filter");
     Workbench::new(
         Rules { format: Format::Plain, filter, routes: Routes::default(), verify: true, enrich: false },
-        metrics,
+        metrics.clone(),
     )
 }
 
 /// Frames through the whole worker, as a reader hands them over.
-fn work(decoder: &mut Workbench<'_>, list: &[&[u8]]) -> Batch {
+fn work(decoder: &mut Workbench, list: &[&[u8]]) -> Batch {
     let mut frames = Frames::default();
     for bytes in list {
         // The reader keeps the others to itself.

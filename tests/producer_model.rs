@@ -109,6 +109,8 @@ struct Scripted {
     retired: bool,
     /// Wakes the producer, once it is prepared.
     wake: Option<Thread>,
+    /// It wakes nobody: the producer has to look by itself when it was told to.
+    naps: bool,
 }
 
 /// Partitions belong to two topics in turn.
@@ -307,8 +309,14 @@ impl Sink for Scripted {
             done.push(report);
         }
         self.check_frontiers();
-        self.wake.as_ref().expect("prepared").unpark();
+        if !self.naps {
+            self.wake.as_ref().expect("prepared").unpark();
+        }
         Ok(())
+    }
+
+    fn nap(&mut self) -> Option<Duration> {
+        self.naps.then(|| Duration::from_micros(self.rng.u64(0..100)))
     }
 
     fn state(&mut self) -> State {
@@ -404,6 +412,7 @@ fn schedule(seed: u64) {
         refuses,
         retired: false,
         wake: None,
+        naps: rng.bool(),
         rng,
     };
     let (beginnings_in, beginnings) = bounded(1);

@@ -194,7 +194,7 @@ impl Batch {
     }
 
     /// Counts the records that it has in the end.
-    pub fn count(&self, handled: &mut Handled<'_>) {
+    pub fn count(&self, handled: &mut Handled) {
         for record in &self.records {
             handled.record(record.action, self.text(&record.collection));
         }

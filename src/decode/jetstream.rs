@@ -14,7 +14,7 @@ use crate::source::job::Seen;
 type Wrong = (Reason, String);
 
 /// Appends what a message gives.
-pub fn message(bench: &mut Workbench<'_>, text: &[u8], seen: &Seen, out: &mut Batch) {
+pub fn message(bench: &mut Workbench, text: &[u8], seen: &Seen, out: &mut Batch) {
     let given = match seen {
         Seen::Binary => Err((Reason::BadFrame, "a binary message that could not be unpacked".into())),
         Seen::Bad(detail) => Err((Reason::BadFrame, short(detail).into())),
@@ -35,7 +35,7 @@ pub fn message(bench: &mut Workbench<'_>, text: &[u8], seen: &Seen, out: &mut Ba
     }
 }
 
-impl Workbench<'_> {
+impl Workbench {
     fn jetstream_event(&mut self, text: &[u8], e: &Event<'_>, out: &mut Batch) -> Result<(), Wrong> {
         if let Body::Unknown = e.body {
             self.metrics.unknown_frames.inc();

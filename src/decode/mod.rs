@@ -13,6 +13,8 @@ pub mod tap;
 
 pub use batch::Batch;
 
+use std::sync::Arc;
+
 use crate::atproto::car::CarIndex;
 use crate::dead_letter::{DeadLetter, Reason};
 use crate::event::{self, Action, Format, Head, When};
@@ -23,7 +25,7 @@ use crate::source::job::Seen;
 use event_writer::EventWriter;
 
 /// Appends to the batch what one message gives. A source is a reader and one of these.
-pub type Decode = fn(&mut Workbench<'_>, message: &[u8], seen: &Seen, out: &mut Batch);
+pub type Decode = fn(&mut Workbench, message: &[u8], seen: &Seen, out: &mut Batch);
 
 /// What is made of each message.
 #[derive(Clone)]
@@ -41,17 +43,17 @@ pub struct Rules {
 }
 
 /// What a worker has at hand for every decoder: the rules, the counters, and buffers that are used again.
-pub struct Workbench<'m> {
+pub struct Workbench {
     rules: Rules,
     car: CarIndex,
-    metrics: &'m DecodeMetrics,
-    handled: Handled<'m>,
+    metrics: Arc<DecodeMetrics>,
+    handled: Handled,
 }
 
-impl<'m> Workbench<'m> {
+impl Workbench {
     /// A workbench of one worker, with buffers of its own.
-    pub fn new(rules: Rules, metrics: &'m DecodeMetrics) -> Self {
-        Workbench { rules, car: CarIndex::default(), metrics, handled: Handled::new(metrics) }
+    pub fn new(rules: Rules, metrics: Arc<DecodeMetrics>) -> Self {
+        Workbench { rules, car: CarIndex::default(), handled: Handled::new(metrics.clone()), metrics }
     }
 
     /// What is made of each message.

@@ -10,7 +10,7 @@ use crate::event::{Action, Head, When};
 use crate::source::job::Seen;
 
 /// Appends the event. Its time was read from the page; one that is not an object of JSON is a dead letter.
-pub fn message(bench: &mut Workbench<'_>, text: &[u8], _: &Seen, out: &mut Batch) {
+pub fn message(bench: &mut Workbench, text: &[u8], _: &Seen, out: &mut Batch) {
     let view = match View::read(text) {
         Ok(view) => view,
         Err(e) => return unreadable(text, Reason::BadFrame, format!("not an event of Ozone: {e}"), out),

@@ -37,7 +37,7 @@ impl From<CborError> for BadOp {
 }
 
 /// Appends what a frame gives.
-pub fn message(bench: &mut Workbench<'_>, frame: &[u8], seen: &Seen, out: &mut Batch) {
+pub fn message(bench: &mut Workbench, frame: &[u8], seen: &Seen, out: &mut Batch) {
     match seen {
         Seen::Binary | Seen::Json => unreadable(frame, Reason::BadFrame, "not of this source", out),
         Seen::Text => unreadable(frame, Reason::TextFrame, "a text message", out),
@@ -53,7 +53,7 @@ pub fn message(bench: &mut Workbench<'_>, frame: &[u8], seen: &Seen, out: &mut B
     }
 }
 
-impl Workbench<'_> {
+impl Workbench {
     fn frame(&mut self, kind: Kind, frame: &[u8], body: usize, out: &mut Batch) -> Result<(), String> {
         let bytes = &frame[body..];
         match kind {

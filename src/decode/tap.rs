@@ -16,7 +16,7 @@ use crate::source::job::Seen;
 type Wrong = (Reason, String);
 
 /// Appends what a message gives, and notes its id for the acknowledgement.
-pub fn message(bench: &mut Workbench<'_>, text: &[u8], seen: &Seen, out: &mut Batch) {
+pub fn message(bench: &mut Workbench, text: &[u8], seen: &Seen, out: &mut Batch) {
     let message = match seen {
         Seen::Binary => Err((Reason::BadFrame, "a binary message".into())),
         _ => Message::read(text).map_err(|e| (Reason::BadFrame, format!("not a message of Tap: {e}"))),
@@ -29,7 +29,7 @@ pub fn message(bench: &mut Workbench<'_>, text: &[u8], seen: &Seen, out: &mut Ba
     }
 }
 
-impl Workbench<'_> {
+impl Workbench {
     fn tap_message(&mut self, message: &Message<'_>, out: &mut Batch) -> Result<(), Wrong> {
         match (message.kind.as_ref(), &message.record, &message.identity) {
             ("record", Some(record), _) => {

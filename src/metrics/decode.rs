@@ -1,7 +1,7 @@
 //! What decoders count: events by action and collection, and what was left out or odd.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use prometheus::core::Collector;
 use prometheus::proto::Metric;
@@ -78,15 +78,15 @@ impl DecodeMetrics {
 const OPS: usize = 3;
 
 /// The counters of `atkafka_handled_events` that one worker has met: a look-up without a lock.
-pub struct Handled<'m> {
-    metrics: &'m DecodeMetrics,
+pub struct Handled {
+    metrics: Arc<DecodeMetrics>,
     ops: HashMap<String, [IntCounter; 3]>,
     others: Vec<IntCounter>,
 }
 
-impl<'m> Handled<'m> {
+impl Handled {
     /// Of a worker that has met nothing yet.
-    pub fn new(metrics: &'m DecodeMetrics) -> Self {
+    pub fn new(metrics: Arc<DecodeMetrics>) -> Self {
         let others = Action::ALL[OPS..].iter().map(|a| metrics.handled.with_label_values(&[a.name(), ""])).collect();
         Handled { metrics, ops: HashMap::new(), others }
     }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn names_of_collections_are_bounded() {
         let metrics = Metrics::default();
-        let mut handled = Handled::new(&metrics.decode);
+        let mut handled = Handled::new(metrics.decode.clone());
         for i in 0..MAX_COLLECTIONS * 3 {
             handled.op(Action::Create, &format!("com.example.c{i}"));
         }

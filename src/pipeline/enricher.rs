@@ -46,9 +46,9 @@ pub struct Enricher {
     pub batches: Inlet<Batch>,
 }
 
-struct Run<'m> {
+struct Run {
     e: Enricher,
-    handled: Handled<'m>,
+    handled: Handled,
     lookups: LookUps<Batch>,
     /// By [`Provider`].
     pools: [Pool; Provider::ALL.len()],
@@ -57,7 +57,6 @@ struct Run<'m> {
 impl Enricher {
     /// Runs until the workers are gone and nothing waits.
     pub fn run(self) {
-        let metrics = self.metrics.clone();
         let n = self.knowledge.settings.concurrency;
         // Each thread has room for an answer, and each pool for one without a thread.
         let (answers_in, answers) = bounded(2 * n + WEB + 2 * Provider::ALL.len());
@@ -72,11 +71,11 @@ impl Enricher {
             Pool::new(provider, threads, self.directory.clone(), answers_in.clone())
         });
         let lookups = LookUps::new(self.knowledge.clone());
-        Run { handled: Handled::new(&metrics.decode), e: self, lookups, pools }.run(&answers);
+        Run { handled: Handled::new(self.metrics.decode.clone()), e: self, lookups, pools }.run(&answers);
     }
 }
 
-impl Run<'_> {
+impl Run {
     fn run(&mut self, answers: &Receiver<Answered>) {
         let mut unfinished = self.e.unfinished.clone();
         let mut open = true;

@@ -1,4 +1,4 @@
-//! Where readers put their work: it takes a permit, a place in the order, and a place in the queue. It does not look into
+//! Where readers put their work: it takes a permit and a place in the order, and goes to a worker. It does not look into
 //! the work. On the reader's thread, which waits here for memory.
 
 use std::sync::Arc;
@@ -9,11 +9,11 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
 use super::checkpointer::Beginning;
 use super::permits::{Failed, Permits};
+use super::worker::Workers;
 use crate::checkpoint::Position;
 use crate::clock;
 use crate::decode::Decode;
 use crate::decode::batch::{self, Job};
-use crate::metrics::pipeline::PipelineMetrics;
 use crate::source::job::{self, Stopped, Work};
 
 /// How often a wait looks whether it should stop.
@@ -28,9 +28,8 @@ pub struct Intake {
     ordinal: u64,
     /// The same for the producer, which sees by it that a batch is missing.
     handed_over: Arc<AtomicU64>,
-    jobs: Sender<Job>,
+    workers: Workers,
     permits: Arc<Permits>,
-    metrics: Arc<PipelineMetrics>,
     beginnings: Sender<Beginning>,
 }
 
@@ -40,12 +39,11 @@ impl Intake {
         source: usize,
         decode: Decode,
         handed_over: Arc<AtomicU64>,
-        jobs: Sender<Job>,
+        workers: Workers,
         permits: Arc<Permits>,
-        metrics: Arc<PipelineMetrics>,
         beginnings: Sender<Beginning>,
     ) -> Self {
-        Intake { source, decode, ordinal: 0, handed_over, jobs, permits, metrics, beginnings }
+        Intake { source, decode, ordinal: 0, handed_over, workers, permits, beginnings }
     }
 }
 
@@ -60,8 +58,7 @@ impl job::Intake for Intake {
         let job = Job { source, ordinal, work, decode, position, received, arrived_ms, cost, room };
         self.ordinal += 1;
         self.handed_over.store(self.ordinal, Ordering::Relaxed);
-        self.metrics.queue_depth.inc();
-        self.jobs.send(job).map_err(|_| Stopped)
+        self.workers.give(job).map_err(|_| Stopped)
     }
 
     fn begin(&mut self, position: Position) -> Result<(), Stopped> {

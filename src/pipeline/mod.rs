@@ -42,6 +42,7 @@ use permits::{Failed, Permits};
 use producer::once::Once;
 use producer::{Lane, Letters, Producer};
 use topic_saver::TopicSaver;
+use worker::{Worker, Workers};
 
 /// Jobs that wait for a worker, and batches that wait for the producer. The permits bound what is in them.
 const QUEUE: usize = 256;
@@ -169,51 +170,6 @@ impl Pipeline {
         let (ended_in, ended) = bounded(1);
         let (mut readers, mut threads) = (Vec::new(), Vec::new());
 
-        let count = parts.sources.len();
-        let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
-        let lanes = parts
-            .sources
-            .iter()
-            .zip(&handed_over)
-            .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics.pipeline))
-            .collect();
-        let (beginnings_in, beginnings) = bounded(parts.sources.len());
-        let (mut keeps, mut places) = (Vec::new(), Vec::new());
-        for (i, source) in parts.sources.into_iter().enumerate() {
-            let (keep, place) = match source.keep {
-                Keep::Topic(place) => (Keep::Nowhere, Some(place)),
-                keep => (keep, None),
-            };
-            keeps.push(keep);
-            places.push(place);
-            let (handed_over, jobs_in, permits_of) = (handed_over[i].clone(), jobs_in.clone(), permits.clone());
-            let intake = Intake::new(
-                i,
-                source.decode,
-                handed_over,
-                jobs_in,
-                permits_of,
-                metrics.pipeline.clone(),
-                beginnings_in.clone(),
-            );
-            let read = source.read;
-            let failing = permits.clone();
-            let without = permits.clone();
-            let reader = try_spawn(&format!("reader-{i}"), move || {
-                if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
-                    failing.fail(Failed::Run(format!("reader {i} panicked: a bug, please report it")));
-                }
-            });
-            match reader {
-                Ok(reader) => readers.push(reader),
-                Err(e) => without.fail(Failed::Run(format!(
-                    "no thread for source {} of {count}: {e}; raise the limit of threads (ulimit -u, TasksMax=, pids.limit)",
-                    i + 1
-                ))),
-            }
-        }
-        // Only readers hold the queue open: workers end when the last reader does.
-        drop((jobs_in, beginnings_in));
         let enriching = parts.knowledge.map(|knowledge| {
             let metadata = Metadata::new(knowledge.clone(), parts.rules.filter.clone(), permits.clone(), &metrics);
             let (unfinished_in, unfinished) = bounded(QUEUE);
@@ -235,11 +191,57 @@ impl Pipeline {
             (metadata, unfinished_in)
         });
         let outlets = worker::Outlets { permits: permits.clone(), batches: inlet, enriching };
+        let workers = Workers::new(jobs_in, Worker::new(parts.rules.clone(), metrics.clone(), outlets.clone()));
+
+        let count = parts.sources.len();
+        let handed_over: Vec<Arc<AtomicU64>> = parts.sources.iter().map(|_| Arc::default()).collect();
+        let lanes = parts
+            .sources
+            .iter()
+            .zip(&handed_over)
+            .map(|(s, n)| Lane::new(&s.name, s.is_live, n.clone(), &metrics.pipeline))
+            .collect();
+        let (beginnings_in, beginnings) = bounded(parts.sources.len());
+        let (mut keeps, mut places) = (Vec::new(), Vec::new());
+        for (i, source) in parts.sources.into_iter().enumerate() {
+            let (keep, place) = match source.keep {
+                Keep::Topic(place) => (Keep::Nowhere, Some(place)),
+                keep => (keep, None),
+            };
+            keeps.push(keep);
+            places.push(place);
+            let intake = Intake::new(
+                i,
+                source.decode,
+                handed_over[i].clone(),
+                workers.clone(),
+                permits.clone(),
+                beginnings_in.clone(),
+            );
+            let read = source.read;
+            let failing = permits.clone();
+            let without = permits.clone();
+            let reader = try_spawn(&format!("reader-{i}"), move || {
+                if catch_unwind(AssertUnwindSafe(|| read(intake))).is_err() {
+                    failing.fail(Failed::Run(format!("reader {i} panicked: a bug, please report it")));
+                }
+            });
+            match reader {
+                Ok(reader) => readers.push(reader),
+                Err(e) => without.fail(Failed::Run(format!(
+                    "no thread for source {} of {count}: {e}; raise the limit of threads (ulimit -u, TasksMax=, pids.limit)",
+                    i + 1
+                ))),
+            }
+        }
+        // Only readers hold the queue open: workers end when the last reader does.
+        drop((workers, beginnings_in));
         for i in 0..parts.workers {
-            let (rules, metrics, jobs, outlets) = (parts.rules.clone(), metrics.clone(), jobs.clone(), outlets.clone());
+            let worker = Worker::new(parts.rules.clone(), metrics.clone(), outlets.clone());
+            let jobs = jobs.clone();
             let failing = permits.clone();
             threads.push(spawn(&format!("worker-{i}"), move || {
-                if catch_unwind(AssertUnwindSafe(|| worker::run(rules, metrics, jobs, outlets))).is_err() {
+                if catch_unwind(AssertUnwindSafe(|| worker.run(jobs))).is_err() {
                     failing.fail(Failed::Run(format!("worker {i} panicked: a bug, please report it")));
                 }
             }));

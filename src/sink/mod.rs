@@ -16,6 +16,7 @@ pub mod rights;
 pub mod transaction;
 
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use crate::dead_letter::Reason;
 
@@ -211,6 +212,12 @@ pub trait Sink: Send {
     /// Moves what became of records into `done`. Where that comes later than the call, the thread that called
     /// [`Sink::prepare`] is unparked when there is something to move.
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
+
+    /// The thread that calls is about to sleep until a batch or a delivery comes. `Some`: it is to sleep no longer than this,
+    /// and is not unparked before for what it can [`Sink::poll`] then.
+    fn nap(&mut self) -> Option<Duration> {
+        None
+    }
 
     /// How it is. Cheap.
     fn state(&mut self) -> State {

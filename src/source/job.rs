@@ -38,6 +38,11 @@ impl Work {
         }
     }
 
+    /// Whether it is done sooner than another thread is woken for it: fewer than [`FRAMES`], and less than half of [`BYTES`].
+    pub fn is_little(&self) -> bool {
+        self.frames() < FRAMES && self.bytes() < BYTES / 2
+    }
+
     /// When the first message was read; `None`: just now.
     pub fn since(&self) -> Option<Instant> {
         match self {

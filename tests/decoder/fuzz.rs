@@ -225,7 +225,7 @@ fn cars_and_cids() {
 }
 
 /// Texts through the worker, as the readers of Tap and Ozone hand them over.
-fn texts(decoder: &mut Workbench<'_>, text: &[u8], of_tap: bool) -> Batch {
+fn texts(decoder: &mut Workbench, text: &[u8], of_tap: bool) -> Batch {
     let list = vec![FrameAt { range: 0..text.len(), seen: Seen::Json }];
     let mut frames = Frames::default();
     frames.bytes = text.to_vec().into();

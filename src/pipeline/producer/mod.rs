@@ -239,11 +239,12 @@ impl Run {
         let mut finished = false;
         let mut looked = Instant::now();
         loop {
-            inbox.wait(match finished {
+            let longest = match finished {
                 true => ENDING,
                 false if self.p.permits.is_idle() => IDLE,
                 false => LOOK_UP,
-            });
+            };
+            inbox.wait(self.p.sink.nap().map_or(longest, |nap| nap.min(longest)));
             // The workers are gone, which they are only when the readers are: what is left is to wait for deliveries.
             finished |= !inbox.take(|batch| self.accept(batch));
             if self.with_sink == 0 && !self.empty(inbox, start)? {

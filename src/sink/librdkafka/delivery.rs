@@ -2,29 +2,24 @@
 //!
 //! The thread `delivery` of each client runs it, for as long as the client is used or holds records. What was delivered it
 //! leaves in [`Shared`] for the producer's thread, which it wakes once for many records; what a failure means for a record
-//! is not known here.
+//! is not known here. With few records in flight the producer's thread serves callbacks itself (see
+//! [`queue`](super::queue)).
 
-use std::ffi::{CString, c_void};
-use std::sync::{Arc, OnceLock};
+use std::ffi::CString;
+use std::sync::Arc;
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use rdkafka::bindings::{
-    rd_kafka_queue_cb_event_enable, rd_kafka_queue_destroy, rd_kafka_queue_get_main, rd_kafka_queue_length,
-    rd_kafka_queue_t, rd_kafka_t,
-};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
 use super::context::{Context, Shared};
+use super::queue::{Queue, SETTLE};
 use super::{Librdkafka, Open};
 use crate::sink::diagnosis::{self, Client};
 use crate::sink::locked;
 
 /// How often it looks whether the client is stuck, whatever there is to serve.
 const LOOK: Duration = Duration::from_secs(5);
-/// librdkafka sends a request for each partition, and each answer comes by itself. So long after the first one the others
-/// are mostly there, and the threads behind wake once for all of them.
-const SETTLE: Duration = Duration::from_millis(1);
 /// An error that librdkafka does not explain, and that did not pass by then, is looked into.
 const LOOK_INTO: Duration = Duration::from_secs(5);
 /// After so long without a delivery, and again each time, the servers are named again.
@@ -32,7 +27,7 @@ const NAME_AGAIN: Duration = Duration::from_secs(15);
 
 /// Serves one client.
 pub(super) struct Serving {
-    queue: Queue,
+    queue: Arc<Queue>,
     producer: Arc<BaseProducer<Context>>,
     shared: Arc<Shared>,
     /// The thread that takes what was delivered.
@@ -49,7 +44,7 @@ impl Serving {
     /// For `open`, the client of this sink. This thread takes what was delivered.
     pub(super) fn of(sink: &Librdkafka, open: &Open) -> Serving {
         Serving {
-            queue: Queue::of(&open.producer),
+            queue: open.queue.clone(),
             producer: open.producer.clone(),
             shared: sink.shared.clone(),
             taker: thread::current(),
@@ -63,9 +58,9 @@ impl Serving {
     /// One call. `false` when the client was replaced, and has given everything back.
     pub(super) fn turn(&mut self) -> bool {
         self.queue.wait(LOOK);
-        if self.serve() && self.producer.in_flight_count() > 0 {
+        if self.queue.serve(&self.producer) && self.producer.in_flight_count() > 0 {
             thread::sleep(SETTLE);
-            self.serve();
+            self.queue.serve(&self.producer);
         }
         if !locked(&self.shared.done).is_empty() {
             self.taker.unpark();
@@ -99,79 +94,11 @@ impl Serving {
         }
     }
 
-    /// Runs the callbacks of all that waits for one. `false`: nothing did.
-    fn serve(&self) -> bool {
-        let any = !self.queue.is_empty();
-        while !self.queue.is_empty() {
-            self.producer.poll(Duration::ZERO);
-        }
-        any
-    }
-
     /// A cluster of one node that is just fenced answers metadata with no broker, and then librdkafka (2.12.1) has none
     /// left to ask, for ever (seen 2 times in some hundred outages). Naming the servers again is harmless where they are known.
     fn name_servers(&self) {
         let Some(servers) = &self.servers else { return };
         // SAFETY: the client lives as long as `self`, the text until the call returns, which copies it.
         unsafe { rdkafka::bindings::rd_kafka_brokers_add(self.producer.client().native_ptr(), servers.as_ptr()) };
-    }
-}
-
-/// The queue in which librdkafka leaves what the callbacks are to hear, and who waits for it.
-///
-/// The client's own call that waits cannot be told to come back with the first of many, and spins for its last millisecond.
-struct Queue {
-    native: *mut rd_kafka_queue_t,
-    /// The thread that waits. librdkafka's threads hold its address.
-    waiting: Box<OnceLock<Thread>>,
-}
-
-// SAFETY: librdkafka's queues may be used from any thread; the cell is `Sync`.
-unsafe impl Send for Queue {}
-
-impl Queue {
-    fn of(producer: &BaseProducer<Context>) -> Queue {
-        let waiting = Box::<OnceLock<Thread>>::default();
-        let address: *const OnceLock<Thread> = &*waiting;
-        // SAFETY: the client lives. The queue is ours until `drop`, which takes the callback away before the cell goes;
-        // librdkafka holds the queue's lock while it calls, so that no call is left then.
-        let native = unsafe {
-            let native = rd_kafka_queue_get_main(producer.client().native_ptr());
-            rd_kafka_queue_cb_event_enable(native, Some(ring), address.cast_mut().cast());
-            native
-        };
-        Queue { native, waiting }
-    }
-
-    fn is_empty(&self) -> bool {
-        // SAFETY: the queue is ours.
-        unsafe { rd_kafka_queue_length(self.native) == 0 }
-    }
-
-    /// Until something is in it, or `longest` is over. It may come back early.
-    fn wait(&self, longest: Duration) {
-        self.waiting.get_or_init(thread::current);
-        if self.is_empty() {
-            thread::park_timeout(longest);
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: the queue is ours, and not used after.
-        unsafe {
-            rd_kafka_queue_cb_event_enable(self.native, None, std::ptr::null_mut());
-            rd_kafka_queue_destroy(self.native);
-        }
-    }
-}
-
-/// The queue is not empty any more. On one of librdkafka's threads.
-unsafe extern "C" fn ring(_client: *mut rd_kafka_t, waiting: *mut c_void) {
-    // SAFETY: it is the address that was given with this function, and what is there lives as long as this is called.
-    let waiting = unsafe { &*waiting.cast::<OnceLock<Thread>>() };
-    if let Some(thread) = waiting.get() {
-        thread.unpark();
     }
 }

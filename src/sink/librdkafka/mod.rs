@@ -2,7 +2,7 @@
 //!
 //! It owns the client and makes it anew when it broke or its files were renewed. It knows the topics, and neither batches
 //! nor the order in which what failed is sent again, which is the producer's matter. The producer's thread calls it;
-//! `delivery` serves callbacks and `renewal` watches files, each on a thread of its own.
+//! `delivery` serves callbacks (see [`queue`]) and `renewal` watches files, each on a thread of its own.
 
 mod config;
 mod context;
@@ -10,6 +10,7 @@ mod delivery;
 mod figures;
 mod group;
 pub mod inspect;
+mod queue;
 mod renewal;
 mod cursor_topic;
 mod topics;
@@ -41,6 +42,7 @@ use config::{broken_promise, config, refused};
 use context::{Context, Shared};
 use delivery::Serving;
 use group::Member;
+use queue::{NAP, Queue};
 use renewal::Renewal;
 use topics::Topics;
 
@@ -87,6 +89,8 @@ pub struct Librdkafka {
 
 /// What there is once the brokers have answered.
 struct Open {
+    // Before the client, which it belongs to.
+    queue: Arc<Queue>,
     producer: Arc<BaseProducer<Context>>,
     /// Of each topic of events.
     events: Vec<Limits>,
@@ -94,6 +98,9 @@ struct Open {
     dead_letters: Option<Limits>,
     /// When the limit of a topic was last asked for because a record is larger.
     asked: HashMap<Topic, Instant>,
+    /// Records were sent since the producer's thread was last about to sleep, and until when it sleeps for those before.
+    has_sent: bool,
+    nap_until: Instant,
     /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
     retired: Arc<AtomicBool>,
 }
@@ -196,8 +203,9 @@ impl Librdkafka {
         if let Some(identity) = &self.identity {
             self.fence(&producer, identity)?;
         }
-        let (producer, retired) = (Arc::new(producer), Arc::default());
-        self.open = Some(Open { producer, events, dead_letters, asked: HashMap::new(), retired });
+        let (queue, producer, retired) = (Arc::new(Queue::of(&producer)), Arc::new(producer), Arc::default());
+        let (asked, has_sent, nap_until) = (HashMap::new(), false, Instant::now());
+        self.open = Some(Open { queue, producer, events, dead_letters, asked, has_sent, nap_until, retired });
         Ok(())
     }
 
@@ -215,6 +223,9 @@ impl Librdkafka {
 
 impl Sink for Librdkafka {
     fn prepare(&mut self, same_cluster: SameCluster<'_>, start: Start<'_>) -> Result<(), NotReady> {
+        if let Some(open) = &self.open {
+            open.queue.to_delivery();
+        }
         self.read_files_again();
         let result = self.connect(same_cluster);
         self.failed = result.is_err();
@@ -251,7 +262,7 @@ impl Sink for Librdkafka {
             let detail = format!("{size} bytes, topic {topic} takes {max}");
             return Err(Refused::TooLarge { detail, excess: size - max });
         }
-        let Some(open) = &self.open else { return Err(Refused::Error("not connected yet".into())) };
+        let Some(open) = &mut self.open else { return Err(Refused::Error("not connected yet".into())) };
         let now_ms = clock::now_ms();
         if limits.deletes(record.time_ms, now_ms) && !self.said_deleted.contains(topic) {
             self.said_deleted.insert(topic.to_string());
@@ -285,7 +296,10 @@ impl Sink for Librdkafka {
             );
         }
         match open.producer.send(out) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                open.has_sent = true;
+                Ok(())
+            }
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(Refused::Full),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
                 // Ours, or one that --kafka-config lowers: by how much is not said.
@@ -301,7 +315,20 @@ impl Sink for Librdkafka {
         Ok(())
     }
 
+    fn nap(&mut self) -> Option<Duration> {
+        // To fetch a token may take long, and is the matter of the thread `delivery`.
+        let open = self.open.as_mut().filter(|_| self.tokens.is_none())?;
+        let (in_flight, now) = (open.producer.in_flight_count(), Instant::now());
+        if std::mem::take(&mut open.has_sent) {
+            open.nap_until = now + NAP;
+        }
+        open.queue.nap(usize::try_from(in_flight).unwrap_or_default(), open.nap_until.saturating_duration_since(now))
+    }
+
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {
+        if let Some(open) = &self.open {
+            open.queue.serve_few(&open.producer);
+        }
         done.append(&mut locked(&self.shared.done));
         Ok(())
     }

@@ -57,6 +57,8 @@ if [ $# = 0 ]; then instructions || counted=$?; fi
 wait "$starting"
 read -r new old <"$ports"
 
+# Most tests mostly wait: one more than there are cores takes two thirds of the time.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 export ATKAFKA_TEST_KAFKA=127.0.0.1:$new
 export ATKAFKA_TEST_KAFKA_SASL=127.0.0.1:$((new + 1))
 export ATKAFKA_TEST_KAFKA_SSL=127.0.0.1:$((new + 2))

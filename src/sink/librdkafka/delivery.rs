@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::sync::Arc;
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
@@ -30,8 +30,6 @@ pub(super) struct Serving {
     queue: Arc<Queue>,
     producer: Arc<BaseProducer<Context>>,
     shared: Arc<Shared>,
-    /// The thread that takes what was delivered.
-    taker: Thread,
     client: Arc<Client>,
     servers: Option<CString>,
     /// When it was last looked whether the client is stuck.
@@ -41,13 +39,12 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// For `open`, the client of this sink. This thread takes what was delivered.
+    /// For `open`, the client of this sink.
     pub(super) fn of(sink: &Librdkafka, open: &Open) -> Serving {
         Serving {
             queue: open.queue.clone(),
             producer: open.producer.clone(),
             shared: sink.shared.clone(),
-            taker: thread::current(),
             client: sink.client.clone(),
             servers: CString::new(sink.options.servers.join(",")).ok(),
             looked: Instant::now(),
@@ -63,7 +60,7 @@ impl Serving {
             self.queue.serve(&self.producer);
         }
         if !locked(&self.shared.done).is_empty() {
-            self.taker.unpark();
+            self.queue.wake_taker();
         }
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();

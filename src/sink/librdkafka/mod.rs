@@ -98,8 +98,9 @@ struct Open {
     dead_letters: Option<Limits>,
     /// When the limit of a topic was last asked for because a record is larger.
     asked: HashMap<Topic, Instant>,
-    /// Records were sent since the producer's thread was last about to sleep, and until when it sleeps for those before.
+    /// Records were sent since the producer's thread was last about to sleep.
     has_sent: bool,
+    /// When it looks what became of those sent before.
     nap_until: Instant,
     /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
     retired: Arc<AtomicBool>,

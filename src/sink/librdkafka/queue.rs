@@ -54,6 +54,15 @@ struct Bell {
     taker: Thread,
 }
 
+impl Bell {
+    fn wake_delivery(&self) {
+        // Before it waits for the first time, it looks by itself.
+        if let Some(thread) = self.delivery.get() {
+            thread.unpark();
+        }
+    }
+}
+
 // SAFETY: librdkafka's queues may be used from any thread; what is in the bell is `Sync`.
 unsafe impl Send for Queue {}
 // SAFETY: as above.
@@ -88,11 +97,11 @@ impl Queue {
     pub(super) fn nap(&self, in_flight: usize, rest: Duration) -> Option<Duration> {
         match in_flight {
             1..=FEW if !rest.is_zero() => {
-                self.wake(Wakes::Nobody);
+                self.set(Wakes::Nobody);
                 Some(rest)
             }
             1..=FEW => {
-                self.wake(Wakes::Taker);
+                self.set(Wakes::Taker);
                 // What came just before that rang for nobody.
                 (!self.is_empty()).then_some(Duration::ZERO)
             }
@@ -106,14 +115,17 @@ impl Queue {
     /// The thread `delivery` serves it from now on.
     pub(super) fn to_delivery(&self) {
         if !self.is(Wakes::Delivery) {
-            self.wake(Wakes::Delivery);
+            self.set(Wakes::Delivery);
             // What is in it rang for somebody else.
-            if !self.is_empty()
-                && let Some(thread) = self.bell.delivery.get()
-            {
-                thread.unpark();
+            if !self.is_empty() {
+                self.bell.wake_delivery();
             }
         }
+    }
+
+    /// Something was delivered.
+    pub(super) fn wake_taker(&self) {
+        self.bell.taker.unpark();
     }
 
     /// Runs the callbacks of what waits for one, where the taker serves it.
@@ -145,7 +157,7 @@ impl Queue {
         self.bell.wakes.load(Ordering::SeqCst) == wakes as u8
     }
 
-    fn wake(&self, wakes: Wakes) {
+    fn set(&self, wakes: Wakes) {
         self.bell.wakes.store(wakes as u8, Ordering::SeqCst);
     }
 }
@@ -165,9 +177,7 @@ unsafe extern "C" fn ring(_client: *mut rd_kafka_t, bell: *mut c_void) {
     // SAFETY: it is the address that was given with this function, and what is there lives as long as this is called.
     let bell = unsafe { &*bell.cast::<Bell>() };
     if bell.wakes.load(Ordering::SeqCst) == Wakes::Delivery as u8 {
-        if let Some(thread) = bell.delivery.get() {
-            thread.unpark();
-        }
+        bell.wake_delivery();
         return;
     }
     // Mostly it is the thread of a broker that has read the first of some answers, each of which would wake it: so it reads

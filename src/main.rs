@@ -39,8 +39,8 @@ impl From<Failed> for Failure {
 }
 
 fn main() -> ExitCode {
-    // mimalloc asks the kernel for huge pages: each of the many threads then keeps 2 MiB where it uses some kilobytes. Before
-    // there are threads and memory to speak of; a kernel that cannot do it only costs that memory.
+    // A kernel may give huge pages that nobody asked for: each of the many threads then keeps 2 MiB where it uses some
+    // kilobytes. Before there are threads and memory to speak of; one that cannot do it only costs that memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     log_panics();
     let code = ended(run());

@@ -124,6 +124,7 @@ pub fn work(bench: &mut Workbench, job: &Job) -> Batch {
         Work::Frames(frames) => {
             // JSON takes about a fifth of a frame, whose MST nodes are left behind (measured).
             out.bytes.reserve(frames.bytes.len() / 4);
+            out.records.reserve(frames.list.len());
             for at in &frames.list {
                 let frame = &frames.bytes[at.range.clone()];
                 let mark = out.mark();

@@ -64,8 +64,8 @@ pub struct Frames {
     pub bytes: Buffer,
     /// Where each of them stands.
     pub list: Vec<FrameAt>,
-    /// Bytes of the last hand-over: the next one will need as much.
-    usual: usize,
+    /// Messages and bytes of the last hand-over: the next one will need about as much.
+    usual: (usize, usize),
     /// When the first of them was read.
     since: Option<Instant>,
 }
@@ -79,7 +79,9 @@ impl Frames {
     /// Appends a message.
     pub fn push(&mut self, bytes: &[u8], seen: Seen) {
         if self.list.is_empty() {
-            self.bytes = Buffer::with_room(bytes.len().max(self.usual));
+            let (messages, room) = self.usual;
+            self.bytes = Buffer::with_room(bytes.len().max(room));
+            self.list.reserve((2 * messages).min(FRAMES));
             self.since = Some(Instant::now());
         }
         let start = self.bytes.len();
@@ -97,7 +99,7 @@ impl Frames {
         if self.list.is_empty() {
             return None;
         }
-        let usual = self.bytes.len();
+        let usual = (self.list.len(), self.bytes.len());
         Some(std::mem::replace(self, Frames { usual, ..Frames::default() }))
     }
 }

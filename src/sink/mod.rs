@@ -214,7 +214,8 @@ pub trait Sink: Send {
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End>;
 
     /// The thread that calls is about to sleep until a batch or a delivery comes. `Some`: it is to sleep no longer than this,
-    /// and is not unparked before for what it can [`Sink::poll`] then.
+    /// and is not unparked before for what it can [`Sink::poll`] then. It may be held here for some milliseconds, where what
+    /// is sent soon is better sent together.
     fn nap(&mut self) -> Option<Duration> {
         None
     }

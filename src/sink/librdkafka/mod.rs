@@ -20,6 +20,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
@@ -100,8 +101,8 @@ struct Open {
     asked: HashMap<Topic, Instant>,
     /// Records were sent since the producer's thread was last about to sleep.
     has_sent: bool,
-    /// When it looks what became of those sent before.
-    nap_until: Instant,
+    /// When it was, for the last time that there were some.
+    sent_at: Instant,
     /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
     retired: Arc<AtomicBool>,
 }
@@ -205,8 +206,8 @@ impl Librdkafka {
             self.fence(&producer, identity)?;
         }
         let (queue, producer, retired) = (Arc::new(Queue::of(&producer)), Arc::new(producer), Arc::default());
-        let (asked, has_sent, nap_until) = (HashMap::new(), false, Instant::now());
-        self.open = Some(Open { queue, producer, events, dead_letters, asked, has_sent, nap_until, retired });
+        let (asked, has_sent, sent_at) = (HashMap::new(), false, Instant::now());
+        self.open = Some(Open { queue, producer, events, dead_letters, asked, has_sent, sent_at, retired });
         Ok(())
     }
 
@@ -317,13 +318,16 @@ impl Sink for Librdkafka {
     }
 
     fn nap(&mut self) -> Option<Duration> {
-        // To fetch a token may take long, and is the matter of the thread `delivery`.
-        let open = self.open.as_mut().filter(|_| self.tokens.is_none())?;
-        let (in_flight, now) = (open.producer.in_flight_count(), Instant::now());
+        let open = self.open.as_mut()?;
+        let in_flight = usize::try_from(open.producer.in_flight_count()).unwrap_or_default();
+        let now = Instant::now();
         if std::mem::take(&mut open.has_sent) {
-            open.nap_until = now + NAP;
+            open.sent_at = now;
         }
-        open.queue.nap(usize::try_from(in_flight).unwrap_or_default(), open.nap_until.saturating_duration_since(now))
+        let since = now.saturating_duration_since(open.sent_at);
+        thread::sleep(queue::hold(in_flight, since));
+        // To fetch a token may take long, and is the matter of the thread `delivery`.
+        if self.tokens.is_some() { None } else { open.queue.nap(in_flight, NAP.saturating_sub(since)) }
     }
 
     fn poll(&mut self, done: &mut Vec<Delivery>) -> Result<(), End> {

@@ -22,8 +22,16 @@ pub(super) const SETTLE: Duration = Duration::from_millis(1);
 /// So long after it sent a few records, the producer's thread takes what was acknowledged: the time of a broker near by,
 /// and [`SETTLE`].
 pub(super) const NAP: Duration = Duration::from_micros(2500);
+/// So long after it sent some, the producer's thread sends again, with many in flight. What comes meanwhile fills the batches
+/// of librdkafka, which does not wait for more by itself: larger ones cost it and the broker less.
+const GATHER: Duration = Duration::from_millis(4);
 /// Records in flight that are few.
 const FEW: usize = 64;
+
+/// How long the producer's thread does nothing, with so many records in flight, `since` it sent the last of them.
+pub(super) fn hold(in_flight: usize, since: Duration) -> Duration {
+    if in_flight > FEW { GATHER.saturating_sub(since) } else { Duration::ZERO }
+}
 
 /// Who serves the queue, and is woken for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,6 +236,14 @@ mod tests {
             assert!(began.elapsed() < LONG, "nothing came");
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn with_many_records_in_flight_more_are_gathered() {
+        let ms = Duration::from_millis;
+        assert_eq!((hold(0, ms(0)), hold(FEW, ms(0))), (ms(0), ms(0)), "an ordinary day waits for nothing");
+        assert_eq!((hold(FEW + 1, ms(0)), hold(FEW + 1, ms(1))), (GATHER, GATHER - ms(1)));
+        assert_eq!(hold(FEW + 1, ms(9)), ms(0));
     }
 
     #[test]

@@ -28,6 +28,11 @@ impl Limits {
         Limits { bytes, before_ms: i64::MAX, after_ms: i64::MAX, keeps_ms: i64::MAX }
     }
 
+    /// Which times it takes.
+    pub fn times(&self) -> (i64, i64) {
+        (self.before_ms, self.after_ms)
+    }
+
     /// Whether the topic deletes a record of this time soon.
     pub fn deletes(&self, time_ms: i64, now_ms: i64) -> bool {
         self.keeps_ms != i64::MAX && time_ms < now_ms.saturating_sub(self.keeps_ms)

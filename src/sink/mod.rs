@@ -220,6 +220,12 @@ pub trait Sink: Send {
         None
     }
 
+    /// Whether other times are known to be taken than when what came back was sent: what was refused for its time is taken
+    /// now. Says so once.
+    fn takes_other_times(&mut self) -> bool {
+        false
+    }
+
     /// How it is. Cheap.
     fn state(&mut self) -> State {
         State::Well

@@ -1,7 +1,7 @@
 //! What the broker refuses while events flow: the others arrive, in order, and soon.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use atkafka::atproto::time::parse_ms;
 use atkafka::clock::now_ms;
@@ -129,6 +129,40 @@ fn a_time_that_the_topic_refuses_is_moved_and_nothing_is_lost() {
         for record in moved {
             let at = record.time_ms.expect("a time");
             assert!((began - HOUR..now_ms() - HOUR / 2).contains(&at), "{at}");
+        }
+    }
+}
+
+/// The same where the first record that is refused is alone in its batch, so that it is known which one is meant.
+#[test]
+fn a_time_that_is_refused_of_a_record_alone_is_moved() {
+    let Some(broker) = broker(KAFKA) else { return };
+    for delivery in ["at-least-once", "exactly-once"] {
+        let (topic, dead) = (unique("times-alone"), unique("times-alone-dead"));
+        create_topic(&broker, &topic, 4);
+        create_topic(&broker, &dead, 1);
+        let run = start_with(&broker, &topic, &["--dead-letter-topic", &dead, "--delivery", delivery]);
+        let alone = (2_000..FRAMES).find(|n| run.traffic.served(1, *n..n + 1).len() == 1).expect("one event");
+        run.relay.set_live_limit(alone);
+        run.bridge.wait_delivered(alone, SOON);
+        set(&broker, &topic, "message.timestamp.before.max.ms", "3600000");
+        // Until the broker goes by it.
+        std::thread::sleep(Duration::from_secs(2));
+        for more in 1..=3 {
+            run.relay.set_live_limit(alone + more);
+            run.bridge.wait_delivered(alone + more, SOON);
+        }
+        let expected = run.traffic.served(1, 0..alone + 3);
+        let moved = run.traffic.served(1, alone..alone + 3).len() as f64;
+        // One may be moved several times, if its transaction is sent again.
+        assert!(run.bridge.metric("atkafka_moved_timestamps") >= moved, "{delivery}");
+        assert_eq!(run.bridge.metric("atkafka_dead_letters"), 0.0, "{delivery}: {:?}", run.bridge.log());
+        let (code, log) = run.bridge.stop();
+        assert_eq!(code, Some(0), "{log:?}");
+        // A topic of transactions ends in what is no record: `tests/exactly_once` reads those.
+        if delivery == "at-least-once" {
+            let verdict = compare(&expected, &consume(&broker, &topic));
+            assert!(verdict.missing.is_empty() && verdict.out_of_order.is_empty(), "{verdict}");
         }
     }
 }

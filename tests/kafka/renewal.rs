@@ -132,7 +132,7 @@ fn a_ca_file_is_replaced_while_events_flow() {
     crate::create_topic(&broker, &topic, 4, &[("retention.ms", "-1")]);
     let file = folder("ca").join("ca.pem");
     write(&file, &ca);
-    let run = Flowing::start(60_000, &ssl, &topic, &["--tls", "--tls-ca-file", &file.to_string_lossy()]);
+    let run = Flowing::start(100_000, &ssl, &topic, &["--tls", "--tls-ca-file", &file.to_string_lossy()]);
     run.bridge.wait_delivered(2_000, SOON);
     write(&file, &ca[..ca.len() / 2]);
     run.wait(NOT, 1);

@@ -333,8 +333,9 @@ impl Run {
                 return Ok(false);
             }
         }
-        // A batch of one record: this is the reason.
+        // A batch of one record: this is the reason. Unless it was the time, and gets another one now.
         if let (1, Some((token, reason, detail))) = (std::mem::take(&mut self.refused), self.refusal.take())
+            && !self.p.sink.takes_other_times()
             && let Some(culprit) = self.again.remove(&token)
         {
             self.never(token, culprit.record, reason, detail, None);

@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Headers;
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 
+use super::TIME_REFUSED;
 use super::figures::Told;
 use crate::dead_letter::Reason;
 use crate::metrics::sink::SinkMetrics;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) complaint: Mutex<Complaint>,
     /// Why the broker takes a topic into no transaction. The client says it here only: the records come back without a reason.
     pub(super) refused: Mutex<Option<String>>,
+    /// The broker refused the time of a record. In a transaction the client says it here only.
+    pub(super) time_refused: AtomicBool,
     told: Mutex<Told>,
     /// Something is in one of the two.
     troubled: AtomicBool,
@@ -141,6 +144,9 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if let Some(why) = refusal(message) {
             *locked(&self.shared.refused) = Some(why);
+        }
+        if message.contains(TIME_REFUSED) {
+            self.shared.time_refused.store(true, Ordering::Relaxed);
         }
         match level {
             // A warning at each start: that the property is experimental.

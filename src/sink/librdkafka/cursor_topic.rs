@@ -35,8 +35,9 @@ const SETTINGS: [(&str, &str); 5] = [
 ];
 /// How long the committed end may stay behind the end: as long as somebody has a transaction open there.
 const HIDDEN: Duration = Duration::from_secs(5);
-/// Without a record for so long, reading has failed.
-const SILENCE: Duration = Duration::from_secs(5);
+/// Without a record for so long, reading has failed. `atkafka cursor` does not try again; brokers that have only just started,
+/// on a busy machine, took more than 5 s.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// What the client reads ahead.
 const AHEAD_KB: &str = "2048";

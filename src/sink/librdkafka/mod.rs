@@ -81,6 +81,8 @@ pub struct Librdkafka {
     seen: Seen,
     /// The broker refused the time of a record.
     time_refused: bool,
+    /// The topics take other times than what was sent last was given.
+    other_times: bool,
     /// Topics of which it was said that times are moved, and that limits cannot be read.
     said_moved_time: HashSet<String>,
     said_unknown: RefCell<HashSet<String>>,
@@ -153,6 +155,7 @@ impl Librdkafka {
             member: None,
             failed: false,
             time_refused: false,
+            other_times: false,
             said_moved_time: HashSet::new(),
             said_unknown: RefCell::default(),
             said_deleted: HashSet::new(),
@@ -193,6 +196,9 @@ impl Librdkafka {
     /// Makes the client with which records are sent.
     fn connect(&mut self, same_cluster: SameCluster<'_>) -> Result<(), NotReady> {
         let Topics { events, dead_letters } = self.ask(same_cluster)?;
+        let before = self.open.as_ref().map(|open| &open.events);
+        self.other_times =
+            before.is_some_and(|all| !all.iter().map(Limits::times).eq(events.iter().map(Limits::times)));
         let mut config = self.config.clone();
         // A batch over the topic's limit would be refused whole, with the innocent records in it.
         let smallest = events.iter().chain(&dead_letters).map(|limits| limits.bytes).min().unwrap_or(BATCH);
@@ -336,6 +342,10 @@ impl Sink for Librdkafka {
         }
         done.append(&mut locked(&self.shared.done));
         Ok(())
+    }
+
+    fn takes_other_times(&mut self) -> bool {
+        std::mem::take(&mut self.other_times)
     }
 
     fn state(&mut self) -> State {

@@ -2,7 +2,8 @@
 //!
 //! Mostly the thread `delivery` serves it, beside the producer's. With few records in flight what costs is that threads
 //! wake one another, so the producer's thread serves it: it sleeps for about as long as an acknowledgement takes, and is
-//! woken only for one that takes longer. The producer's thread decides which, each time before it sleeps.
+//! woken only for one that takes longer. The producer's thread decides which, each time before it sleeps. With many, it is
+//! held for a moment, so that more records come together.
 
 use std::ffi::c_void;
 use std::sync::OnceLock;

@@ -202,6 +202,19 @@ impl Librdkafka {
         limits::read(&admin, &[name]).ok()?.pop()?.ok()
     }
 
+    /// A topic refused the time of a record: which times it takes is asked anew, for the client that is there.
+    pub(super) fn read_times_again(&mut self) {
+        self.time_refused = true;
+        let read: Vec<Option<Limits>> = self.options.topics.iter().map(|name| self.limits_now(name)).collect();
+        let Some(open) = &mut self.open else { return };
+        for (limits, read) in open.events.iter_mut().zip(read) {
+            // As in `unknown`.
+            let now = read.unwrap_or(Limits { before_ms: 0, after_ms: 0, ..*limits });
+            self.other_times |= now.times() != limits.times();
+            *limits = now;
+        }
+    }
+
     fn create(
         &self,
         probe: &BaseProducer<Context>,

@@ -5,6 +5,7 @@
 //! of it, or the checkpointer's where only positions are written.
 
 use std::ffi::CStr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rdkafka::bindings::{
@@ -182,6 +183,10 @@ impl Transactions for Librdkafka {
         let result = sort(producer.abort_transaction(CALL));
         if matches!(result, Err(Trouble::Lost(_))) {
             producer.purge(PurgeConfig::default().queue().inflight());
+        }
+        // The same client goes on, with what it took for their limits when it was made.
+        if result.is_ok() && self.shared.time_refused.swap(false, Ordering::Relaxed) {
+            self.read_times_again();
         }
         result
     }

@@ -150,7 +150,10 @@ impl Once {
 
     /// The transaction is aborted: what it held comes again, without the record that was refused alone.
     fn restart(&mut self) {
-        if let Some(culprit) = self.plan.aborted(self.first) {
+        if self.p.sink.takes_other_times() {
+            // Whatever was refused gets another time, and shows again if that was not the reason.
+            self.plan.lost(self.first);
+        } else if let Some(culprit) = self.plan.aborted(self.first) {
             self.replace(culprit.place, culprit.reason, culprit.detail, None);
         }
         self.again();

@@ -28,7 +28,12 @@ impl Limits {
         Limits { bytes, before_ms: i64::MAX, after_ms: i64::MAX, keeps_ms: i64::MAX }
     }
 
-    /// Which times it takes.
+    /// The same where it refused a time, and its limits on times cannot be read: it takes the present one, that much is known.
+    pub fn of_the_present(self) -> Self {
+        Limits { before_ms: 0, after_ms: 0, ..self }
+    }
+
+    /// Its limits on times, before and after the broker's clock, in milliseconds.
     pub fn times(&self) -> (i64, i64) {
         (self.before_ms, self.after_ms)
     }

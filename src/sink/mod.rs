@@ -220,8 +220,8 @@ pub trait Sink: Send {
         None
     }
 
-    /// Whether other times are known to be taken than when what came back was sent: what was refused for its time is taken
-    /// now. Says so once.
+    /// Whether the limits of the topics on times have changed since records were last sent: a record that was refused for its
+    /// time may be taken now. Says yes once for each change.
     fn takes_other_times(&mut self) -> bool {
         false
     }

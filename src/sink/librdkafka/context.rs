@@ -34,7 +34,8 @@ pub(super) struct Shared {
     pub(super) complaint: Mutex<Complaint>,
     /// Why the broker takes a topic into no transaction. The client says it here only: the records come back without a reason.
     pub(super) refused: Mutex<Option<String>>,
-    /// The broker refused the time of a record. In a transaction the client says it here only.
+    /// The broker refused the time of a record. Read from the log: of a record of such a batch it may only be said that it is
+    /// not valid.
     pub(super) time_refused: AtomicBool,
     told: Mutex<Told>,
     /// Something is in one of the two.

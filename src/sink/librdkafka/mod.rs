@@ -81,7 +81,7 @@ pub struct Librdkafka {
     seen: Seen,
     /// The broker refused the time of a record.
     time_refused: bool,
-    /// The topics take other times than what was sent last was given.
+    /// The limits of the topics on times were read again, and are not what they were when records were last sent.
     other_times: bool,
     /// Topics of which it was said that times are moved, and that limits cannot be read.
     said_moved_time: HashSet<String>,
@@ -103,7 +103,7 @@ struct Open {
     asked: HashMap<Topic, Instant>,
     /// Records were sent since the producer's thread was last about to sleep.
     has_sent: bool,
-    /// When it was, for the last time that there were some.
+    /// When the producer's thread last noticed that.
     sent_at: Instant,
     /// Files were renewed and work: this client takes nothing more, so that a new one can be made when it is empty.
     retired: Arc<AtomicBool>,
@@ -256,7 +256,7 @@ impl Sink for Librdkafka {
         let headers_size: usize = record.headers.iter().map(|(k, v)| k.len() + v.len() + 4).sum();
         let size = record.key.len() + record.value.len() + headers_size + RECORD_OVERHEAD;
         if size > limits.bytes && open.asked.get(&record.topic).is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
-            limits = self.limits_now(topic).unwrap_or(limits);
+            limits = self.limits_now(&[topic]).pop().flatten().unwrap_or(limits);
             if let Some(open) = &mut self.open {
                 match record.topic {
                     Topic::Events(index) => open.events[usize::from(index)] = limits,

@@ -29,7 +29,8 @@ const GATHER: Duration = Duration::from_millis(4);
 /// Records in flight that are few.
 const FEW: usize = 64;
 
-/// How long the producer's thread does nothing, with so many records in flight, `since` it sent the last of them.
+/// How long the producer's thread pauses before it sends more, with so many records in flight. `since`: the time since it
+/// last sent some.
 pub(super) fn hold(in_flight: usize, since: Duration) -> Duration {
     if in_flight > FEW { GATHER.saturating_sub(since) } else { Duration::ZERO }
 }

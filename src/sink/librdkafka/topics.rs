@@ -174,8 +174,7 @@ impl Librdkafka {
             why.text
         );
         let unknown = Limits::of_bytes(CLIENT_MAX_MESSAGE);
-        // Which times it takes is not known, but that it takes the present one.
-        if self.time_refused { Limits { before_ms: 0, after_ms: 0, ..unknown } } else { unknown }
+        if self.time_refused { unknown.of_the_present() } else { unknown }
     }
 
     /// How many partitions topics have that were just made: the brokers may need a moment to know it. Without those of which it
@@ -194,22 +193,29 @@ impl Librdkafka {
         found
     }
 
-    /// The topic's limit as it is now: somebody may have raised it since the start. `None` where that is not known.
+    /// The limits of these topics as they are now, in their order: somebody may have changed them since the start. `None` where
+    /// one is not known. One request for all.
     /// A client only for this: one that is kept would collect errors which nobody takes out of its queue.
-    pub(super) fn limits_now(&self, name: &str) -> Option<Limits> {
-        let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
-        self.authorize(admin.inner()).ok()?;
-        limits::read(&admin, &[name]).ok()?.pop()?.ok()
+    pub(super) fn limits_now(&self, names: &[&str]) -> Vec<Option<Limits>> {
+        let read = || {
+            let admin = AdminClient::from_config_and_context(&self.config, AdminContext(self.context(true))).ok()?;
+            self.authorize(admin.inner()).ok()?;
+            limits::read(&admin, names).ok()
+        };
+        match read() {
+            Some(limits) => limits.into_iter().map(Result::ok).collect(),
+            None => vec![None; names.len()],
+        }
     }
 
     /// A topic refused the time of a record: which times it takes is asked anew, for the client that is there.
     pub(super) fn read_times_again(&mut self) {
         self.time_refused = true;
-        let read: Vec<Option<Limits>> = self.options.topics.iter().map(|name| self.limits_now(name)).collect();
+        let names: Vec<&str> = self.options.topics.iter().map(String::as_str).collect();
+        let read = self.limits_now(&names);
         let Some(open) = &mut self.open else { return };
         for (limits, read) in open.events.iter_mut().zip(read) {
-            // As in `unknown`.
-            let now = read.unwrap_or(Limits { before_ms: 0, after_ms: 0, ..*limits });
+            let now = read.unwrap_or(limits.of_the_present());
             self.other_times |= now.times() != limits.times();
             *limits = now;
         }

@@ -184,7 +184,7 @@ impl Transactions for Librdkafka {
         if matches!(result, Err(Trouble::Lost(_))) {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
-        // The same client goes on, with what it took for their limits when it was made.
+        // The same client goes on, and knows the limits of the topics only as they were when it was made.
         if result.is_ok() && self.shared.time_refused.swap(false, Ordering::Relaxed) {
             self.read_times_again();
         }
